@@ -1,0 +1,22 @@
+"""Corrupting prompt embeddings: what to do, doing it, and the rows of a checkpoint to do it to.
+
+Pure: no server, no tokenizer, no policy. Importing it does not import transformers.
+"""
+
+from corruption.errors import CheckpointError, CorruptionError
+from corruption.methods import RANDOM_METHODS, corrupt
+from corruption.rows import EmbeddingRows
+from corruption.spec import METHODS, PERMUTING_METHODS, STRENGTHLESS_METHODS, CorruptionSpec, Method
+
+__all__ = [
+    "METHODS",
+    "PERMUTING_METHODS",
+    "RANDOM_METHODS",
+    "STRENGTHLESS_METHODS",
+    "CheckpointError",
+    "CorruptionError",
+    "CorruptionSpec",
+    "EmbeddingRows",
+    "Method",
+    "corrupt",
+]
