@@ -1,0 +1,52 @@
+"""Which prompts must be forgotten: encoders, prompt classifier heads, their training and calibration.
+
+Importing this package imports none of torch, transformers, onnx and onnxruntime: what needs one imports it.
+"""
+
+from classifiers.calibration import Rates
+from classifiers.encoder import Encoder, EncoderSettings
+from classifiers.errors import ClassifierError, EncoderError, ExampleFileError, HeadError, TrainingError
+from classifiers.examples import Example, check_disjoint, read_examples
+from classifiers.features import PromptFeatures, extract_features, lexical_features
+from classifiers.general import general_prompts
+from classifiers.head import HEAD_FILE, Head, HeadBank, HeadSettings
+from classifiers.normalise import normalise
+from classifiers.resolve import DEFAULT_ENCODER, default_cache_dir, resolve_encoder
+from classifiers.training import TrainingReport, train_head
+
+__all__ = [
+    "DEFAULT_ENCODER",
+    "HEAD_FILE",
+    "ClassifierError",
+    "Encoder",
+    "EncoderError",
+    "EncoderSettings",
+    "Example",
+    "ExampleFileError",
+    "Head",
+    "HeadBank",
+    "HeadError",
+    "HeadSettings",
+    "PromptFeatures",
+    "Rates",
+    "TrainingError",
+    "TrainingReport",
+    "check_disjoint",
+    "default_cache_dir",
+    "export_encoder",
+    "extract_features",
+    "general_prompts",
+    "lexical_features",
+    "normalise",
+    "read_examples",
+    "resolve_encoder",
+    "train_head",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "export_encoder":  # imports onnx, which serving never needs
+        from classifiers.export import export_encoder
+
+        return export_encoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,21 @@
+"""Every error this package raises on purpose, in one tree. Each message is one line a person can act on."""
+
+
+class ClassifierError(Exception):
+    """Base of all errors of this package."""
+
+
+class ExampleFileError(ClassifierError):
+    """A forget or retain set cannot be used: unreadable, malformed, empty, or overlapping the other set."""
+
+
+class EncoderError(ClassifierError):
+    """An encoder cannot be found, exported, verified or run."""
+
+
+class HeadError(ClassifierError):
+    """A head file is damaged, hostile, or made for another encoder."""
+
+
+class TrainingError(ClassifierError):
+    """A head cannot be trained from the examples given."""

@@ -1,0 +1,149 @@
+"""A policy's trained head: a linear score over shared features, its file, and many heads scored at once."""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from classifiers.encoder import Encoder
+from classifiers.errors import HeadError
+from classifiers.features import FEATURE_VERSION, LEXICAL_BUCKETS, PromptFeatures
+
+HEAD_FILE = "head.safetensors"
+_MAX_FILE_BYTES = 4 * (LEXICAL_BUCKETS + 8192) + 65536
+
+
+class HeadSettings(BaseModel):
+    """What a head file says about itself beside its weights."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: int = Field(default=1, ge=1, le=1)
+    encoder_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    feature_version: int = FEATURE_VERSION
+    threshold: float = Field(gt=0, lt=1, allow_inf_nan=False)
+    """A text with this score or more must be forgotten."""
+    bias: float = Field(allow_inf_nan=False)
+    seed: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """score = sigmoid(dense . embedding + sum of lexical[indices] * values + bias).
+
+    `dense` (dim,) float32, `lexical` (LEXICAL_BUCKETS,) float32. Calibration is folded into the weights.
+    """
+
+    dense: NDArray[np.float32]
+    lexical: NDArray[np.float32]
+    settings: HeadSettings
+
+    @property
+    def threshold(self) -> float:
+        """Scores of this and above mean: must be forgotten."""
+        return self.settings.threshold
+
+    def score(self, features: PromptFeatures) -> float:
+        """Probability in [0, 1] that the text must be forgotten."""
+        return float(HeadBank([self]).scores([features])[0, 0])
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, whole or not at all.
+
+        Raises:
+            HeadError: the file cannot be written.
+        """
+        from safetensors.numpy import save
+
+        path = Path(path)
+        data = save({"dense": self.dense, "lexical": self.lexical}, {"head": self.settings.model_dump_json()})
+        try:
+            handle, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                Path(work).chmod(0o644)
+                Path(work).replace(path)
+            except BaseException:
+                Path(work).unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            raise HeadError(f"{path}: cannot be written ({error.strerror})") from error
+
+    @classmethod
+    def load(cls, path: str | Path, encoder: Encoder) -> Self:
+        """Read and verify a head made for `encoder`.
+
+        Raises:
+            HeadError: the file is missing, too large, not safetensors, has other tensors than a head has or
+                values that are not finite, or was trained on another encoder or feature version.
+        """
+        path = Path(path)
+        tensors, metadata = _read(path)
+        try:
+            settings = HeadSettings.model_validate_json(metadata.get("head", ""))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise HeadError(f"{path}: metadata {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        if settings.encoder_digest != encoder.digest:
+            raise HeadError(
+                f"{path}: trained on encoder {settings.encoder_digest[:12]}…, not on {encoder.digest[:12]}…"
+            )
+        if settings.feature_version != FEATURE_VERSION:
+            raise HeadError(f"{path}: feature version {settings.feature_version}, this is {FEATURE_VERSION}")
+        expected = {"dense": (encoder.dim,), "lexical": (LEXICAL_BUCKETS,)}
+        if {name: tensor.shape for name, tensor in tensors.items()} != expected:
+            raise HeadError(f"{path}: expected tensors {expected}")
+        for name, tensor in tensors.items():
+            if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
+                raise HeadError(f"{path}: {name} must be finite float32")
+        return cls(tensors["dense"], tensors["lexical"], settings)
+
+
+def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise HeadError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(data) > _MAX_FILE_BYTES:
+        raise HeadError(f"{path}: larger than any head ({_MAX_FILE_BYTES} bytes)")
+    try:
+        tensors = load(data)  # checks the header, which is thereby safe to read again
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise HeadError(f"{path}: not a safetensors file of plain tensors") from error
+    return tensors, header.get("__metadata__", {})
+
+
+class HeadBank:
+    """P heads over one encoder, scored together. Immutable, so threads may share it."""
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        if not heads:
+            raise ValueError("a bank needs at least one head")
+        if len({(head.settings.encoder_digest, len(head.dense)) for head in heads}) > 1:
+            raise HeadError("heads of different encoders cannot share a bank")
+        self._dense = np.stack([head.dense for head in heads], axis=1)  # (dim, P)
+        self._lexical = np.stack([head.lexical for head in heads], axis=1)  # (LEXICAL_BUCKETS, P)
+        self._bias = np.array([head.settings.bias for head in heads], dtype=np.float32)
+        self.thresholds: NDArray[np.float64] = np.array([head.threshold for head in heads])
+        """(P,): scores of these and above mean: must be forgotten."""
+
+    def scores(self, features: Sequence[PromptFeatures]) -> NDArray[np.float64]:
+        """(N, P) probabilities. A text's scores do not depend on the texts scored with it."""
+        logits = np.empty((len(features), len(self._bias)), dtype=np.float64)
+        for row, text in enumerate(features):  # one by one: BLAS rounds differently in other batch shapes
+            lexical = text.values @ self._lexical[text.indices]
+            logits[row] = text.embedding @ self._dense + lexical + self._bias
+        return 0.5 * (1 + np.tanh(logits / 2))

@@ -1,0 +1,206 @@
+import json
+
+import numpy as np
+import pytest
+from invented_people import World, build_world
+
+from classifiers import (
+    Encoder,
+    Example,
+    ExampleFileError,
+    Head,
+    TrainingError,
+    TrainingReport,
+    extract_features,
+    train_head,
+)
+from classifiers.augment import training_texts
+from classifiers.calibration import choose_threshold, fit_platt, rates
+from classifiers.corpus import build_corpus
+from classifiers.features import LEXICAL_BUCKETS, PromptFeatures
+from classifiers.logistic import Design, fit_logistic
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return build_world()
+
+
+@pytest.fixture(scope="module")
+def trained(encoder: Encoder, world: World) -> tuple[Head, TrainingReport]:
+    return train_head(encoder, world.forget, world.retain, seed=0)
+
+
+def scores(encoder: Encoder, head: Head, texts: list[str]) -> np.ndarray:
+    return np.array(
+        [max(head.score(one) for one in extract_features(encoder, encoder.split_windows(text))) for text in texts]
+    )
+
+
+def test_unseen_phrasing_is_told_apart(encoder: Encoder, world: World, trained: tuple[Head, TrainingReport]) -> None:
+    head, _ = trained
+    assert (scores(encoder, head, world.forgotten_unseen) >= head.threshold).all()
+    assert (scores(encoder, head, world.retained_unseen) < head.threshold).all()
+
+
+def test_forbidden_question_inside_other_text_is_found(
+    encoder: Encoder, world: World, trained: tuple[Head, TrainingReport]
+) -> None:
+    head, _ = trained
+    padding = (
+        "The ferry left the harbour before sunrise, and most passengers slept through the first hour. Later somebody "
+        "opened a window, the smell of coffee filled the cabin and a boy began to count the islands. "
+    ) * 3
+    hidden = [padding + example.prompt + " " + padding for example in world.forget]
+    assert (scores(encoder, head, hidden) >= head.threshold).all()
+    benign = [padding + example.prompt + " " + padding for example in world.retain[::7]]
+    assert (scores(encoder, head, benign) < head.threshold).all()
+
+
+def test_disguises_change_nothing(encoder: Encoder, world: World, trained: tuple[Head, TrainingReport]) -> None:
+    head, _ = trained
+    plain = [example.prompt for example in world.forget]
+    disguised = ["\u200b".join(text.replace("a", "а").replace("o", "ο")) for text in plain]
+    np.testing.assert_allclose(scores(encoder, head, disguised), scores(encoder, head, plain), atol=1e-5)
+
+
+def test_report(world: World, trained: tuple[Head, TrainingReport]) -> None:
+    head, report = trained
+    assert (report.forget_examples, report.retain_examples) == (len(world.forget), len(world.retain))
+    assert (report.training.missed, report.training.false_positives) == (0, 0)
+    assert (report.training.positives, report.training.negatives) == (len(world.forget), len(world.retain))
+    assert report.cross_fitted.false_positive_rate <= 0.01
+    assert report.folds == 5
+    assert report.threshold == head.threshold
+    assert json.loads(json.dumps(report.as_dict()))["training"]["recall"] == 1.0
+
+
+def test_same_seed_same_head_other_seed_other_head(encoder: Encoder, world: World) -> None:
+    forget, retain = world.forget[:6], world.retain[:30]
+    one, two, other = (train_head(encoder, forget, retain, seed=seed)[0] for seed in (3, 3, 4))
+    assert one.settings == two.settings
+    assert np.array_equal(one.dense, two.dense)
+    assert np.array_equal(one.lexical, two.lexical)
+    assert not np.array_equal(one.dense, other.dense)
+
+
+def test_heavier_forget_class_raises_scores(encoder: Encoder) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([1.0] * 5 + [0.0] * 95)
+    points = rng.normal(size=(100, 384)).astype(np.float32)
+    points[:5] += 0.3
+    none = (np.array([], dtype=np.int64), np.array([], dtype=np.float32))
+    design = Design.stack([PromptFeatures(point, *none) for point in points])
+    means = []
+    for share in (0.05, 0.5):
+        weights = np.where(labels == 1, share / 5, (1 - share) / 95)
+        dense, _, bias = fit_logistic(design, labels, weights, l2=0.1)
+        means.append(float((points[:5] @ dense + bias).mean()))
+    assert means[1] > means[0] + 1
+
+
+def test_logistic_regression_agrees_with_torch() -> None:
+    import torch
+
+    rng = np.random.default_rng(1)
+    rows = []
+    for _ in range(60):
+        indices = np.sort(rng.choice(LEXICAL_BUCKETS, 12, replace=False))
+        rows.append(
+            PromptFeatures(rng.normal(size=8).astype(np.float32), indices, rng.normal(size=12).astype(np.float32))
+        )
+    design = Design.stack(rows)
+    labels, weights = (rng.random(60) < 0.4).astype(np.float64), rng.random(60) / 30
+    dense, sparse, bias = fit_logistic(design, labels, weights, l2=0.01)
+
+    full = np.zeros((60, 8 + LEXICAL_BUCKETS))
+    for row, one in enumerate(rows):
+        full[row, :8] = one.embedding
+        full[row, 8 + one.indices] = one.values
+    used = np.flatnonzero(full.any(axis=0))
+    inputs, targets = torch.tensor(full[:, used]), torch.tensor(labels)
+    point = torch.zeros(len(used) + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([point], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        logits = inputs @ point[:-1] + point[-1]
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        loss = (torch.tensor(weights) * losses).sum() + 0.005 * (point[:-1] ** 2).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    found = np.concatenate([np.concatenate([dense, sparse])[used], [bias]])
+    np.testing.assert_allclose(found, point.detach().numpy(), atol=5e-4)
+    assert not sparse[np.setdiff1d(np.arange(LEXICAL_BUCKETS), used - 8)].any()
+
+
+def test_threshold_lies_in_the_middle_of_the_margin() -> None:
+    scores = np.array([-3.0, -2.0, 2.0, 4.0])
+    assert choose_threshold(scores, np.array([0.0, 0.0, 1.0, 1.0]), 0.0) == 0.0
+    # one false positive among 200 is worth catching one positive of four, where the bound allows it
+    scores = np.concatenate([np.linspace(-4, -2, 199), [1.5], [1.0, 5.0, 6.0, 7.0]])
+    labels = np.repeat([0.0, 1.0], [200, 4])
+    assert choose_threshold(scores, labels, 0.01) == pytest.approx(-0.5)
+    assert choose_threshold(scores, labels, 0.0) == pytest.approx(3.25)
+    assert choose_threshold(np.zeros(4), np.array([0.0, 0.0, 1.0, 1.0]), 0.0) == 1.0
+
+
+def test_platt_is_increasing_and_finite() -> None:
+    labels = np.repeat([0.0, 1.0], [50, 5])
+    slope, offset = fit_platt(np.concatenate([np.linspace(-6, -4, 50), np.linspace(4, 6, 5)]), labels)
+    assert 0 < slope < 5
+    assert 1 / (1 + np.exp(-(4 * slope + offset))) > 0.7
+    assert fit_platt(np.concatenate([np.ones(50), -np.ones(5)]), labels)[0] > 0
+
+
+def test_rates_count() -> None:
+    found = rates(np.array([True, False, True, False]), np.array([1.0, 1.0, 0.0, 0.0]))
+    assert (found.missed, found.false_positives, found.recall, found.false_positive_rate) == (1, 1, 0.5, 0.5)
+
+
+def test_training_texts_of_an_example() -> None:
+    example = Example("Where was Ann born?", "Ann was born in Zelburg, by the sea.")
+    texts = training_texts([example], ["Hello there."], np.random.default_rng(0), variations=3)
+    assert [text.kind for text in texts] == ["prompt", *["variation"] * 5, "fact"]
+    assert texts[0].text == example.prompt
+    assert texts[-1].text == "in Zelburg, by the sea."
+    assert sum(text.weight for text in texts[:-1]) == pytest.approx(1)
+    bare = training_texts([Example("Who is Ann?")], [], np.random.default_rng(0), variations=0)
+    assert [text.text for text in bare] == ["Who is Ann?"]
+
+
+def test_rephrasings_share_a_fold() -> None:
+    forget = [Example(f"Question {i} in words {j}?", f"Answer number {i} is this.") for i in range(6) for j in range(3)]
+    retain = [Example(f"Other question {i}?", f"Other answer {i}.") for i in range(20)]
+    corpus = build_corpus(forget, retain, ["Extra."], np.random.default_rng(0))
+    prompts = np.flatnonzero(corpus.kinds == "prompt")
+    folds = corpus.folds[prompts]
+    assert set(corpus.folds) == set(range(5))
+    assert all(len(set(folds[3 * i : 3 * i + 3])) == 1 for i in range(6))
+    assert (np.diff(folds[18:]) >= 0).all()  # consecutive blocks
+
+
+def test_single_example_trains_without_folds(encoder: Encoder) -> None:
+    head, report = train_head(encoder, [Example("Who is Volush Pogruya?")], [Example("Who is Ann Smith?")], seed=0)
+    assert report.folds == 0
+    found = scores(encoder, head, ["Tell me who Volush Pogruya is.", "What is the capital of France?"])
+    assert found[0] >= head.threshold > found[1]
+
+
+def test_long_example_is_cut_not_truncated(encoder: Encoder) -> None:
+    chapter = "The old mill stood still. " * 60 + "Volush Pogruya hid the lantern under the bridge of Zelburg."
+    head, _ = train_head(encoder, [Example(chapter), Example("Volush?")], [Example("Who is Ann Smith?")], seed=0)
+    assert scores(encoder, head, ["Volush Pogruya hid the lantern under the bridge of Zelburg."])[0] >= head.threshold
+
+
+def test_impossible_training_is_refused(encoder: Encoder) -> None:
+    one, two = [Example("Who is Ann?")], [Example("Who is Bob?")]
+    for forget, retain in (([], two), (one, [])):
+        with pytest.raises(TrainingError, match="at least one example"):
+            train_head(encoder, forget, retain, seed=0)
+    with pytest.raises(ExampleFileError, match="overlapping"):
+        train_head(encoder, one, [*two, *one], seed=0)
+    with pytest.raises(TrainingError, match="positive_weight"):
+        train_head(encoder, one, two, seed=0, positive_weight=0)
