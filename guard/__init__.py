@@ -1,0 +1,54 @@
+"""Policies, segments, verdicts, and the guard itself. No vLLM, no HTTP."""
+
+from guard.bundle import (
+    ClassifierConfig,
+    ModelConfig,
+    PolicyBundle,
+    PolicyConfig,
+    load_bundle,
+    write_bundle,
+)
+from guard.errors import (
+    BundleError,
+    ClassificationError,
+    CorruptionFailedError,
+    GuardError,
+    PolicyMismatchError,
+    SecretError,
+)
+from guard.guard import WINDOW_STRIDE, WINDOW_TOKENS, Guard, LoadedPolicy, RowSource, load_policy
+from guard.secret import load_or_create_secret, row_seeds
+from guard.segments import Template, learn_template
+from guard.tokenizer import decoder_of, template_of
+from guard.verdict import Action, OnError, ProtectedPrompt, Verdict
+
+__all__ = [
+    "WINDOW_STRIDE",
+    "WINDOW_TOKENS",
+    "Action",
+    "BundleError",
+    "ClassificationError",
+    "ClassifierConfig",
+    "CorruptionFailedError",
+    "Guard",
+    "GuardError",
+    "LoadedPolicy",
+    "ModelConfig",
+    "OnError",
+    "PolicyBundle",
+    "PolicyConfig",
+    "PolicyMismatchError",
+    "ProtectedPrompt",
+    "RowSource",
+    "SecretError",
+    "Template",
+    "Verdict",
+    "decoder_of",
+    "learn_template",
+    "load_bundle",
+    "load_or_create_secret",
+    "load_policy",
+    "row_seeds",
+    "template_of",
+    "write_bundle",
+]

@@ -1,0 +1,265 @@
+"""`Guard.protect(token_ids) -> ProtectedPrompt`: classify a prompt and corrupt what must be forgotten.
+
+Purely token ids in, ids and embedding rows out: no vLLM, no HTTP, no files. The method is ECO's
+(arXiv 2406.07933, section 3): a prompt classifier flags, the flagged content's embedding rows are corrupted.
+Blocking and CPU-bound; safe to call from several threads, not meant to be called in an event loop.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from classifiers import Encoder, Head
+from corruption import PERMUTING_METHODS, corrupt
+from guard.bundle import PolicyBundle
+from guard.classification import FeatureCache, Scores, WindowClassifier
+from guard.errors import ClassificationError, CorruptionFailedError, GuardError, PolicyMismatchError
+from guard.secret import row_seeds
+from guard.segments import Template, Window, slide
+from guard.verdict import ProtectedPrompt, Verdict
+
+__all__ = ["WINDOW_STRIDE", "WINDOW_TOKENS", "Guard", "LoadedPolicy", "RowSource", "load_policy"]
+
+#: Content tokens in one classified window, and the step between windows. A window this short is not diluted
+#: by the text around one forbidden question; the overlap shows every sentence of up to 32 tokens whole.
+WINDOW_TOKENS, WINDOW_STRIDE = 64, 32
+
+
+class RowSource(Protocol):
+    """Input-embedding rows in checkpoint units (`corruption.EmbeddingRows`)."""
+
+    def rows(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """(T,) ids -> (T, D) rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A verified bundle and its classifier head."""
+
+    bundle: PolicyBundle
+    head: Head
+
+    @property
+    def name(self) -> str:
+        return self.bundle.config.name
+
+
+def load_policy(bundle: PolicyBundle, encoder: Encoder, *, hidden_size: int, embedding_digest: str) -> LoadedPolicy:
+    """Load a bundle's head and check that the bundle belongs to this encoder and this model.
+
+    Raises:
+        PolicyMismatchError: built for another model or encoder, or it asks for what this version cannot do.
+    """
+    config = bundle.config
+    if config.model.hidden_size != hidden_size:
+        raise PolicyMismatchError(
+            f"{bundle.path}: model.hidden_size: built for width {config.model.hidden_size} "
+            f"({config.model.name}), the served model has {hidden_size}; build the policy for this model"
+        )
+    if config.model.embedding_digest != embedding_digest:
+        raise PolicyMismatchError(
+            f"{bundle.path}: model.embedding_digest: built for {config.model.name}, whose input embeddings differ "
+            "from the served model's; build the policy for this model"
+        )
+    if config.classifier.encoder_digest != encoder.digest:
+        raise PolicyMismatchError(
+            f"{bundle.path}: classifier.encoder_digest: built with another export of {config.classifier.encoder}; "
+            "build the policy anew or serve with the encoder it was built with"
+        )
+    if config.corruption.scope != "content":
+        raise PolicyMismatchError(
+            f"{bundle.path}: corruption.scope: entities needs a token classifier, which this version does not have; "
+            "build with scope content"
+        )
+    return LoadedPolicy(bundle=bundle, head=Head.load(bundle.head_path, encoder))
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A prompt under classification: its windows within segments, and over the glued content of several."""
+
+    token_ids: list[int]
+    local: list[Window]
+    glued: list[Window]
+
+
+class Guard:
+    """An immutable set of active policies over one encoder, template and embedding table.
+
+    Args:
+        policies: in order; where two corrupt the same token, the first one's corruption holds.
+        decode: token ids -> text, special tokens left out.
+        rows: embedding rows in checkpoint units.
+        secret: the operator's noise secret.
+        row_scale: served rows = checkpoint rows * row_scale (1 for most models; found by the start-up self-test).
+        dtype: the served model's dtype.
+        features: a cache to keep across policy sets; the default is a new one.
+
+    Raises:
+        PolicyMismatchError: no policy, or a name used twice.
+    """
+
+    def __init__(
+        self,
+        policies: Sequence[LoadedPolicy],
+        *,
+        encoder: Encoder,
+        decode: Callable[[Sequence[int]], str],
+        template: Template,
+        rows: RowSource,
+        secret: bytes,
+        row_scale: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+        features: FeatureCache | None = None,
+    ) -> None:
+        names = [policy.name for policy in policies]
+        if not policies:
+            raise PolicyMismatchError("no policy given; a guard without a policy would pass everything")
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise PolicyMismatchError(f"policy name {twice!r} is used twice; each active policy needs its own name")
+        self.policies = tuple(policies)
+        self._thresholds = np.array([p.bundle.config.classifier.threshold for p in policies], dtype=np.float64)
+        self._corrupts = np.array([p.bundle.config.action == "corrupt" for p in policies])
+        self._classifier = WindowClassifier(
+            [policy.head for policy in policies], encoder=encoder, decode=decode, features=features
+        )
+        self._template = template
+        self._rows = rows
+        self._secret = secret
+        self._row_scale = row_scale
+        self._dtype = dtype
+
+    def protect(self, token_ids: Sequence[int]) -> ProtectedPrompt:
+        """Classify a prompt of T >= 1 ids and corrupt what its policies flag.
+
+        Raises:
+            ClassificationError: it could not be classified and a policy says `on_error: reject`.
+            CorruptionFailedError: it was flagged and could not be corrupted.
+        """
+        outcome = self.protect_batch([token_ids])[0]
+        if isinstance(outcome, GuardError):
+            raise outcome
+        return outcome
+
+    def protect_batch(self, prompts: Sequence[Sequence[int]]) -> list[ProtectedPrompt | GuardError]:
+        """`protect` for several prompts, whose windows share encoder batches. Errors are returned, not raised."""
+        try:
+            readings = [self._read(list(prompt)) for prompt in prompts]
+            scores = self._classifier.scores(w for reading in readings for w in (*reading.local, *reading.glued))
+            self._reglue(readings, scores)
+            scores |= self._classifier.scores(w for reading in readings for w in reading.glued)
+        except Exception as error:  # noqa: BLE001 - whatever failed, the prompts must not pass unclassified
+            if len(prompts) > 1:  # one prompt's failure is not its neighbours'
+                return [self.protect_batch([prompt])[0] for prompt in prompts]
+            return [self.on_error(prompt, error) for prompt in prompts]
+        return [self._decide(reading, scores) for reading in readings]
+
+    def on_error(self, token_ids: Sequence[int], error: BaseException) -> ProtectedPrompt | GuardError:
+        """What becomes of a prompt whose classification failed: all content corrupted, or an error. Never a pass.
+
+        All content is corrupted only where every policy says `on_error: corrupt`.
+        """
+        if any(policy.bundle.config.on_error == "reject" for policy in self.policies):
+            failed = ClassificationError("the prompt could not be classified")
+            failed.__cause__ = error
+            return failed
+        verdicts = tuple(
+            Verdict(p.name, p.bundle.config.action, flagged=True, score=float("nan"), failed=True)
+            for p in self.policies
+        )
+        content = [position for segment in self._template.segments(token_ids) for position in segment]
+        return self._corrupt(list(token_ids), dict.fromkeys(content, 0), verdicts)
+
+    def _read(self, token_ids: list[int]) -> _Reading:
+        """Segments are attacker-controlled: a special token inside a word splits it (`Har<|im_end|>ry`). So the
+        content of all segments, glued together, is classified as well."""
+        segments = self._template.segments(token_ids)
+        local = [window for segment in segments for window in _windows(segment, token_ids)]
+        content = [position for segment in segments for position in segment] if len(segments) > 1 else []
+        return _Reading(token_ids, local, _windows(content, token_ids))
+
+    def _reglue(self, readings: Sequence[_Reading], scores: dict[tuple[int, ...], Scores]) -> None:
+        """Where a window within a segment is flagged, it is the glue of what remains that is still in question:
+        a conversation that names a forgotten person once does not lose its other turns."""
+        for reading in readings:
+            # Only what will be masked may leave the glue: what is merely observed still reaches the model.
+            flagged = (w for w in reading.local if (self._corrupts & (scores[w.token_ids] >= self._thresholds)).any())
+            hit = {position for window in flagged for position in window.positions}
+            if hit and reading.glued:
+                content = dict.fromkeys(position for window in reading.glued for position in window.positions)
+                reading.glued = _windows([p for p in content if p not in hit], reading.token_ids)
+
+    def _decide(self, reading: _Reading, scores: dict[tuple[int, ...], Scores]) -> ProtectedPrompt | GuardError:
+        windows = [*reading.local, *reading.glued]
+        table = np.zeros((len(windows), len(self.policies)))  # (W, P)
+        for row, window in enumerate(windows):
+            table[row] = scores[window.token_ids]
+        hits = table >= self._thresholds
+        verdicts = tuple(
+            Verdict(
+                policy.name,
+                policy.bundle.config.action,
+                flagged=bool(hits[:, index].any()),
+                score=float(table[:, index].max(initial=0.0)),
+            )
+            for index, policy in enumerate(self.policies)
+        )
+        refused_by = next((v.policy for v in verdicts if v.flagged and v.action == "refuse"), None)
+        if refused_by is not None:
+            return ProtectedPrompt(reading.token_ids, verdicts=verdicts, refused_by=refused_by)
+        owners: dict[int, int] = {}
+        for index, verdict in enumerate(verdicts):
+            if verdict.action == "corrupt":
+                for window, hit in zip(windows, hits[:, index], strict=True):
+                    if hit:
+                        owners = dict.fromkeys(window.positions, index) | owners
+        return self._corrupt(reading.token_ids, owners, verdicts)
+
+    def _corrupt(
+        self, token_ids: list[int], owners: dict[int, int], verdicts: tuple[Verdict, ...]
+    ) -> ProtectedPrompt | GuardError:
+        """Corrupt the row at each position in `owners` as the policy of that index says."""
+        if not owners:
+            return ProtectedPrompt(token_ids, verdicts=verdicts)
+        positions = sorted(owners)
+        try:
+            rows = self._rows.rows([token_ids[position] for position in positions])  # (M, D)
+            corrupted = torch.empty_like(rows)
+            for index in set(owners.values()):
+                mine = [row for row, position in enumerate(positions) if owners[position] == index]
+                for group in self._groups(index, mine, positions):
+                    corrupted[group] = self._corrupt_rows(index, [token_ids[positions[r]] for r in group], rows[group])
+            embeddings = torch.zeros((len(token_ids), rows.shape[1]), dtype=self._dtype)
+            embeddings[positions] = (corrupted.float() * self._row_scale).to(self._dtype)
+        except Exception as error:  # noqa: BLE001 - a flagged prompt that cannot be corrupted must not pass
+            failed = CorruptionFailedError("a flagged prompt could not be corrupted")
+            failed.__cause__ = error
+            return failed
+        mask = [position in owners for position in range(len(token_ids))]
+        return ProtectedPrompt(token_ids, mask=mask, embeddings=embeddings, verdicts=verdicts)
+
+    def _corrupt_rows(self, index: int, ids: list[int], rows: torch.Tensor) -> torch.Tensor:
+        policy = self.policies[index].bundle
+        seeds = row_seeds(self._secret, policy.digest, ids)
+        return corrupt(rows, torch.ones(len(ids), dtype=torch.bool), policy.config.corruption, row_seeds=seeds)
+
+    def _groups(self, index: int, mine: list[int], positions: list[int]) -> list[list[int]]:
+        """Row numbers to corrupt together: all at once, or run by run where rows trade places."""
+        if self.policies[index].bundle.config.corruption.method not in PERMUTING_METHODS:
+            return [mine]
+        groups: list[list[int]] = []
+        for row in mine:
+            if groups and positions[row] == positions[groups[-1][-1]] + 1:
+                groups[-1].append(row)
+            else:
+                groups.append([row])
+        return groups
+
+
+def _windows(positions: Sequence[int], token_ids: Sequence[int]) -> list[Window]:
+    return slide(positions, token_ids, WINDOW_TOKENS, WINDOW_STRIDE)

@@ -1,0 +1,169 @@
+"""Which positions of a prompt are template and which are content, and what of the content is classified.
+
+Purely token ids: the text of a segment is decoded by whoever classifies it. The template is learned by
+rendering sentinel messages through the chat template, never guessed from role words.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["RenderedText", "Template", "Window", "learn_template", "slide"]
+
+Message = dict[str, Any]
+#: `render(messages, add_generation_prompt)` -> text and, per token, its id and (start, end) in that text.
+RenderedText = tuple[str, list[int], list[tuple[int, int]]]
+Render = Callable[[list[Message], bool], RenderedText]
+
+#: Two spellings of every sentinel: what differs between two renderings is content, what agrees is template.
+_SENTINELS = (
+    ("Quixotic zebra", "Purple lantern", "Seventeen maps", "Velvet orbit"),
+    ("umbrella jam 42", "Heron, twice", "9 copper kites", "below MIDNIGHT tea"),
+)
+_ROLE_ORDERS: tuple[tuple[str, ...], ...] = (
+    ("user",),
+    ("system", "user"),
+    ("user", "assistant", "user"),
+    ("system", "user", "assistant", "user"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Content positions that are classified together, in prompt order."""
+
+    positions: tuple[int, ...]
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a chat template puts around content.
+
+    Attributes:
+        pieces: token-id sequences the template emits between contents, longest first per first id.
+        special_ids: ids that never carry content (BOS, role markers, …).
+    """
+
+    pieces: dict[int, tuple[tuple[int, ...], ...]]
+    special_ids: frozenset[int]
+
+    def segments(self, token_ids: Sequence[int]) -> list[range]:
+        """The maximal runs of content positions of a prompt of `len(token_ids)` tokens, in order."""
+        runs: list[range] = []
+        start: int | None = None
+        position, end = 0, len(token_ids)
+        while position < end:
+            length = self._template_length(token_ids, position)
+            if length == 0:
+                start = position if start is None else start
+                position += 1
+                continue
+            if start is not None:
+                runs.append(range(start, position))
+                start = None
+            position += length
+        if start is not None:
+            runs.append(range(start, end))
+        return runs
+
+    def _template_length(self, token_ids: Sequence[int], position: int) -> int:
+        first = token_ids[position]
+        for piece in self.pieces.get(first, ()):
+            if tuple(token_ids[position : position + len(piece)]) == piece:
+                return len(piece)
+        return 1 if first in self.special_ids else 0
+
+
+def slide(positions: Sequence[int], token_ids: Sequence[int], size: int, stride: int) -> list[Window]:
+    """Overlapping windows over the content at `positions` of the prompt `token_ids`.
+
+    A window holds at most `size` tokens; neighbours overlap by `size - stride`, so whatever is at most that
+    long is seen whole once. Windows are anchored at the start: those of an earlier turn recur in the next one
+    and hit the caches.
+    """
+    windows = []
+    for start in range(0, max(len(positions) - size + stride, 1) if positions else 0, stride):
+        span = tuple(positions[start : start + size])
+        windows.append(Window(span, tuple(token_ids[position] for position in span)))
+    return windows
+
+
+def learn_template(render: Render | None, special_ids: Iterable[int]) -> Template:
+    """Learn the template by rendering sentinel conversations.
+
+    Args:
+        render: `(messages, add_generation_prompt) -> (text, ids, offsets)`; None where the model has no chat
+            template. Role orders it rejects (any exception: templates raise what they like) are left out.
+        special_ids: the tokenizer's special ids.
+    """
+    special = frozenset(special_ids)
+    found: set[tuple[int, ...]] = set()
+    if render is not None:
+        for roles in _ROLE_ORDERS:
+            for add_generation_prompt in (False, True):
+                found |= _pieces_of(render, roles, add_generation_prompt, special)
+    by_first: dict[int, list[tuple[int, ...]]] = {}
+    for piece in found:
+        by_first.setdefault(piece[0], []).append(piece)
+    pieces = {first: tuple(sorted(group, key=lambda p: (-len(p), p))) for first, group in by_first.items()}
+    return Template(pieces=pieces, special_ids=special)
+
+
+def _pieces_of(
+    render: Render, roles: tuple[str, ...], add_generation_prompt: bool, special: frozenset[int]
+) -> set[tuple[int, ...]]:
+    renderings = []
+    for words in _SENTINELS:
+        contents = words[: len(roles)]
+        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        try:
+            renderings.append(_gaps(render(messages, add_generation_prompt), contents))
+        except Exception:  # noqa: BLE001 - a template may raise anything for a role order it does not know
+            return set()
+    pieces: set[tuple[int, ...]] = set()
+    for gap, other in zip(*renderings, strict=True):
+        for part in _agreeing(gap, other):
+            pieces |= set(_split_at_special(part, special))
+    return pieces
+
+
+def _gaps(rendered: RenderedText, contents: Sequence[str]) -> list[tuple[int, ...]]:
+    """The ids of the tokens that lie wholly between the contents, one tuple for each gap."""
+    text, ids, offsets = rendered
+    bounds, cursor = [], 0
+    for content in contents:
+        start = text.index(content, cursor)
+        bounds.append((cursor, start))
+        cursor = start + len(content)
+    bounds.append((cursor, len(text)))
+    gaps = []
+    for low, high in bounds:
+        inside = [
+            i for i, (start, end) in zip(ids, offsets, strict=True) if low <= start and end <= high and start < end
+        ]
+        gaps.append(tuple(inside))
+    return gaps
+
+
+def _agreeing(gap: tuple[int, ...], other: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """What two renderings of one gap share: all of it, or its common start and end."""
+    if gap == other:
+        return [gap] if gap else []
+    shortest = min(len(gap), len(other))
+    head = next((i for i in range(shortest) if gap[i] != other[i]), shortest)
+    tail = next((i for i in range(shortest - head) if gap[-1 - i] != other[-1 - i]), shortest - head)
+    return [part for part in (gap[:head], gap[len(gap) - tail :]) if part]
+
+
+def _split_at_special(gap: tuple[int, ...], special: frozenset[int]) -> Iterator[tuple[int, ...]]:
+    """The gap, and its parts that each begin with a special id: they recur in orders not rendered here.
+
+    A lone ordinary token (a newline, say) is no piece: it would cut content wherever it occurs.
+    """
+    starts = [0, *(i for i, token in enumerate(gap) if i and token in special), len(gap)]
+    parts = [gap[a:b] for a, b in itertools.pairwise(starts)]
+    for piece in {gap, *parts}:
+        if len(piece) > 1 or piece[0] in special:
+            yield piece
