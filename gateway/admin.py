@@ -1,0 +1,70 @@
+"""The admin address: readiness, metrics, and which policies are served. For operators, loopback by default."""
+
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from starlette.responses import JSONResponse
+
+from gateway.metrics import GuardMetrics
+from guard import Guard
+
+__all__ = ["AdminServer", "build_admin_app"]
+
+
+def build_admin_app(guard: Guard, metrics: GuardMetrics, check_health: Callable[[], Awaitable[None]]) -> FastAPI:
+    """Routes: `/health`, `/metrics` (vLLM's and the guard's), `/policies`.
+
+    Args:
+        check_health: raises while engine or guard do not answer.
+    """
+    app = FastAPI(title="ECO Gateway admin", docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/health")
+    async def health() -> Response:
+        try:
+            await check_health()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway is not ready
+            return JSONResponse({"ready": False, "reason": type(error).__name__}, status_code=503)
+        return JSONResponse({"ready": True})
+
+    @app.get("/metrics")
+    async def metrics_text() -> Response:
+        return Response(generate_latest(REGISTRY) + generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/policies")
+    async def policies() -> Response:
+        listed = [
+            {
+                "name": policy.name,
+                "version": policy.bundle.config.version,
+                "digest": policy.bundle.digest,
+                "path": str(policy.bundle.path),
+                "action": policy.bundle.config.action,
+                "on_error": policy.bundle.config.on_error,
+                "threshold": policy.bundle.config.classifier.threshold,
+                "corruption": policy.bundle.config.corruption.model_dump(mode="json"),
+                "model": policy.bundle.config.model.name,
+            }
+            for policy in guard.policies
+        ]
+        return JSONResponse({"policies": listed})
+
+    return app
+
+
+class AdminServer(uvicorn.Server):
+    """Uvicorn beside vLLM's server in one loop: signals are the main server's."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def serve_on(self, sock: socket.socket) -> None:
+        await self.serve(sockets=[sock])

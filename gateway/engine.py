@@ -1,0 +1,393 @@
+"""The engine wrapper: the one choke point, and the only module that touches vLLM's internals (vLLM 0.32).
+
+Every generating route of vLLM's server ends in `EngineClient.generate` with a rendered prompt. The wrapper
+protects that prompt and passes it on; whatever else could reach the model is refused, and only an explicit
+list of attributes is delegated.
+"""
+
+import contextlib
+import functools
+import logging
+import uuid
+from argparse import Namespace
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+import torch
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
+from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
+from vllm.exceptions import GracefulHTTPError, VLLMValidationError
+from vllm.inputs.engine import embeds_input, tokens_input
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine import async_llm
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from gateway.metrics import GuardMetrics
+from gateway.protector import Protector
+from guard import GuardError, ProtectedPrompt
+
+__all__ = [
+    "WORKER_EXTENSION",
+    "EcoWorkerExtension",
+    "GuardedEngine",
+    "greedy",
+    "input_rows",
+    "open_engine",
+]
+
+logger = logging.getLogger(__name__)
+
+WORKER_EXTENSION = f"{__name__}.EcoWorkerExtension"
+
+#: Parameters by which a client would move KV blocks or encoder outputs between engines: external caches may key
+#: on token ids, which say nothing about the rows under a mask.
+_TRANSFER_ARGS = ("kv_transfer_params", "ec_transfer_params")
+
+
+class EcoWorkerExtension:
+    """Methods vLLM mixes into every worker (`--worker-extension-cls`, its supported way in)."""
+
+    def eco_input_rows(self, token_ids: list[int]) -> dict[str, Any]:
+        """What this worker's model embeds for `token_ids`: (T, D) rows as nested lists, and facts about the model.
+
+        Safe under tensor parallelism: called on all workers at once, as the embedding's all-reduce needs.
+        """
+        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        device = self.device  # type: ignore[attr-defined]
+        with torch.inference_mode():
+            rows = model.embed_input_ids(torch.tensor(token_ids, dtype=torch.long, device=device))
+        return {
+            "rows": rows.float().cpu().tolist(),
+            "raw_ids": bool(getattr(model, "requires_raw_input_tokens", False)),
+        }
+
+
+async def input_rows(engine: Any, token_ids: list[int]) -> tuple[torch.Tensor, bool]:
+    """(T, D) float32 rows as the engine embeds `token_ids`, and whether its model also reads the raw ids.
+
+    Raises:
+        VLLMValidationError: the workers of a tensor-parallel group do not agree.
+    """
+    answers = await engine.collective_rpc("eco_input_rows", args=(token_ids,))
+    rows = [torch.tensor(answer["rows"], dtype=torch.float32) for answer in answers]
+    if any(not torch.equal(rows[0], other) for other in rows[1:]):
+        raise VLLMValidationError("the tensor-parallel workers embed the same tokens differently")
+    return rows[0], any(answer["raw_ids"] for answer in answers)
+
+
+async def greedy(
+    engine: Any,
+    token_ids: list[int],
+    *,
+    max_tokens: int,
+    embeddings: torch.Tensor | None = None,
+    mask: list[bool] | None = None,
+) -> list[tuple[int, float]]:
+    """Greedy (token id, logprob) pairs from ids, or from `embeddings` (T, D) where `mask` (T,) is True."""
+    prompt: Any
+    if embeddings is None or mask is None:
+        prompt = tokens_input(token_ids)
+    else:
+        prompt = embeds_input(embeddings, prompt_token_ids=token_ids, is_token_ids=[not masked for masked in mask])
+    params = SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=1, ignore_eos=True, detokenize=False)
+    final = None
+    async for output in engine.generate(prompt, params, f"eco-self-test-{uuid.uuid4().hex}"):
+        final = output
+    completion = final.outputs[0]  # type: ignore[union-attr]
+    return [
+        (token, table[token].logprob) for token, table in zip(completion.token_ids, completion.logprobs, strict=True)
+    ]
+
+
+@contextlib.asynccontextmanager
+async def open_engine(args: Namespace) -> AsyncIterator[Any]:
+    """Start the engine as vLLM's own server does, with prompt embeddings on in the engine and off in front of it.
+
+    A client's own `prompt_embeds` would walk around the classifier. With the feature off in this process' model
+    config, vLLM refuses them before parsing, and the text `<prompt_embeds>` stays the ordinary text it is in
+    plain vLLM.
+    """
+    engine_args = AsyncEngineArgs.from_cli_args(args)
+    propagate_flash_late_interaction(args, engine_args)
+    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    engine: Any = None
+    try:
+        with _renderer_without_prompt_embeds():
+            engine = async_llm.AsyncLLM.from_vllm_config(
+                vllm_config=config,
+                usage_context=UsageContext.OPENAI_API_SERVER,
+                enable_log_requests=engine_args.enable_log_requests,
+                aggregate_engine_logging=engine_args.aggregate_engine_logging,
+                disable_log_stats=engine_args.disable_log_stats,
+            )
+        config.model_config.enable_prompt_embeds = False  # the engine's process has its own copy by now
+        await engine.reset_mm_cache()
+        yield engine
+    finally:
+        if engine is not None:
+            engine.shutdown(timeout=config.shutdown_timeout)
+
+
+@contextlib.contextmanager
+def _renderer_without_prompt_embeds() -> Iterator[None]:
+    """The renderer reserves `<prompt_embeds>` in its tokenizer when it is built, before the engine starts."""
+    original = async_llm.renderer_from_config
+
+    def build(config: Any, **options: Any) -> Any:
+        config.model_config.enable_prompt_embeds = False
+        try:
+            return original(config, **options)
+        finally:
+            config.model_config.enable_prompt_embeds = True
+
+    async_llm.renderer_from_config = build
+    try:
+        yield
+    finally:
+        async_llm.renderer_from_config = original
+
+
+@dataclass(slots=True)
+class _BeamScope:
+    """One beam search: the first call is the prompt and fixes the verdict; later calls extend it by generation."""
+
+    prompt: ProtectedPrompt | None = None
+
+
+#: Set only while vLLM's own beam search runs, which a client cannot imitate: request ids are the client's to choose.
+_beam: ContextVar[_BeamScope | None] = ContextVar("eco_beam", default=None)
+
+
+def _scope_beam_search() -> None:
+    original = BeamSearchOnlineMixin.beam_search
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @functools.wraps(original)
+    async def beam_search(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
+        scope = _BeamScope()
+        async with contextlib.aclosing(original(self, *args, **kwargs)) as outputs:
+            while True:
+                token = _beam.set(scope)  # the tasks that step makes inherit it; nothing outlives the step
+                try:
+                    output = await anext(outputs)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    _beam.reset(token)
+                yield output
+
+    BeamSearchOnlineMixin.beam_search = beam_search
+
+
+class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not checked
+    """An engine client that lets nothing reach the model unclassified.
+
+    Args:
+        engine: vLLM's own client.
+        allow_multimodal: classify the text of multimodal prompts and refuse flagged ones, instead of refusing all.
+    """
+
+    def __init__(
+        self, engine: Any, protector: Protector, metrics: GuardMetrics, *, allow_multimodal: bool = False
+    ) -> None:
+        _scope_beam_search()
+        self._engine = engine
+        self._protector = protector
+        self._metrics = metrics
+        self._allow_multimodal = allow_multimodal
+        self.vllm_config = engine.vllm_config
+        self.model_config = engine.model_config
+        self.renderer = engine.renderer
+        self.input_processor = engine.input_processor
+
+    async def generate(
+        self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """vLLM's `generate` on the protected prompt.
+
+        Raises:
+            VLLMValidationError: 400; an input the guard does not read, or a policy that refuses.
+            GracefulHTTPError: 503; the guard failed and the prompt was not served.
+        """
+        self._check_params(sampling_params)
+        protected = await self._protect(prompt)
+        async with contextlib.aclosing(
+            self._engine.generate(protected, sampling_params, request_id, **options)
+        ) as outputs:
+            async for output in outputs:
+                yield output
+
+    def _check_params(self, params: Any) -> None:
+        for name in _TRANSFER_ARGS:
+            if (getattr(params, "extra_args", None) or {}).get(name):
+                self._refuse("transfer_params", f"{name} is not accepted by this server", parameter=name)
+
+    async def _protect(self, prompt: Any) -> Any:
+        """The engine input that may be served in place of `prompt`."""
+        kind = prompt.get("type") if isinstance(prompt, dict) else type(prompt).__name__
+        if kind == "multimodal" and self._allow_multimodal and "encoder_prompt_token_ids" not in prompt:
+            if (await self._verdict(prompt["prompt_token_ids"])).mask is not None:
+                self._refuse("flagged_multimodal", "this multimodal prompt cannot be answered")
+            return prompt
+        if kind != "token":
+            reason = kind if kind in {"embeds", "multimodal", "enc_dec"} else "other"
+            self._refuse(reason, f"this server answers text and token-id prompts only, not {reason} input")
+        safe = await self._verdict(prompt["prompt_token_ids"])
+        if safe.mask is None:
+            return prompt
+        replaced = embeds_input(
+            safe.embeddings,
+            prompt=prompt.get("prompt"),
+            cache_salt=prompt.get("cache_salt"),
+            prompt_token_ids=safe.token_ids,
+            is_token_ids=[not masked for masked in safe.mask],
+        )
+        if "arrival_time" in prompt:
+            replaced["arrival_time"] = prompt["arrival_time"]
+        return replaced
+
+    async def _verdict(self, token_ids: list[int]) -> ProtectedPrompt:
+        scope = _beam.get()
+        if scope is not None and scope.prompt is not None:
+            return _extended(scope.prompt, token_ids)
+        try:
+            prompt = await self._protector.protect(token_ids)
+        except GuardError as error:
+            logger.error("prompt rejected: %s (%s)", error, type(error.__cause__).__name__)
+            raise GracefulHTTPError(
+                "The request could not be checked and was not served. Please try again later.",
+                HTTPStatus.SERVICE_UNAVAILABLE,
+            ) from error
+        if prompt.refused_by is not None:
+            self._refuse("policy", "this request is refused by the operator's policy")
+        if scope is not None:
+            scope.prompt = prompt
+        return prompt
+
+    def _refuse(self, reason: str, message: str, parameter: str | None = None) -> NoReturn:
+        self._metrics.refused_input(reason)
+        raise VLLMValidationError(message, parameter=parameter)
+
+    # What vLLM's server needs besides: read-only state, control of the caller's own requests, housekeeping.
+
+    @property
+    def is_running(self) -> bool:
+        return bool(self._engine.is_running)
+
+    @property
+    def is_stopped(self) -> bool:
+        return bool(self._engine.is_stopped)
+
+    @property
+    def errored(self) -> bool:
+        return bool(self._engine.errored)
+
+    @property
+    def dead_error(self) -> BaseException:
+        error: BaseException = self._engine.dead_error
+        return error
+
+    def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
+        self._engine.check_admission(n, request_id)
+
+    def get_kv_event_sources(self) -> dict[int, Any]:
+        return dict(self._engine.get_kv_event_sources())
+
+    async def abort(self, request_id: str | Iterable[str]) -> None:
+        await self._engine.abort(request_id)
+
+    async def is_tracing_enabled(self) -> bool:
+        return bool(await self._engine.is_tracing_enabled())
+
+    async def do_log_stats(self) -> None:
+        await self._engine.do_log_stats()
+
+    async def check_health(self) -> None:
+        """Raise `EngineDeadError` (a 503 on /health) unless engine and guard both answer."""
+        if not self._protector.is_healthy:
+            raise EngineDeadError("the guard does not answer")
+        await self._engine.check_health()
+
+    async def get_supported_tasks(self) -> Any:
+        return await self._engine.get_supported_tasks()
+
+    async def reset_mm_cache(self) -> None:
+        await self._engine.reset_mm_cache()
+
+    async def add_lora(self, lora_request: Any) -> bool:
+        """Only the server's own static adapters arrive here: run-time adapters are refused at launch."""
+        return bool(await self._engine.add_lora(lora_request))
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        self._engine.shutdown(timeout=timeout)
+
+    # Refused: other ways to the model, and control of the engine that no guarded route needs.
+
+    def encode(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._refuse("pooling", "this server does not answer pooling requests")
+
+    async def add_request(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._refuse("add_request", "this server does not accept engine requests")
+
+    async def notify_kv_transfer_request_rejected(
+        self, request_id: str, kv_transfer_params: Mapping[str, Any], *, data_parallel_rank: int | None = None
+    ) -> None:
+        self._refuse("transfer_params", "kv_transfer_params is not accepted by this server")
+
+    async def start_profile(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse("control", "profiling is not available on this server")
+
+    async def stop_profile(self) -> None:
+        self._refuse("control", "profiling is not available on this server")
+
+    async def reset_encoder_cache(self) -> None:
+        self._refuse("control", "cache control is not available on this server")
+
+    async def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        self._refuse("control", "cache control is not available on this server")
+
+    async def sleep(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse("control", "sleep is not available on this server")
+
+    async def release_kv_cache_memory(self) -> None:
+        self._refuse("control", "sleep is not available on this server")
+
+    async def wake_up(self, tags: list[str] | None = None) -> bool:
+        self._refuse("control", "sleep is not available on this server")
+
+    async def is_sleeping(self) -> bool:
+        return False
+
+    async def pause_generation(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse("control", "pausing is not available on this server")
+
+    async def resume_generation(self) -> None:
+        self._refuse("control", "pausing is not available on this server")
+
+    async def is_paused(self) -> bool:
+        return False
+
+
+def _extended(first: ProtectedPrompt, token_ids: list[int]) -> ProtectedPrompt:
+    """The first prompt's mask and rows, with the generated tokens after it unmasked."""
+    length = len(first.token_ids)
+    if token_ids[:length] != first.token_ids:
+        raise VLLMValidationError("a beam does not continue the prompt it started from")
+    if first.mask is None or first.embeddings is None:
+        return ProtectedPrompt(token_ids)
+    extra = len(token_ids) - length
+    padding = first.embeddings.new_zeros((extra, first.embeddings.shape[1]))
+    return ProtectedPrompt(
+        token_ids,
+        mask=first.mask + [False] * extra,
+        embeddings=torch.cat([first.embeddings, padding]),
+        verdicts=first.verdicts,
+    )

@@ -1,0 +1,299 @@
+"""Start a guarded server: vLLM's own flags, application and lifecycle, with the wrapped engine client inside.
+
+Follows `vllm.entrypoints.launchers.api_server.entry` (vLLM 0.32): parser plugins, logging, signals and shutdown
+are as there. Everything that can be known before the model loads is checked before it loads.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gateway.errors import LaunchError
+from gateway.flags import check_environment, check_flags
+from guard import PolicyBundle, load_bundle, load_or_create_secret
+
+__all__ = ["EcoOptions", "serve"]
+
+logger = logging.getLogger(__name__)
+
+#: What vLLM serves where no model is named; a guard serves the model its policies were built for.
+_DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
+#: Paths that answer without an API key: none reaches the engine or a prompt.
+PUBLIC_PATHS = frozenset({"/health", "/ping", "/version", "/metrics", "/docs", "/redoc", "/openapi.json"})
+
+
+@dataclass(frozen=True, slots=True)
+class EcoOptions:
+    """`eco serve`'s own options; all others are vLLM's."""
+
+    policies: tuple[Path, ...]
+    secret_file: Path
+    admin_host: str = "127.0.0.1"
+    admin_port: int = 8001
+    guard_timeout_s: float = 10.0
+    allow_multimodal: bool = False
+    allow_untested: bool = False
+
+
+def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
+    """Serve until SIGINT or SIGTERM. `vllm_args` are the arguments of `vllm serve`.
+
+    Raises:
+        LaunchError, GuardError and the errors of `corruption` and `classifiers`: one line; nothing was served.
+    """
+    check_environment()
+    bundles = _load_bundles(options.policies)
+    secret = load_or_create_secret(options.secret_file)
+    args = _parse(vllm_args)
+    check_flags(args, allow_untested=options.allow_untested, allow_multimodal=options.allow_multimodal)
+    _configure(args)
+    with _bind_admin(options) as admin_socket:
+        address, public_socket = _bind_public(args)
+        with public_socket:
+            prepared = _prepare(args, bundles)
+            import uvloop
+
+            uvloop.run(_run(args, options, prepared, secret, (address, public_socket), admin_socket))
+
+
+def _load_bundles(paths: Sequence[Path]) -> list[PolicyBundle]:
+    if not paths:
+        raise LaunchError("--policy: give at least one policy folder; eco policy build makes one")
+    bundles = [load_bundle(path) for path in paths]
+    seen: dict[str, Path] = {}
+    for bundle in bundles:
+        if (other := seen.setdefault(bundle.config.name, bundle.path)) is not bundle.path:
+            raise LaunchError(
+                f"policy name {bundle.config.name!r} is used twice: {other} and {bundle.path}; rebuild one with --name"
+            )
+    return bundles
+
+
+def _parse(vllm_args: Sequence[str]) -> Namespace:
+    """vLLM's own parser and checks, their complaints as one line."""
+    import yaml
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.exceptions import VLLMError
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    cli_env_setup()
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            message = " ".join(message.split())
+            raise LaunchError(f"{message}; see vllm serve --help=all for vLLM's flags, eco serve --help for eco's")
+
+    try:
+        args: Namespace = make_arg_parser(Parser(prog="eco serve")).parse_args(list(vllm_args))
+        args.subparser = "serve"
+        if args.model_tag is not None:
+            args.model = args.model_tag
+        elif "model" not in _given(vllm_args, args):
+            raise LaunchError("MODEL is missing: eco serve MODEL --policy DIR")
+        validate_parsed_serve_args(args)
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, OSError, VLLMError) as error:
+        raise LaunchError(" ".join(str(error).removeprefix("Error: ").split())) from error
+    except yaml.YAMLError as error:
+        raise LaunchError("--config: not valid YAML") from error
+    return args
+
+
+def _given(vllm_args: Sequence[str], args: Namespace) -> set[str]:
+    """Names of options on the command line; with --config, all that differ from vLLM's defaults may be."""
+    names = {part.split("=")[0].lstrip("-").replace("-", "_") for part in vllm_args if part.startswith("--")}
+    return names | ({"model"} if "config" in names and args.model != _DEFAULT_MODEL else set())
+
+
+def _configure(args: Namespace) -> None:
+    """What a guarded server sets itself."""
+    from gateway.engine import WORKER_EXTENSION
+
+    args.enable_prompt_embeds = True
+    args.worker_extension_cls = WORKER_EXTENSION
+    args.api_server_count = None
+
+
+def _bind_admin(options: EcoOptions) -> socket.socket:
+    family = socket.AF_INET6 if ":" in options.admin_host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((options.admin_host, options.admin_port))
+    except OSError as error:
+        sock.close()
+        raise LaunchError(
+            f"--eco-admin-port: cannot listen on {options.admin_host}:{options.admin_port} ({error.strerror})"
+        ) from error
+    return sock
+
+
+def _bind_public(args: Namespace) -> tuple[str, socket.socket]:
+    from vllm.entrypoints.launchers.launcher import setup_server
+    from vllm.logger import configure_logging_from_args
+
+    configure_logging_from_args(args)
+    try:
+        address, sock = setup_server(args, reuse_port=False)
+    except OSError as error:
+        where = args.uds or f"{args.host or 'any address'}, port {args.port}"
+        raise LaunchError(f"--port: cannot listen on {where} ({error.strerror})") from error
+    except KeyError as error:
+        raise LaunchError(str(error.args[0])) from error
+    return address, sock
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is loaded before the engine: it fails fast where the policies do not fit the model."""
+
+    rows: Any
+    encoder: Any
+    policies: list[Any]
+
+
+def _prepare(args: Namespace, bundles: Sequence[PolicyBundle]) -> _Prepared:
+    from classifiers import Encoder, resolve_encoder
+    from corruption import EmbeddingRows
+    from guard import load_policy
+
+    names = {bundle.config.classifier.encoder for bundle in bundles}
+    if len(names) > 1:
+        raise LaunchError(f"the policies use different encoders ({', '.join(sorted(names))}); build them with one")
+    rows = EmbeddingRows.open(args.model, revision=args.revision)
+    digest = rows.digest()
+    encoder = Encoder.open(resolve_encoder(names.pop()))
+    policies = [
+        load_policy(bundle, encoder, hidden_size=rows.hidden_size, embedding_digest=digest) for bundle in bundles
+    ]
+    return _Prepared(rows=rows, encoder=encoder, policies=policies)
+
+
+async def _run(
+    args: Namespace,
+    options: EcoOptions,
+    prepared: _Prepared,
+    secret: bytes,
+    public: tuple[str, socket.socket],
+    admin_socket: socket.socket,
+) -> None:
+    from gateway.admin import AdminServer, build_admin_app
+    from gateway.engine import GuardedEngine, open_engine
+    from gateway.metrics import GuardMetrics
+    from gateway.protector import Protector
+    from gateway.selftest import run_self_test
+    from guard import Guard
+
+    signal.signal(signal.SIGTERM, _interrupted)
+    metrics = GuardMetrics()
+    async with open_engine(args) as engine:
+        dtype = engine.model_config.dtype
+        decode, template, vocab_size = _tokenizer_facts(engine, args)
+        scale = await run_self_test(
+            engine, prepared.rows, vocab_size=min(prepared.rows.vocab_size, vocab_size), dtype=dtype
+        )
+        guard = Guard(
+            prepared.policies,
+            encoder=prepared.encoder,
+            decode=decode,
+            template=template,
+            rows=prepared.rows,
+            secret=secret,
+            row_scale=scale,
+            dtype=dtype,
+        )
+        protector = Protector(guard, metrics, timeout_s=options.guard_timeout_s)
+        protector.start()
+        client = GuardedEngine(engine, protector, metrics, allow_multimodal=options.allow_multimodal)
+        admin = AdminServer(build_admin_app(guard, metrics, client.check_health))
+        admin_task = asyncio.create_task(admin.serve_on(admin_socket))
+        logger.info("guard: %d policies, self-test passed, row scale %g", len(guard.policies), scale)
+        try:
+            shutdown = await _serve_http(client, args, *public)
+        finally:
+            admin.should_exit = True
+            await admin_task
+            await protector.stop()
+    # As in vLLM: the HTTP server's shutdown is awaited after the engine's.
+    await shutdown
+
+
+def _interrupted(*_: object) -> NoReturn:
+    """SIGTERM before the HTTP server has its own handlers interrupts start-up, as in vLLM."""
+    raise KeyboardInterrupt("terminated")
+
+
+def _tokenizer_facts(engine: Any, args: Namespace) -> tuple[Any, Any, int]:
+    from vllm.renderers.chat_utils import load_chat_template
+
+    from guard import decoder_of, template_of
+
+    tokenizer = engine.renderer.get_tokenizer()  # a pool: the guard decodes in another thread than vLLM tokenizes in
+    template = template_of(tokenizer, load_chat_template(args.chat_template))
+    return decoder_of(tokenizer), template, len(tokenizer)
+
+
+async def _serve_http(client: Any, args: Namespace, address: str, sock: socket.socket) -> Any:
+    """vLLM's `build_and_serve`, with our authentication around its application."""
+    from vllm import envs
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+    from vllm.entrypoints.launchers.launcher import serve_http
+    from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
+
+    log_config = get_uvicorn_log_config(args)
+    extra = {} if log_config is None else {"log_config": log_config}
+    tasks = await client.get_supported_tasks()
+    if "generate" not in tasks:
+        raise LaunchError(f"{args.model}: not a generating model (it supports {', '.join(tasks)})")
+    app = build_app(args, tasks, client.model_config)
+    _authenticate_every_route(app, args)
+    await init_app_state(client, app.state, args, tasks)
+    logger.info("guarded server listening on %s", address)
+    return await serve_http(
+        app,
+        sock=sock,
+        enable_ssl_refresh=args.enable_ssl_refresh,
+        host=args.host,
+        port=args.port,
+        log_level=args.uvicorn_log_level,
+        access_log=not args.disable_uvicorn_access_log,
+        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        ssl_keyfile=args.ssl_keyfile,
+        ssl_certfile=args.ssl_certfile,
+        ssl_ca_certs=args.ssl_ca_certs,
+        ssl_cert_reqs=args.ssl_cert_reqs,
+        ssl_ciphers=args.ssl_ciphers,
+        h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
+        h11_max_header_count=args.h11_max_header_count,
+        **extra,
+    )
+
+
+def _authenticate_every_route(app: Any, args: Namespace) -> None:
+    """vLLM's `--api-key` covers four path prefixes; a guarded server asks for it on all that is not public."""
+    from starlette.datastructures import Headers
+    from starlette.responses import JSONResponse
+    from vllm import envs
+    from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
+
+    tokens = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
+    if not tokens:
+        return
+
+    class Authentication(AuthenticationMiddleware):  # type: ignore[misc]
+        def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+            if scope["type"] not in ("http", "websocket") or scope.get("method") == "OPTIONS":
+                return self.app(scope, receive, send)
+            path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
+            if path in PUBLIC_PATHS or self.verify_token(Headers(scope=scope)):
+                return self.app(scope, receive, send)
+            return JSONResponse({"error": "Unauthorized"}, status_code=401)(scope, receive, send)
+
+    app.add_middleware(Authentication, tokens=tokens)

@@ -1,0 +1,182 @@
+"""What the gateway's tests put in place of an encoder and an engine. The guard's own decisions stay real."""
+
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from corruption import CorruptionSpec
+from guard import (
+    ClassificationError,
+    ClassifierConfig,
+    Guard,
+    GuardError,
+    LoadedPolicy,
+    ModelConfig,
+    PolicyBundle,
+    PolicyConfig,
+    ProtectedPrompt,
+    Template,
+    Verdict,
+)
+
+WIDTH = 4
+BOS = 0
+#: A prompt that contains this id is flagged.
+FORBIDDEN = 99
+
+
+def policy(name: str = "people", *, action: str = "corrupt", on_error: str = "reject") -> LoadedPolicy:
+    config = PolicyConfig.model_validate(
+        {
+            "schema_version": 1,
+            "name": name,
+            "version": "7",
+            "model": ModelConfig(name="tiny", hidden_size=WIDTH, embedding_digest="a" * 64),
+            "action": action,
+            "corruption": CorruptionSpec(method="rand_noise_first_n", strength=3.0),
+            "classifier": ClassifierConfig(encoder="e", encoder_digest="b" * 64, threshold=0.5),
+            "on_error": on_error,
+        }
+    )
+    bundle = PolicyBundle(path=Path("/policies") / name, digest="c" * 64, config=config, report={})
+    return LoadedPolicy(bundle=bundle, head=None)  # type: ignore[arg-type]
+
+
+class FakeRows:
+    def rows(self, token_ids: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([[float(i)] * WIDTH for i in token_ids])
+
+
+class FakeClassifier:
+    """Flags windows with `FORBIDDEN`; stands still while `gate` is closed, and raises what `error` gives."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.error: Callable[[tuple[int, ...]], Exception | None] = lambda ids: None
+
+    def scores(self, windows: Iterable[Any]) -> dict[tuple[int, ...], np.ndarray]:
+        self.entered.set()
+        self.gate.wait(5.0)
+        found = {}
+        for window in windows:
+            if (error := self.error(window.token_ids)) is not None:
+                raise error
+            found[window.token_ids] = np.full(self.policies, float(FORBIDDEN in window.token_ids), np.float32)
+        return found
+
+    policies = 1
+
+
+class RecordingGuard(Guard):
+    """A guard that keeps the batches it was given."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.batches: list[list[list[int]]] = []
+
+    def protect_batch(self, prompts: Sequence[Sequence[int]]) -> list[ProtectedPrompt | GuardError]:
+        self.batches.append([list(prompt) for prompt in prompts])
+        return super().protect_batch(prompts)
+
+
+def guard_with(
+    monkeypatch: pytest.MonkeyPatch, classifier: FakeClassifier, policies: Sequence[LoadedPolicy]
+) -> RecordingGuard:
+    """A real guard whose classifier is the fake one."""
+    classifier.policies = len(policies)
+    monkeypatch.setattr("guard.guard.WindowClassifier", lambda heads, **options: classifier)
+    return RecordingGuard(
+        policies,
+        encoder=None,
+        decode=str,
+        template=Template(pieces={}, special_ids=frozenset({BOS})),
+        rows=FakeRows(),
+        secret=bytes(32),
+    )
+
+
+class FakeProtector:
+    """Masks every `FORBIDDEN` id. Row values count the verdicts: a fresh one differs from one that was kept."""
+
+    is_healthy = True
+
+    def __init__(self) -> None:
+        self.verdicts = 0
+        self.error: GuardError | None = None
+        self.action: Any = "corrupt"
+
+    async def protect(self, token_ids: list[int]) -> ProtectedPrompt:
+        if self.error is not None:
+            raise self.error
+        self.verdicts += 1
+        mask = [token == FORBIDDEN for token in token_ids]
+        verdict = Verdict("people", self.action, flagged=any(mask), score=float(any(mask)))
+        if not any(mask) or self.action == "observe":
+            return ProtectedPrompt(token_ids, verdicts=(verdict,))
+        if self.action == "refuse":
+            return ProtectedPrompt(token_ids, verdicts=(verdict,), refused_by="people")
+        rows = torch.full((len(token_ids), WIDTH), float(self.verdicts))
+        return ProtectedPrompt(token_ids, mask=mask, embeddings=rows, verdicts=(verdict,))
+
+
+def failed(reason: str) -> ClassificationError:
+    error = ClassificationError("the prompt could not be classified")
+    error.__cause__ = RuntimeError(reason)
+    return error
+
+
+class FakeEngine:
+    """vLLM's client as far as the wrapper may use it, and permissive beyond: whatever is called is remembered."""
+
+    def __init__(self) -> None:
+        self.vllm_config, self.model_config = object(), object()
+        self.renderer, self.input_processor = FakeRenderer(), FakeInputProcessor()
+        self.is_running, self.is_stopped, self.errored = True, False, False
+        self.dead_error = RuntimeError("dead")
+        self.prompts: list[Any] = []
+        self.options: list[dict[str, Any]] = []
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.closed = 0
+        self.answers: Callable[[Any, str], list[Any]] = lambda prompt, request_id: ["one", "two", "three"]
+
+    async def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        self.prompts.append(prompt)
+        self.options.append(options)
+        try:
+            for answer in self.answers(prompt, request_id):
+                yield answer
+        finally:
+            self.closed += 1
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls.append((name, args, kwargs))
+            return f"{name} done"
+
+        return call
+
+
+class FakeInputProcessor:
+    def resolve_watermarking(self, params: Any) -> None: ...
+
+
+class FakeRenderer:
+    eos_token_id = 2
+
+    def get_tokenizer(self) -> "FakeRenderer":
+        return self
+
+    def decode(self, token_ids: Sequence[int], **options: Any) -> str:
+        return " ".join(map(str, token_ids))

@@ -1,0 +1,100 @@
+"""The admin address: readiness, both metric registries, and the list of policies."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from gateway_fakes import FakeClassifier, guard_with, policy
+from prometheus_client import REGISTRY, Counter
+
+from gateway.admin import build_admin_app
+from gateway.metrics import GuardMetrics
+from guard import ProtectedPrompt, Verdict
+
+
+class Admin:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        policies = [policy("people"), policy("books", action="observe", on_error="corrupt")]
+        self.metrics = GuardMetrics()
+        self.error: Exception | None = None
+        guard = guard_with(monkeypatch, FakeClassifier(), policies)
+        self.app = build_admin_app(guard, self.metrics, self.check_health)
+
+    async def check_health(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    async def get(self, path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app=self.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://admin") as client:
+            return await client.get(path)
+
+
+@pytest.fixture
+def admin(monkeypatch: pytest.MonkeyPatch) -> Admin:
+    return Admin(monkeypatch)
+
+
+@pytest.fixture
+def engine_counter() -> Iterator[Counter]:
+    """vLLM counts in prometheus' default registry."""
+    counter = Counter("vllm_like_requests", "As vLLM's own")
+    yield counter
+    REGISTRY.unregister(counter)
+
+
+async def test_ready_while_engine_and_guard_answer(admin: Admin) -> None:
+    answer = await admin.get("/health")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True})
+
+
+@pytest.mark.parametrize("error", [RuntimeError("prompt text"), TimeoutError()])
+async def test_not_ready_names_the_kind_of_error_only(admin: Admin, error: Exception) -> None:
+    admin.error = error
+    answer = await admin.get("/health")
+    assert (answer.status_code, answer.json()) == (503, {"ready": False, "reason": type(error).__name__})
+
+
+async def test_metrics_are_the_guards_and_the_engines(admin: Admin, engine_counter: Counter) -> None:
+    engine_counter.inc(3)
+    verdicts = (Verdict("people", "corrupt", flagged=False, score=0.1), Verdict("books", "observe", True, 0.9))
+    admin.metrics.decided(ProtectedPrompt([1, 2], verdicts=verdicts), 0.004)
+    admin.metrics.refused_input("embeds")
+    answer = await admin.get("/metrics")
+    lines = answer.text.splitlines()
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "vllm_like_requests_total 3.0" in lines
+    assert 'eco_verdicts_total{action="corrupt",flagged="false",policy="people"} 1.0' in lines
+    assert 'eco_verdicts_total{action="observe",flagged="true",policy="books"} 1.0' in lines
+    assert 'eco_prompts_total{outcome="passed"} 1.0' in lines
+    assert 'eco_refused_inputs_total{reason="embeds"} 1.0' in lines
+    assert 'eco_guard_latency_seconds_bucket{le="0.005"} 1.0' in lines
+    assert 'eco_guard_latency_seconds_bucket{le="0.003"} 0.0' in lines
+
+
+async def test_the_guards_metrics_are_not_in_the_public_registry(admin: Admin) -> None:
+    admin.metrics.refused_input("embeds")
+    names = {metric.name for metric in REGISTRY.collect()}
+    assert not {name for name in names if name.startswith("eco_")}
+
+
+async def test_policies_are_listed_in_order(admin: Admin) -> None:
+    listed: list[dict[str, Any]] = (await admin.get("/policies")).json()["policies"]
+    assert [entry["name"] for entry in listed] == ["people", "books"]
+    assert listed[1] == {
+        "name": "books",
+        "version": "7",
+        "digest": "c" * 64,
+        "path": "/policies/books",
+        "action": "observe",
+        "on_error": "corrupt",
+        "threshold": 0.5,
+        "corruption": {"method": "rand_noise_first_n", "dims": None, "strength": 3.0, "scope": "content"},
+        "model": "tiny",
+    }
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/v1/models", "/"])
+async def test_nothing_else_is_served(admin: Admin, path: str) -> None:
+    assert (await admin.get(path)).status_code == 404

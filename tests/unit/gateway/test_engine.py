@@ -1,0 +1,374 @@
+"""The engine wrapper: what passes, what is replaced, what is refused. The engine behind it is a fake."""
+
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Callable
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+import torch
+from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeProtector, failed
+from vllm.engine.protocol import EngineClient, StreamingInput
+from vllm.exceptions import GracefulHTTPError, VLLMValidationError
+from vllm.inputs.engine import (
+    build_enc_dec_input,
+    embeds_input,
+    mm_enc_dec_input,
+    mm_input,
+    tokens_input,
+)
+from vllm.sampling_params import SamplingParams
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from gateway.engine import EcoWorkerExtension, GuardedEngine, input_rows
+from gateway.metrics import GuardMetrics
+
+FLAGGED = [BOS, 5, FORBIDDEN, 6]
+
+
+class Setup:
+    def __init__(self, *, allow_multimodal: bool = False) -> None:
+        self.engine, self.protector, self.metrics = FakeEngine(), FakeProtector(), GuardMetrics()
+        self.guarded = GuardedEngine(
+            self.engine,
+            self.protector,  # type: ignore[arg-type]
+            self.metrics,
+            allow_multimodal=allow_multimodal,
+        )
+
+    async def run(self, prompt: Any, params: SamplingParams | None = None, **options: Any) -> list[Any]:
+        outputs = self.guarded.generate(prompt, params or SamplingParams(), "request", **options)
+        return [output async for output in outputs]
+
+    def refused(self, reason: str) -> float:
+        labels = {"reason": reason}
+        return self.metrics.registry.get_sample_value("eco_refused_inputs_total", labels) or 0.0
+
+
+@pytest.fixture
+def setup() -> Setup:
+    return Setup()
+
+
+def multimodal(ids: list[int]) -> Any:
+    return mm_input(ids, mm_kwargs=None, mm_hashes={}, mm_placeholders={})  # type: ignore[arg-type]
+
+
+def core_request() -> EngineCoreRequest:
+    fields = [p for p in inspect.signature(EngineCoreRequest).parameters.values() if p.default is p.empty]
+    return EngineCoreRequest(**dict.fromkeys((p.name for p in fields), None))
+
+
+async def streamed() -> AsyncGenerator[StreamingInput, None]:
+    yield StreamingInput(prompt=tokens_input([BOS, 5]))
+
+
+REFUSED_INPUTS: dict[str, tuple[Callable[[], Any], str]] = {
+    "embeds": (lambda: embeds_input(torch.zeros(2, WIDTH)), "embeds"),
+    "mixed embeds": (
+        lambda: embeds_input(torch.zeros(2, WIDTH), prompt_token_ids=[0, 5], is_token_ids=[True, False]),
+        "embeds",
+    ),
+    "multimodal": (lambda: multimodal([BOS, 5]), "multimodal"),
+    "multimodal encoder-decoder": (lambda: mm_enc_dec_input(multimodal([5]), [BOS]), "multimodal"),
+    "encoder-decoder": (lambda: build_enc_dec_input(tokens_input([5]), None, 0), "enc_dec"),
+    "text": (lambda: "who is Harry?", "other"),
+    "text prompt": (lambda: {"prompt": "who is Harry?"}, "other"),
+    "token prompt": (lambda: {"prompt_token_ids": [BOS, 5]}, "other"),
+    "ids": (lambda: [BOS, 5], "other"),
+    "engine request": (core_request, "other"),
+    "streaming input": (streamed, "other"),
+    "nothing": (lambda: None, "other"),
+}
+
+
+async def test_an_unflagged_prompt_passes_as_the_same_object(setup: Setup) -> None:
+    prompt = tokens_input([BOS, 5, 6], prompt="hello", cache_salt="salt")
+    before = dict(prompt)
+    assert await setup.run(prompt, priority=3, session_id="s") == ["one", "two", "three"]
+    assert setup.engine.prompts[0] is prompt
+    assert prompt == before
+    assert setup.engine.options == [{"priority": 3, "session_id": "s"}]
+
+
+async def test_a_flagged_prompt_is_replaced_by_ids_and_rows(setup: Setup) -> None:
+    prompt: Any = tokens_input(list(FLAGGED), prompt="about Harry", cache_salt="salt")
+    prompt["arrival_time"] = 12.5
+    assert await setup.run(prompt) == ["one", "two", "three"]
+    served = setup.engine.prompts[0]
+    assert served.pop("prompt_embeds").equal(torch.ones(4, WIDTH))
+    assert served == {
+        "type": "embeds",
+        "prompt": "about Harry",
+        "prompt_token_ids": FLAGGED,
+        "is_token_ids": [True, True, False, True],
+        "cache_salt": "salt",
+        "arrival_time": 12.5,
+    }
+
+
+async def test_options_that_were_not_given_are_not_made_up(setup: Setup) -> None:
+    await setup.run(tokens_input(list(FLAGGED)))
+    assert set(setup.engine.prompts[0]) == {"type", "prompt_embeds", "prompt_token_ids", "is_token_ids"}
+
+
+async def test_an_observing_policy_lets_a_flagged_prompt_pass(setup: Setup) -> None:
+    setup.protector.action = "observe"
+    prompt = tokens_input(list(FLAGGED))
+    await setup.run(prompt)
+    assert setup.engine.prompts[0] is prompt
+
+
+@pytest.mark.parametrize("name", REFUSED_INPUTS)
+async def test_whatever_is_not_one_list_of_ids_is_refused(setup: Setup, name: str) -> None:
+    make, reason = REFUSED_INPUTS[name]
+    with pytest.raises(VLLMValidationError):
+        await setup.run(make())
+    assert setup.engine.prompts == []
+    assert setup.refused(reason) == 1
+
+
+@pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params"])
+async def test_transfer_parameters_are_refused(setup: Setup, name: str) -> None:
+    params = SamplingParams(extra_args={name: {"do_remote_prefill": True}})
+    with pytest.raises(VLLMValidationError, match=name) as caught:
+        await setup.run(tokens_input([BOS, 5]), params)
+    assert caught.value.parameter == name
+    assert setup.engine.prompts == []
+    assert setup.refused("transfer_params") == 1
+
+
+async def test_other_extra_arguments_pass(setup: Setup) -> None:
+    params = SamplingParams(extra_args={"colour": "blue", "kv_transfer_params": None})
+    await setup.run(tokens_input([BOS, 5]), params)
+    assert len(setup.engine.prompts) == 1
+
+
+async def test_a_guard_error_is_a_503_that_says_nothing(
+    setup: Setup, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("gateway.engine"), "propagate", True)
+    setup.protector.error = failed("weights of Harry")
+    with pytest.raises(GracefulHTTPError) as caught:
+        await setup.run(tokens_input([BOS, 5], prompt="who is Harry?"))
+    assert caught.value.http_status == HTTPStatus.SERVICE_UNAVAILABLE
+    assert "Harry" not in caught.value.message
+    assert setup.engine.prompts == []
+    assert "RuntimeError" in caplog.text
+    assert "Harry" not in caplog.text
+
+
+async def test_a_refusing_policy_is_a_client_error(setup: Setup) -> None:
+    setup.protector.action = "refuse"
+    with pytest.raises(VLLMValidationError, match="policy") as caught:
+        await setup.run(tokens_input(list(FLAGGED)))
+    assert "people" not in str(caught.value)
+    assert setup.engine.prompts == []
+    assert setup.refused("policy") == 1
+
+
+async def test_multimodal_prompts_pass_only_where_allowed_and_unflagged() -> None:
+    setup = Setup(allow_multimodal=True)
+    prompt = multimodal([BOS, 5])
+    await setup.run(prompt)
+    assert setup.engine.prompts == [prompt]
+    assert setup.engine.prompts[0] is prompt
+    with pytest.raises(VLLMValidationError, match="multimodal"):
+        await setup.run(multimodal(list(FLAGGED)))
+    assert len(setup.engine.prompts) == 1
+    assert setup.refused("flagged_multimodal") == 1
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED_INPUTS.keys() - {"multimodal"}))
+async def test_allowing_multimodal_allows_nothing_else(name: str) -> None:
+    setup = Setup(allow_multimodal=True)
+    with pytest.raises(VLLMValidationError):
+        await setup.run(REFUSED_INPUTS[name][0]())
+    assert setup.engine.prompts == []
+
+
+async def test_closing_the_answer_closes_the_engines(setup: Setup) -> None:
+    outputs = setup.guarded.generate(tokens_input([BOS, 5]), SamplingParams(), "request")
+    assert await anext(outputs) == "one"
+    assert setup.engine.closed == 0
+    await outputs.aclose()
+    assert setup.engine.closed == 1
+
+
+async def test_an_error_of_the_engine_arrives_as_it_is(setup: Setup) -> None:
+    def fail(prompt: Any, request_id: str) -> list[Any]:
+        raise EngineDeadError
+
+    setup.engine.answers = fail
+    with pytest.raises(EngineDeadError):
+        await setup.run(tokens_input([BOS, 5]))
+
+
+# --- everything besides generate ----------------------------------------------------------------------------
+
+DELEGATED_CALLS: dict[str, tuple[Any, ...]] = {
+    "abort": ("request",),
+    "add_lora": ("adapter",),
+    "do_log_stats": (),
+    "get_supported_tasks": (),
+    "is_tracing_enabled": (),
+    "reset_mm_cache": (),
+}
+REFUSED_CALLS: dict[str, tuple[Any, ...]] = {
+    "add_request": ("request", tokens_input([5]), None),
+    "encode": (tokens_input([5]), None, "request"),
+    "notify_kv_transfer_request_rejected": ("request", {}),
+    "pause_generation": (),
+    "release_kv_cache_memory": (),
+    "reset_encoder_cache": (),
+    "reset_prefix_cache": (),
+    "resume_generation": (),
+    "sleep": (),
+    "start_profile": (),
+    "stop_profile": (),
+    "wake_up": (),
+}
+#: Not overridden: vLLM's protocol raises NotImplementedError.
+NOT_IMPLEMENTED_CALLS: dict[str, tuple[Any, ...]] = {
+    "collective_rpc": ("eco_input_rows",),
+    "compute_weight_checksums": (),
+    "finish_weight_update": (),
+    "get_status": (),
+    "get_weight_version": (),
+    "handle_fault": (None,),
+    "init_weight_transfer_engine": (None,),
+    "scale_elastic_ep": (2,),
+    "shutdown_weight_transfer_engine": (),
+    "start_draft_weight_update": (),
+    "start_weight_update": (),
+    "update_weight_version": ("2",),
+    "update_weights": (None,),
+}
+TESTED_ELSEWHERE = {
+    "check_admission",
+    "check_health",
+    "dead_error",
+    "errored",
+    "generate",
+    "get_kv_event_sources",
+    "is_paused",
+    "is_running",
+    "is_sleeping",
+    "is_stopped",
+    "shutdown",
+}
+
+
+def test_every_member_of_vllms_protocol_is_accounted_for() -> None:
+    """A vLLM that adds a method fails here: decide whether it is delegated or refused."""
+    public = {name for name in dir(EngineClient) if not name.startswith("_")}
+    refused = REFUSED_CALLS.keys() - {"add_request"}  # the engine's own, not in the protocol
+    assert public == {*DELEGATED_CALLS, *refused, *NOT_IMPLEMENTED_CALLS, *TESTED_ELSEWHERE}
+
+
+@pytest.mark.parametrize("name", REFUSED_CALLS)
+async def test_other_ways_to_the_model_are_refused(setup: Setup, name: str) -> None:
+    with pytest.raises(VLLMValidationError):
+        await getattr(setup.guarded, name)(*REFUSED_CALLS[name])
+    assert setup.engine.calls == []
+
+
+@pytest.mark.parametrize("name", NOT_IMPLEMENTED_CALLS)
+async def test_what_is_not_overridden_does_not_reach_the_engine(setup: Setup, name: str) -> None:
+    with pytest.raises(NotImplementedError):
+        await getattr(setup.guarded, name)(*NOT_IMPLEMENTED_CALLS[name])
+    assert setup.engine.calls == []
+
+
+@pytest.mark.parametrize("name", DELEGATED_CALLS)
+async def test_housekeeping_reaches_the_engine(setup: Setup, name: str) -> None:
+    await getattr(setup.guarded, name)(*DELEGATED_CALLS[name])
+    assert setup.engine.calls == [(name, DELEGATED_CALLS[name], {})]
+
+
+@pytest.mark.parametrize(
+    "name", ["engine_core", "output_processor", "preprocess", "generate_raw", "log_requests", "tokenizer"]
+)
+def test_any_other_attribute_raises(setup: Setup, name: str) -> None:
+    assert getattr(setup.engine, name) is not None
+    with pytest.raises(AttributeError):
+        getattr(setup.guarded, name)
+
+
+async def test_state_is_the_engines(setup: Setup) -> None:
+    guarded, engine = setup.guarded, setup.engine
+    for name in ("vllm_config", "model_config", "renderer", "input_processor", "dead_error"):
+        assert getattr(guarded, name) is getattr(engine, name)
+    for name in ("is_running", "is_stopped", "errored"):
+        for value in (True, False):
+            setattr(engine, name, value)
+            assert getattr(guarded, name) is value
+    assert await guarded.is_sleeping() is False
+    assert await guarded.is_paused() is False
+
+
+async def test_health_is_the_guards_and_the_engines(setup: Setup) -> None:
+    await setup.guarded.check_health()
+    assert [name for name, *_ in setup.engine.calls] == ["check_health"]
+    setup.protector.is_healthy = False
+    with pytest.raises(EngineDeadError, match="guard"):
+        await setup.guarded.check_health()
+
+
+async def test_admission_and_shutdown_are_the_engines(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(n: int, request_id: str | None) -> None:
+        raise GracefulHTTPError(f"{n} is too many", HTTPStatus.SERVICE_UNAVAILABLE)
+
+    monkeypatch.setattr(setup.engine, "check_admission", full, raising=False)
+    monkeypatch.setattr(setup.engine, "get_kv_event_sources", lambda: {0: "source"}, raising=False)
+    waited: list[float | None] = []
+    monkeypatch.setattr(setup.engine, "shutdown", lambda timeout: waited.append(timeout), raising=False)
+    with pytest.raises(GracefulHTTPError, match="4 is too many"):
+        setup.guarded.check_admission(4)
+    assert setup.guarded.get_kv_event_sources() == {0: "source"}
+    setup.guarded.shutdown(2.5)
+    assert waited == [2.5]
+
+
+# --- rows from the workers ----------------------------------------------------------------------------------
+
+
+class Workers:
+    """Answers `collective_rpc` as a tensor-parallel group of models would."""
+
+    def __init__(self, *tables: torch.Tensor, raw_ids: bool = False) -> None:
+        self.workers = [self._worker(table, raw_ids) for table in tables]
+
+    @staticmethod
+    def _worker(table: torch.Tensor, raw_ids: bool) -> EcoWorkerExtension:
+        class Model:
+            requires_raw_input_tokens = raw_ids
+
+            def embed_input_ids(self, ids: torch.Tensor) -> torch.Tensor:
+                return table[ids]
+
+        class Runner:
+            def get_model(self) -> Model:
+                return Model()
+
+        worker: Any = EcoWorkerExtension()
+        worker.model_runner, worker.device = Runner(), "cpu"
+        return worker
+
+    async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[Any]:
+        return [getattr(worker, method)(*args) for worker in self.workers]
+
+
+async def test_rows_come_from_the_workers_in_order() -> None:
+    table = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(0)).bfloat16()
+    rows, raw = await input_rows(Workers(table, table), [3, 1, 3])
+    assert rows.equal(table[[3, 1, 3]].float())
+    assert raw is False
+    assert (await input_rows(Workers(table, raw_ids=True), [3]))[1] is True
+
+
+async def test_workers_that_disagree_are_refused() -> None:
+    with pytest.raises(VLLMValidationError, match="differently"):
+        await input_rows(Workers(torch.zeros(8, WIDTH), torch.ones(8, WIDTH)), [1])

@@ -1,0 +1,183 @@
+"""Flags and variables a guarded server refuses, parsed by vLLM's own parser so that the names are real."""
+
+import json
+import shlex
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import LaunchError
+from gateway.flags import check_environment, check_flags
+from gateway.launch import _parse
+
+KV_TRANSFER = '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}'
+TWO_SERVERS = ("--data-parallel-size", "2", "--data-parallel-size-local", "2")
+
+REFUSED = {
+    "--grpc": ("--grpc",),
+    "--headless": ("--headless",),
+    "--api-server-count": ("--api-server-count", "2"),
+    "--data-parallel-multi-port-external-lb": ("--data-parallel-multi-port-external-lb", *TWO_SERVERS),
+    "--data-parallel-hybrid-lb": ("--data-parallel-hybrid-lb", *TWO_SERVERS),
+    "--enable-elastic-ep": ("--enable-elastic-ep",),
+    "--enable-prompt-embeds": ("--enable-prompt-embeds",),
+    "--worker-extension-cls": ("--worker-extension-cls", "some.Class"),
+    "--weight-transfer-config": ("--weight-transfer-config", '{"backend": "nccl"}'),
+    "--enable-fault-tolerance": ("--enable-fault-tolerance",),
+    "--trust-request-chat-template": ("--trust-request-chat-template",),
+    "--kv-transfer-config": ("--kv-transfer-config", KV_TRANSFER),
+    "--enable-log-requests": ("--enable-log-requests",),
+    "--enable-mm-embeds": ("--enable-mm-embeds",),
+    "--skip-tokenizer-init": ("--skip-tokenizer-init",),
+    "--kv-events-config": ("--kv-events-config", '{"enable_kv_cache_events": true}'),
+}
+
+UNTESTED = {
+    "--speculative-config": ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}'),
+    "--spec-method": ("--spec-method", "ngram"),
+    "--spec-model": ("--spec-model", "draft"),
+    "--spec-tokens": ("--spec-tokens", "3"),
+    "--data-parallel-size": ("--data-parallel-size", "2"),
+    "--pipeline-parallel-size": ("--pipeline-parallel-size", "2"),
+    "--kv-offloading-size": ("--kv-offloading-size", "1"),
+    "--nnodes": ("--nnodes", "2"),
+    "--decode-context-parallel-size": ("--decode-context-parallel-size", "2"),
+    "--prefill-context-parallel-size": ("--prefill-context-parallel-size", "2"),
+    "--ec-transfer-config": ("--ec-transfer-config", '{"ec_connector": "c", "ec_role": "ec_both"}'),
+    "--profiler-config": ("--profiler-config", '{"profiler": "torch", "torch_profiler_dir": "/tmp/profile"}'),
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        ({"target_modules": ["q_proj", "v_proj"]}, False),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, True),
+        ({"target_modules": "all-linear"}, True),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, True),
+    ],
+)
+def test_adapters_that_change_embeddings_are_untested(config: dict[str, object], refused: bool, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    args = _parse(["model", "--enable-lora", "--lora-modules", f"extra={tmp_path}"])
+    if not refused:
+        return check(args)
+    with pytest.raises(LaunchError, match=r"^--lora-modules: "):
+        check(args)
+    return check(args, allow_untested=True)
+
+
+@pytest.mark.parametrize("arguments", [["--port", "9"], ["--dtype=float32"]])
+def test_a_server_without_a_model_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(LaunchError, match="MODEL is missing"):
+        _parse(arguments)
+
+
+def test_a_model_may_be_named_by_flag() -> None:
+    assert _parse(["--model", "some/model"]).model == "some/model"
+
+
+def check(args: Namespace, *, allow_untested: bool = False, allow_multimodal: bool = False) -> None:
+    check_flags(args, allow_untested=allow_untested, allow_multimodal=allow_multimodal)
+
+
+@pytest.mark.parametrize("flag", REFUSED)
+def test_every_refused_flag_is_named_and_no_insistence_helps(flag: str) -> None:
+    args = _parse(["model", *REFUSED[flag]])
+    with pytest.raises(LaunchError, match=f"^{flag}: not available with a guard"):
+        check(args, allow_untested=True, allow_multimodal=True)
+
+
+def test_the_rust_front_ends_grpc_port_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LaunchError, match="--grpc-port"):
+        _parse(["model", "--grpc-port", "50051"])
+    args = _parse(["model"])
+    args.grpc_port = 50051  # vLLM's parser lets it through only with its Rust front end
+    with pytest.raises(LaunchError, match=r"^--grpc-port: not available"):
+        check(args)
+
+
+@pytest.mark.parametrize("flag", UNTESTED)
+def test_every_untested_flag_is_named_unless_the_operator_insists(flag: str) -> None:
+    args = _parse(["model", *UNTESTED[flag]])
+    with pytest.raises(LaunchError, match=f"^{flag}: .*--eco-allow-untested"):
+        check(args)
+    check(args, allow_untested=True)
+
+
+def test_multimodal_is_untested() -> None:
+    args = _parse(["model"])
+    with pytest.raises(LaunchError, match=r"^--eco-allow-multimodal: .*--eco-allow-untested"):
+        check(args, allow_multimodal=True)
+    check(args, allow_untested=True, allow_multimodal=True)
+
+
+def test_ordinary_flags_pass_and_arrive() -> None:
+    flags = "--tensor-parallel-size 2 --api-server-count 1 --enable_lora --max-model-len 2k -O1"
+    args = _parse(["served", *shlex.split(flags)])
+    check(args)
+    assert args.model == "served"
+    assert (args.tensor_parallel_size, args.max_model_len, args.enable_lora) == (2, 2000, True)
+
+
+def test_flags_in_a_config_file_are_checked_too(tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text("enable-prompt-embeds: true\n")
+    with pytest.raises(LaunchError, match="--enable-prompt-embeds"):
+        check(_parse(["model", "--config", str(config)]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--no-such-flag",), "--no-such-flag"),
+        (("--eco-admin-prot", "9"), "--eco-admin-prot"),
+        (("--port", "high"), "--port"),
+        (("--max-model-len",), "--max-model-len"),
+        (("--dtype", "int3"), "--dtype"),
+        (("--kv-transfer-config", "{"), "--kv-transfer-config"),
+        (("--enable-auto-tool-choice",), "--enable-auto-tool-choice"),
+        (("--chat-template", "no/such/file.jinja"), "file.jinja"),
+        (("--config", "/no/such/file.yaml"), "file.yaml"),
+        (("--config", "a.yaml", "--config", "b.yaml"), "config file"),
+        (("--data-parallel-multi-port-external-lb",), "--data-parallel-multi-port-external-lb"),
+    ],
+)
+def test_what_vllm_does_not_accept_is_one_line(arguments: tuple[str, ...], named: str) -> None:
+    with pytest.raises(LaunchError, match=named) as caught:
+        _parse(["model", *arguments])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["- a list\n", "", "key: [unclosed\n"])
+def test_a_broken_config_file_is_one_line(tmp_path: Path, content: str) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text(content)
+    with pytest.raises(LaunchError) as caught:
+        _parse(["model", "--config", str(config)])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "VLLM_SERVER_DEV_MODE",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
+        "VLLM_USE_RUST_FRONTEND",
+        "VLLM_DEBUG_LOG_API_SERVER_RESPONSE",
+    ],
+)
+def test_every_refused_variable_is_named(name: str) -> None:
+    from vllm import envs
+
+    assert name in envs.environment_variables
+    for value in ("1", "true", "yes"):
+        with pytest.raises(LaunchError, match=f"^{name} is set"):
+            check_environment({name: value})
+    for value in ("", "0", "False", " 0 "):
+        check_environment({name: value})
+
+
+def test_an_ordinary_environment_passes() -> None:
+    check_environment({"PATH": "/bin", "VLLM_API_KEY": "1"})
