@@ -1,0 +1,220 @@
+"""The `eco` command. Subcommands import what they need when they run: `eco --help` stays instant."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["eco", "main"]
+
+#: Error trees whose message is one line for the user: module, class. Looked up only when an error is at hand.
+_USER_ERRORS = (
+    ("guard", "GuardError"),
+    ("gateway.errors", "LaunchError"),
+    ("corruption", "CorruptionError"),
+    ("classifiers", "ClassifierError"),
+    ("optimizer", "BuildError"),
+    ("demo.errors", "DemoError"),
+)
+
+
+def _config_home() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "eco-gateway"
+
+
+@click.group(context_settings={"max_content_width": 100})
+@click.version_option(package_name="eco-gateway", prog_name="eco")
+def eco() -> None:
+    """ECO Gateway: vllm serve with a guard inside.
+
+    A served model forgets, at inference time, what its policies say, and nothing else.
+    """
+
+
+@eco.command(
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "allow_interspersed_args": True,
+    },
+    options_metavar="MODEL --policy DIR [--policy DIR …] [any vllm serve flag]",
+)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Policy folder to serve.",
+)
+@click.option(
+    "--eco-secret-file",
+    type=click.Path(path_type=Path),
+    envvar="ECO_SECRET_FILE",
+    default=lambda: _config_home() / "secret",
+    show_default="~/.config/eco-gateway/secret",
+    help="Noise secret, made on first use; the same on all replicas.",
+)
+@click.option("--eco-admin-host", default="127.0.0.1", show_default=True, help="Address of metrics and admin API.")
+@click.option("--eco-admin-port", default=8001, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--eco-guard-timeout-s",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Longest wait for a verdict; past it the policies' on_error decides.",
+)
+@click.option(
+    "--eco-allow-multimodal",
+    is_flag=True,
+    help="Classify the text of multimodal prompts and refuse flagged ones.",
+)
+@click.option("--eco-allow-untested", is_flag=True, help="Allow vLLM features that no test covers with a guard.")
+@click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="")
+def serve(
+    policies: tuple[Path, ...],
+    eco_secret_file: Path,
+    eco_admin_host: str,
+    eco_admin_port: int,
+    eco_guard_timeout_s: float,
+    eco_allow_multimodal: bool,
+    eco_allow_untested: bool,
+    vllm_args: tuple[str, ...],
+) -> None:
+    """Serve MODEL with vLLM's OpenAI-compatible API, guarded by one or more policies.
+
+    Every flag of vllm serve is accepted; vllm serve --help=all lists them.
+    """
+    if not vllm_args:
+        raise click.UsageError("MODEL is missing: eco serve MODEL --policy DIR")
+    from gateway.launch import EcoOptions
+    from gateway.launch import serve as run
+
+    options = EcoOptions(
+        policies=policies,
+        secret_file=eco_secret_file,
+        admin_host=eco_admin_host,
+        admin_port=eco_admin_port,
+        guard_timeout_s=eco_guard_timeout_s,
+        allow_multimodal=eco_allow_multimodal,
+        allow_untested=eco_allow_untested,
+    )
+    run(vllm_args, options)
+
+
+@eco.group()
+def policy() -> None:
+    """Build and inspect policies."""
+
+
+@policy.command("build")
+@click.option("--model", required=True, help="The model to be served: a hub id or a folder.")
+@click.option("--forget", required=True, type=click.Path(path_type=Path), help="JSON lines: what must be forgotten.")
+@click.option("--retain", required=True, type=click.Path(path_type=Path), help="JSON lines: what must stay.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write the policy to.")
+@click.option("--name", default=None, help="Name of the policy.  [default: the folder's name]")
+@click.option("--retain-model", default=None, help="A model that never saw the forget set, as the search's target.")
+@click.option("--encoder", default=None, help="Hub id or folder.  [default: sentence-transformers/all-MiniLM-L6-v2]")
+@click.option("--method", default="rand_noise_first_n", show_default=True, help="Corruption method.")
+@click.option("--dims", default=None, type=click.IntRange(min=1), help="Dimensions to touch.  [default: all]")
+@click.option("--strength", default=None, type=float, help="Corruption strength.  [default: searched]")
+@click.option("--action", default="corrupt", show_default=True, type=click.Choice(["corrupt", "observe", "refuse"]))
+@click.option("--on-error", default="reject", show_default=True, type=click.Choice(["reject", "corrupt"]))
+@click.option("--search-examples", default=48, show_default=True, type=click.IntRange(min=2))
+@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--force", is_flag=True, help="Replace the folder if it holds a policy.")
+def policy_build(**options: Any) -> None:
+    """Train the prompt classifier, search the corruption strength, and write a policy folder."""
+    from rich.console import Console
+
+    from optimizer import BuildOptions, build_policy
+
+    console = Console()
+    bundle = build_policy(BuildOptions(**options), console=console)
+    console.print(f"policy [bold]{bundle.config.name}[/bold] written to {bundle.path}  digest {bundle.digest[:12]}")
+
+
+@policy.command("verify")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--model", default=None, help="Also check that the policy belongs to this model.")
+def policy_verify(path: Path, model: str | None) -> None:
+    """Check a policy's files, schema and, with --model, that it belongs to a model."""
+    from guard import PolicyMismatchError, load_bundle
+
+    bundle = load_bundle(path)
+    if model is not None:
+        from corruption import EmbeddingRows
+
+        if EmbeddingRows.open(model).digest() != bundle.config.model.embedding_digest:
+            raise PolicyMismatchError(
+                f"{path}: model.embedding_digest: built for {bundle.config.model.name}, "
+                f"not for {model}; build the policy for this model"
+            )
+    click.echo(f"{path}: ok  {bundle.config.name} {bundle.config.version}  digest {bundle.digest}")
+
+
+@policy.command("show")
+@click.argument("path", type=click.Path(path_type=Path))
+def policy_show(path: Path) -> None:
+    """Print a policy and what was measured when it was built."""
+    import json
+
+    import yaml
+
+    from guard import load_bundle
+
+    bundle = load_bundle(path)
+    click.echo(f"# digest {bundle.digest}")
+    click.echo(yaml.safe_dump(bundle.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True).rstrip())
+    click.echo("# report.json")
+    click.echo(json.dumps(bundle.report, indent=2, ensure_ascii=False))
+
+
+@eco.command()
+@click.option("--once", is_flag=True, help="Stop after the table.")
+@click.option(
+    "--json", "json_file", default=None, type=click.Path(path_type=Path), help="Write table and figures here."
+)
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--admin-port", default=8001, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--cache-dir", default=None, type=click.Path(path_type=Path), help="Where world, models and policy stay.")
+def demo(**options: Any) -> None:
+    """Build a world, models and a policy, serve them guarded, and show what is forgotten."""
+    from demo.run import DemoOptions, run_demo
+
+    run_demo(DemoOptions(**options))
+
+
+def _user_error(error: BaseException) -> bool:
+    """Only modules already imported can have raised it."""
+    for module, name in _USER_ERRORS:
+        if module in sys.modules:
+            known = getattr(importlib.import_module(module), name, None)
+            if known is not None and isinstance(error, known):
+                return True
+    return False
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run `eco`: exit code 2 and one line where input or surroundings are wrong, 130 on Ctrl-C."""
+    try:
+        eco.main(args=list(args) if args is not None else None, prog_name="eco", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"eco: error: {' '.join(error.format_message().split())}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not _user_error(error):
+            raise
+        click.echo(f"eco: error: {' '.join(str(error).split())}", err=True)
+        sys.exit(2)

@@ -1,0 +1,134 @@
+"""Who may import whom. Imports inside functions count: they too are dependencies."""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+
+BELOW_GUARD = {"corruption", "classifiers"}
+BELOW_GATEWAY = {"guard", *BELOW_GUARD}
+ALLOWED: dict[str, set[str]] = {
+    "corruption": set(),
+    "classifiers": set(),
+    "guard": BELOW_GUARD,
+    "gateway": BELOW_GATEWAY,
+    "optimizer": BELOW_GATEWAY,
+    "offline_training": BELOW_GATEWAY,
+    "evaluation": BELOW_GATEWAY,
+    "demo": {"optimizer", *BELOW_GATEWAY},
+    "cli": {"gateway", "optimizer", "offline_training", "evaluation", "demo", *BELOW_GATEWAY},
+}
+HTTP_LIBRARIES = {"aiohttp", "fastapi", "http", "httpx", "requests", "starlette", "urllib", "urllib3", "uvicorn"}
+#: What vLLM's own launcher is made of; all else of vLLM is internal.
+VLLM_LAUNCHING = (
+    "vllm.entrypoints",
+    "vllm.envs",
+    "vllm.exceptions",
+    "vllm.logger",
+    "vllm.renderers",
+    "vllm.utils.argparse_utils",
+)
+
+
+def packages() -> list[str]:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    found: list[str] = config["tool"]["setuptools"]["packages"]
+    return sorted({name.partition(".")[0] for name in found})
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(file: Path) -> Iterator[str]:
+    """Dotted names a module imports, with the names taken from a package: `from a import b` gives `a.b`."""
+    own_package = file.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = own_package[: len(own_package) - node.level + 1] if node.level else ()
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and _is_import_call(node.func):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
+
+
+def _is_import_call(function: ast.expr) -> bool:
+    name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+    return name in {"import_module", "__import__"}
+
+
+def top_level(file: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(file)}
+
+
+def relative(files: list[Path]) -> set[str]:
+    return {str(file.relative_to(ROOT)) for file in files}
+
+
+def test_the_parser_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    file = tmp_path / "guard" / "module.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import os, gateway.engine as e\nfrom . import cache\nfrom .secret import row_seeds\n"
+        "def lazy():\n    from vllm import envs\n    importlib.import_module('demo.run')\n"
+        "if TYPE_CHECKING:\n    import cli\n"
+    )
+    assert set(imports(file)) == {
+        "os",
+        "gateway.engine",
+        "guard.cache",
+        "guard.secret.row_seeds",
+        "vllm.envs",
+        "demo.run",
+        "cli",
+    }
+
+
+def test_every_package_has_its_place() -> None:
+    assert set(packages()) <= set(ALLOWED)
+    assert all(modules(package) for package in packages())
+
+
+@pytest.mark.parametrize("package", packages())
+def test_imports_go_downwards_only(package: str) -> None:
+    forbidden = set(ALLOWED) - ALLOWED[package] - {package}
+    found = {str(file.relative_to(ROOT)): top_level(file) & forbidden for file in modules(package)}
+    assert {file: names for file, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("package", packages())
+def test_no_package_imports_the_tests_or_the_benchmarks(package: str) -> None:
+    assert not {file for file in modules(package) if top_level(file) & {"tests", "benchmarks"}}
+
+
+def test_vllm_is_imported_by_engine_and_launch_only() -> None:
+    importers = [file for package in packages() for file in modules(package) if "vllm" in top_level(file)]
+    assert relative(importers) == {"gateway/engine.py", "gateway/launch.py"}
+
+
+def test_vllms_internals_are_imported_by_engine_only() -> None:
+    names = [name for name in imports(ROOT / "gateway" / "launch.py") if name.partition(".")[0] == "vllm"]
+    assert names
+    assert [name for name in names if not name.startswith(VLLM_LAUNCHING)] == []
+
+
+@pytest.mark.parametrize("package", ["corruption", "classifiers", "guard"])
+def test_what_decides_knows_no_http(package: str) -> None:
+    assert relative([file for file in modules(package) if top_level(file) & HTTP_LIBRARIES]) == set()
+
+
+def test_the_command_imports_lazily() -> None:
+    """At module level `cli` imports click and the standard library."""
+    for file in modules("cli"):
+        body = ast.parse(file.read_text(encoding="utf-8")).body
+        direct = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {alias.name for node in direct if isinstance(node, ast.Import) for alias in node.names}
+        names |= {str(node.module) for node in direct if isinstance(node, ast.ImportFrom)}
+        assert not {name.partition(".")[0] for name in names} & (set(ALLOWED) - {"cli"}), file

@@ -1,0 +1,292 @@
+"""The `eco` command: quick help, one-line errors, and what reaches the server."""
+
+import importlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cli.main import _USER_ERRORS, main
+from corruption import CorruptionSpec, EmbeddingRows
+from guard import ClassifierConfig, ModelConfig, PolicyBundle, PolicyConfig, write_bundle
+
+WIDTH = 8
+HEAVY = ("torch", "transformers", "vllm", "numpy", "onnxruntime", "pydantic", "yaml", "fastapi")
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("ECO_SECRET_FILE", raising=False)
+
+
+def bundle(folder: Path, name: str = "people", embedding_digest: str = "a" * 64) -> PolicyBundle:
+    config = PolicyConfig.model_validate(
+        {
+            "schema_version": 1,
+            "name": name,
+            "version": "3",
+            "model": ModelConfig(name="the-model", hidden_size=WIDTH, embedding_digest=embedding_digest),
+            "corruption": CorruptionSpec(method="rand_noise_first_n", strength=3.0),
+            "classifier": ClassifierConfig(encoder="e", encoder_digest="b" * 64, threshold=0.5),
+        }
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    head = folder.parent / "head"
+    head.write_bytes(b"not read here")
+    return write_bundle(folder, config, head, {"recall": 0.97, "größe": 3})
+
+
+def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of `eco` in this process."""
+    try:
+        main(arguments)
+        code: Any = 0
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def check_one_line(result: tuple[int, str, str], *named: str) -> None:
+    code, out, err = result
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("eco: error: ")
+    for text in named:
+        assert text in err
+
+
+# --- help ---------------------------------------------------------------------------------------------------
+
+
+def modules_after(arguments: Sequence[str]) -> tuple[str, set[str]]:
+    """Output of `eco` in a fresh process, and the modules it imported."""
+    code = (
+        "import sys; from cli.main import main; main(sys.argv[1:]);"
+        "print('\\0', *sys.modules, sep='\\n', file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return done.stdout, set(done.stderr.partition("\0")[2].split())
+
+
+def test_help_imports_nothing_heavy() -> None:
+    out, modules = modules_after(["--help"])
+    for command in ("serve", "policy", "demo"):
+        assert f"\n  {command} " in out
+    assert "click" in modules
+    assert not modules.intersection({*HEAVY, "gateway", "optimizer", "guard", "demo"})
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve", "--help"], ["policy", "build", "--help"], ["demo", "--help"], ["--version"]]
+)
+def test_the_subcommands_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    _, modules = modules_after(arguments)
+    assert not modules.intersection(HEAVY)
+
+
+def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run([], capsys)
+    assert code == 2
+    assert "Commands:" in out + err
+
+
+# --- errors -------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_policy_folder_in_a_real_process(tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "serve", "model", "--policy", str(tmp_path / "nowhere")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    check_one_line((done.returncode, done.stdout, done.stderr), "nowhere", "eco policy build")
+
+
+def test_a_corrupt_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = bundle(tmp_path / "people").path
+    with (path / "policy.yaml").open("a") as file:
+        file.write("# edited by hand\n")
+    for arguments in (
+        ["serve", "model", "--policy", str(path)],
+        ["policy", "verify", str(path)],
+        ["policy", "show", str(path)],
+    ):
+        check_one_line(run(arguments, capsys), str(path / "policy.yaml"), "sha256")
+
+
+def test_a_policy_name_used_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [str(bundle(tmp_path / folder / "p", "people").path) for folder in ("a", "b")]
+    result = run(["serve", "model", "--policy", paths[0], "--policy", paths[1]], capsys)
+    check_one_line(result, "'people' is used twice", *paths)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["serve", "--policy", "somewhere"], "MODEL is missing"),
+        (["serve", "model"], "--policy"),
+        (["serve", "model", "--policy", "p", "--eco-admin-port", "70000"], "--eco-admin-port"),
+        (["serve", "model", "--policy", "p", "--eco-guard-timeout-s", "0"], "--eco-guard-timeout-s"),
+        (["policy", "build", "--model", "m"], "--forget"),
+        (["policy", "verify"], "PATH"),
+        (["policy", "verify", "/no/such/folder"], "/no/such/folder"),
+        (["unlearn"], "unlearn"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    check_one_line(run(arguments, capsys), named)
+
+
+def test_a_refused_variable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    path = bundle(tmp_path / "people").path
+    check_one_line(run(["serve", "model", "--policy", str(path)], capsys), "VLLM_SERVER_DEV_MODE")
+    assert not (tmp_path / "config").exists()
+
+
+def test_a_secret_that_others_can_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, secret = bundle(tmp_path / "people").path, tmp_path / "secret"
+    secret.write_text("ab" * 32)
+    secret.chmod(0o644)
+    arguments = ["serve", "model", "--policy", str(path), "--eco-secret-file", str(secret)]
+    check_one_line(run(arguments, capsys), str(secret), "chmod 600")
+
+
+def test_a_missing_example_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [f"--{name}={tmp_path / name}" for name in ("forget", "retain", "out")]
+    check_one_line(run(["policy", "build", "--model", "m", *files], capsys), str(tmp_path / "forget"))
+
+
+@pytest.mark.parametrize(("module", "name"), _USER_ERRORS)
+def test_every_error_tree_is_one_line(
+    module: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = getattr(importlib.import_module(module), name)
+
+    def fail(vllm_args: object, options: object) -> None:
+        raise type("Special", (error,), {})("two\nlines")
+
+    monkeypatch.setattr("gateway.launch.serve", fail)
+    check_one_line(run(["serve", "model", "--policy", "p"], capsys), "two lines")
+
+
+def test_a_bug_is_not_dressed_up_as_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(vllm_args: object, options: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("gateway.launch.serve", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["serve", "model", "--policy", "p"])
+
+
+def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(vllm_args: object, options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gateway.launch.serve", interrupt)
+    code, out, err = run(["serve", "model", "--policy", "p"], capsys)
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+
+
+# --- what reaches the server --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Arguments and options of the server that would have started."""
+    seen: list[Any] = []
+    monkeypatch.setattr("gateway.launch.serve", lambda vllm_args, options: seen.extend((vllm_args, options)))
+    return seen
+
+
+def test_vllms_flags_arrive_in_order_whatever_stands_between(served: list[Any]) -> None:
+    first, second = "--port 9 -tp 2", "--dtype=float32 -O3"
+    third, fourth = "--hf-overrides.x.y 1 --lora-modules one=1 two=2", "--enforce-eager"
+    line = f"model --policy a {first} --eco-admin-port 7 {second} --policy=b {third} --eco-allow-untested {fourth}"
+    main(["serve", *shlex.split(line)])
+    vllm_args, options = served
+    assert " ".join(vllm_args) == f"model {first} {second} {third} {fourth}"
+    assert options.policies == (Path("a"), Path("b"))
+    assert (options.admin_port, options.allow_untested, options.allow_multimodal) == (7, True, False)
+
+
+def test_the_defaults_are_closed(served: list[Any], tmp_path: Path) -> None:
+    main(["serve", "model", "--policy", "a"])
+    options = served[1]
+    assert (options.admin_host, options.admin_port, options.guard_timeout_s) == ("127.0.0.1", 8001, 10.0)
+    assert not options.allow_untested
+    assert not options.allow_multimodal
+    assert options.secret_file == tmp_path / "config" / "eco-gateway" / "secret"
+
+
+def test_the_secret_file_may_come_from_the_environment(served: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO_SECRET_FILE", "/run/secrets/eco")
+    main(["serve", "model", "--policy", "a"])
+    assert served[1].secret_file == Path("/run/secrets/eco")
+
+
+# --- policy verify and show ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=16,
+        hidden_size=WIDTH,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_verify_names_the_policy_and_its_digest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = bundle(tmp_path / "people")
+    code, out, err = run(["policy", "verify", str(written.path)], capsys)
+    assert (code, err) == (0, "")
+    assert out == f"{written.path}: ok  people 3  digest {written.digest}\n"
+
+
+def test_verify_against_a_model(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    right = bundle(tmp_path / "right", embedding_digest=EmbeddingRows.open(model).digest()).path
+    wrong = bundle(tmp_path / "wrong").path
+    assert run(["policy", "verify", str(right), "--model", str(model)], capsys)[0] == 0
+    result = run(["policy", "verify", str(wrong), "--model", str(model)], capsys)
+    check_one_line(result, "embedding_digest", "the-model", str(model))
+    result = run(["policy", "verify", str(right), "--model", "/no/such/model"], capsys)
+    check_one_line(result, "/no/such/model")
+
+
+def test_show_prints_policy_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    written = bundle(tmp_path / "people")
+    code, out, err = run(["policy", "show", str(written.path)], capsys)
+    assert (code, err) == (0, "")
+    policy, _, report = out.partition("# report.json\n")
+    assert policy.startswith(f"# digest {written.digest}\n")
+    assert PolicyConfig.model_validate(yaml.safe_load(policy)) == written.config
+    assert json.loads(report) == {"recall": 0.97, "größe": 3}
+    assert "größe" in report
