@@ -1,0 +1,46 @@
+"""Asks a checkpoint the probes with transformers alone: what the model itself knows, no server between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from demo.probes import Probe
+from demo.progress import no_transformers_bar
+
+_BATCH = 64
+_MAX_NEW_TOKENS = 32
+
+
+def replies(checkpoint: Path, asked: Sequence[Probe]) -> list[str]:
+    """The greedy reply to each probe, without special tokens. Raises OSError where there is no checkpoint."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint, padding_side="left")
+    with no_transformers_bar():
+        model = LlamaForCausalLM.from_pretrained(checkpoint)
+    model.eval()  # type: ignore[no-untyped-call]
+    prompts = [_prompt(tokenizer, probe) for probe in asked]
+    found: list[str] = []
+    for start in range(0, len(prompts), _BATCH):
+        batch = tokenizer(
+            prompts[start : start + _BATCH],
+            add_special_tokens=False,
+            padding=True,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        )
+        with torch.inference_mode():
+            ids = model.generate(  # type: ignore[misc]
+                **batch, max_new_tokens=_MAX_NEW_TOKENS, do_sample=False
+            )  # (B, T + new)
+        found += tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
+    return found
+
+
+def _prompt(tokenizer: PreTrainedTokenizerFast, probe: Probe) -> str:
+    if probe.prefix is not None:
+        return f"{tokenizer.bos_token}{probe.prefix}"
+    text = tokenizer.apply_chat_template(list(probe.messages), tokenize=False, add_generation_prompt=True)
+    return str(text)
