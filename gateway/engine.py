@@ -23,12 +23,14 @@ from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
 from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
 from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.inputs.engine import embeds_input, tokens_input
+from vllm.lora.layers import VocabParallelEmbeddingWithLoRA
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine import async_llm
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from gateway.errors import SelfTestError
 from gateway.metrics import GuardMetrics
 from gateway.protector import Protector
 from guard import GuardError, ProtectedPrompt
@@ -42,7 +44,7 @@ __all__ = [
     "open_engine",
 ]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
 WORKER_EXTENSION = f"{__name__}.EcoWorkerExtension"
 
@@ -61,11 +63,16 @@ class EcoWorkerExtension:
         """
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
         device = self.device  # type: ignore[attr-defined]
+        # Around the embedding, LoRA maps the tokens of a whole step, and mixed prompts embed some of them: the
+        # engine dies of the first flagged prompt.
+        if any(isinstance(module, VocabParallelEmbeddingWithLoRA) for module in model.modules()):
+            return {"rows": [], "raw_ids": False, "lora_embedding": True}
         with torch.inference_mode():
             rows = model.embed_input_ids(torch.tensor(token_ids, dtype=torch.long, device=device))
         return {
             "rows": rows.float().cpu().tolist(),
             "raw_ids": bool(getattr(model, "requires_raw_input_tokens", False)),
+            "lora_embedding": False,
         }
 
 
@@ -73,12 +80,14 @@ async def input_rows(engine: Any, token_ids: list[int]) -> tuple[torch.Tensor, b
     """(T, D) float32 rows as the engine embeds `token_ids`, and whether its model also reads the raw ids.
 
     Raises:
-        VLLMValidationError: the workers of a tensor-parallel group do not agree.
+        SelfTestError: the workers of a tensor-parallel group do not agree, or LoRA covers the embedding.
     """
     answers = await engine.collective_rpc("eco_input_rows", args=(token_ids,))
+    if any(answer["lora_embedding"] for answer in answers):
+        raise SelfTestError("LoRA covers the embedding layer; give --lora-target-modules without it")
     rows = [torch.tensor(answer["rows"], dtype=torch.float32) for answer in answers]
     if any(not torch.equal(rows[0], other) for other in rows[1:]):
-        raise VLLMValidationError("the tensor-parallel workers embed the same tokens differently")
+        raise SelfTestError("the tensor-parallel workers embed the same tokens differently")
     return rows[0], any(answer["raw_ids"] for answer in answers)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gateway.errors import LaunchError
 
-__all__ = ["check_environment", "check_flags"]
+__all__ = ["check_environment", "check_flags", "lora_targets"]
 
 #: Variables that open another way to the model, with what they open.
 _REFUSED_VARIABLES = {
@@ -79,6 +79,16 @@ def _refused(args: Namespace) -> list[tuple[str, str]]:
         ),
         (args.kv_events_config is not None, "--kv-events-config", "prompts' token ids would be published in clear"),
         (args.enable_log_requests, "--enable-log-requests", "prompts would be logged in clear"),
+        (
+            any("embed" in name for name in lora_targets(args)),
+            "--lora-target-modules or --lora-modules",
+            "an adapter on the embedding layer breaks mixed prompts in vLLM",
+        ),
+        (
+            args.enable_lora and not lora_targets(args),
+            "--enable-lora",
+            "the adapters' layers must be known: name local --lora-modules, or --lora-target-modules",
+        ),
     ]
     return [(flag, reason) for applies, flag, reason in checks if applies]
 
@@ -98,22 +108,29 @@ def _untested(args: Namespace, allow_multimodal: bool) -> list[tuple[str, str]]:
         (args.kv_offloading_size, "--kv-offloading-size", "KV offloading with masked prompts"),
         (args.ec_transfer_config is not None, "--ec-transfer-config", "encoder transfer"),
         (getattr(args.profiler_config, "profiler", None), "--profiler-config", "profiling a guarded server"),
-        (_embedding_adapters(args), "--lora-modules", "a LoRA adapter on the embedding layer"),
         (allow_multimodal, "--eco-allow-multimodal", "multimodal input with a real model"),
     ]
     return [(flag, f"{what} is not covered by a test") for applies, flag, what in checks if applies]
 
 
-def _embedding_adapters(args: Namespace) -> list[str]:
-    """Names of static adapters in local folders that change the input embeddings or replace whole modules."""
-    return [adapter.name for adapter in args.lora_modules or [] if _touches_embeddings(Path(adapter.path))]
+def lora_targets(args: Namespace) -> list[str]:
+    """The layers that LoRA may change: `--lora-target-modules`, or those that the static adapters name.
+
+    Without such a list vLLM wraps every layer it can, the embedding among them, and then an engine step with a
+    masked prompt fails in the embedding's LoRA layer.
+    """
+    if args.lora_target_modules:
+        return list(args.lora_target_modules)
+    found = [_adapter_targets(Path(adapter.path)) for adapter in args.lora_modules or []]
+    return sorted({name for names in found for name in names})
 
 
-def _touches_embeddings(folder: Path) -> bool:
+def _adapter_targets(folder: Path) -> list[str]:
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # not local, or broken: vLLM says so itself
+        return []  # not a local adapter
     targets = config.get("target_modules") or []
-    named = [targets] if isinstance(targets, str) else targets
-    return bool(config.get("modules_to_save")) or any("embed" in str(name) or name == "all-linear" for name in named)
+    if isinstance(targets, str):  # "all-linear", or a pattern over layer names
+        targets = []
+    return [str(name) for name in (*targets, *(config.get("modules_to_save") or []))]

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gateway.errors import LaunchError
-from gateway.flags import check_environment, check_flags
+from gateway.flags import check_environment, check_flags, lora_targets
 from guard import PolicyBundle, load_bundle, load_or_create_secret
 
 __all__ = ["EcoOptions", "serve"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
 #: What vLLM serves where no model is named; a guard serves the model its policies were built for.
 _DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
@@ -88,7 +88,7 @@ def _parse(vllm_args: Sequence[str]) -> Namespace:
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]
         def error(self, message: str) -> NoReturn:
             message = " ".join(message.split())
-            raise LaunchError(f"{message}; see vllm serve --help=all for vLLM's flags, eco serve --help for eco's")
+            raise LaunchError(f"{message}; the flags are those of vllm serve and of eco serve --help")
 
     try:
         args: Namespace = make_arg_parser(Parser(prog="eco serve")).parse_args(list(vllm_args))
@@ -118,6 +118,8 @@ def _configure(args: Namespace) -> None:
     args.enable_prompt_embeds = True
     args.worker_extension_cls = WORKER_EXTENSION
     args.api_server_count = None
+    if args.enable_lora:
+        args.lora_target_modules = lora_targets(args)
 
 
 def _bind_admin(options: EcoOptions) -> socket.socket:
@@ -296,4 +298,5 @@ def _authenticate_every_route(app: Any, args: Namespace) -> None:
                 return self.app(scope, receive, send)
             return JSONResponse({"error": "Unauthorized"}, status_code=401)(scope, receive, send)
 
-    app.add_middleware(Authentication, tokens=tokens)
+    # Outermost, and around the finished stack: vLLM's last step has built it, and then nothing can be added.
+    app.middleware_stack = Authentication(app.middleware_stack or app.build_middleware_stack(), tokens=tokens)

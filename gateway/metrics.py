@@ -1,5 +1,7 @@
 """Verdict metrics, in a registry of their own: they are for operators and never on the public port."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from guard import ProtectedPrompt
@@ -50,7 +52,7 @@ class GuardMetrics:
         )
         self._refused_inputs = Counter(
             "eco_refused_inputs",
-            "Requests refused because of their shape, before classification",
+            "Requests refused by reason: their shape, engine control, or the operator's policy",
             ["reason"],
             registry=self.registry,
         )
@@ -79,5 +81,6 @@ class GuardMetrics:
     def refused_input(self, reason: str) -> None:
         self._refused_inputs.labels(reason).inc()
 
-    def ready(self, value: bool) -> None:
-        self._ready.set(float(value))
+    def ready(self, healthy: Callable[[], bool]) -> None:
+        """Take the gauge from `healthy` at every scrape."""
+        self._ready.set_function(lambda: float(healthy()))

@@ -39,7 +39,7 @@ class Protector:
     def start(self) -> None:
         """Start the worker; call once, inside the running loop."""
         self._worker = asyncio.get_running_loop().create_task(self._run(), name="eco-guard")
-        self._metrics.ready(True)
+        self._metrics.ready(lambda: self.is_healthy)
 
     @property
     def is_running(self) -> bool:
@@ -52,7 +52,6 @@ class Protector:
         return self.is_running and not stuck
 
     async def stop(self) -> None:
-        self._metrics.ready(False)
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)

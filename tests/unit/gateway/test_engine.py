@@ -18,11 +18,13 @@ from vllm.inputs.engine import (
     mm_input,
     tokens_input,
 )
+from vllm.lora.layers import VocabParallelEmbeddingWithLoRA
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from gateway.engine import EcoWorkerExtension, GuardedEngine, input_rows
+from gateway.errors import SelfTestError
 from gateway.metrics import GuardMetrics
 
 FLAGGED = [BOS, 5, FORBIDDEN, 6]
@@ -343,7 +345,7 @@ class Workers:
 
     @staticmethod
     def _worker(table: torch.Tensor, raw_ids: bool) -> EcoWorkerExtension:
-        class Model:
+        class Model(torch.nn.Module):
             requires_raw_input_tokens = raw_ids
 
             def embed_input_ids(self, ids: torch.Tensor) -> torch.Tensor:
@@ -370,5 +372,16 @@ async def test_rows_come_from_the_workers_in_order() -> None:
 
 
 async def test_workers_that_disagree_are_refused() -> None:
-    with pytest.raises(VLLMValidationError, match="differently"):
+    with pytest.raises(SelfTestError, match="differently"):
         await input_rows(Workers(torch.zeros(8, WIDTH), torch.ones(8, WIDTH)), [1])
+
+
+async def test_lora_around_the_embedding_is_refused() -> None:
+    workers = Workers(torch.zeros(8, WIDTH))
+    model = torch.nn.Module()
+    wrapped = VocabParallelEmbeddingWithLoRA.__new__(VocabParallelEmbeddingWithLoRA)
+    torch.nn.Module.__init__(wrapped)
+    model.embed_tokens = wrapped
+    workers.workers[0].model_runner.get_model = lambda: model
+    with pytest.raises(SelfTestError, match="--lora-target-modules"):
+        await input_rows(workers, [1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import LaunchError
-from gateway.flags import check_environment, check_flags
+from gateway.flags import check_environment, check_flags, lora_targets
 from gateway.launch import _parse
 
 KV_TRANSFER = '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}'
@@ -55,17 +55,28 @@ UNTESTED = {
         ({"target_modules": ["q_proj", "v_proj"]}, False),
         ({"target_modules": ["q_proj", "embed_tokens"]}, True),
         ({"target_modules": "all-linear"}, True),
-        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, True),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, True),
     ],
 )
-def test_adapters_that_change_embeddings_are_untested(config: dict[str, object], refused: bool, tmp_path: Path) -> None:
+def test_adapters_on_the_embedding_or_of_unknown_layers_are_refused(
+    config: dict[str, object], refused: bool, tmp_path: Path
+) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     args = _parse(["model", "--enable-lora", "--lora-modules", f"extra={tmp_path}"])
     if not refused:
-        return check(args)
-    with pytest.raises(LaunchError, match=r"^--lora-modules: "):
         check(args)
-    return check(args, allow_untested=True)
+        assert lora_targets(args) == ["q_proj", "v_proj"]
+        return
+    with pytest.raises(LaunchError, match="lora"):
+        check(args, allow_untested=True)
+
+
+def test_the_operators_lora_layers_count() -> None:
+    args = _parse(["model", "--enable-lora", "--lora-target-modules", "q_proj", "o_proj"])
+    check(args)
+    assert lora_targets(args) == ["q_proj", "o_proj"]
+    with pytest.raises(LaunchError, match="--lora-target-modules"):
+        check(_parse(["model", "--enable-lora", "--lora-target-modules", "embed_tokens"]))
 
 
 @pytest.mark.parametrize("arguments", [["--port", "9"], ["--dtype=float32"]])
@@ -114,8 +125,10 @@ def test_multimodal_is_untested() -> None:
 
 
 def test_ordinary_flags_pass_and_arrive() -> None:
-    flags = "--tensor-parallel-size 2 --api-server-count 1 --enable_lora --max-model-len 2k -O1"
-    args = _parse(["served", *shlex.split(flags)])
+    lora = "--enable_lora --lora-target-modules q_proj"
+    args = _parse(
+        ["served", *shlex.split(f"--tensor-parallel-size 2 --api-server-count 1 {lora} --max-model-len 2k -O1")]
+    )
     check(args)
     assert args.model == "served"
     assert (args.tensor_parallel_size, args.max_model_len, args.enable_lora) == (2, 2000, True)
