@@ -71,7 +71,7 @@ def eco() -> None:
 @click.option(
     "--eco-allow-multimodal",
     is_flag=True,
-    help="Classify the text of multimodal prompts and refuse flagged ones.",
+    help="Classify the text of multimodal prompts and refuse flagged ones (needs --eco-allow-untested).",
 )
 @click.option("--eco-allow-untested", is_flag=True, help="Allow vLLM features that no test covers with a guard.")
 @click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="")
@@ -87,7 +87,7 @@ def serve(
 ) -> None:
     """Serve MODEL with vLLM's OpenAI-compatible API, guarded by one or more policies.
 
-    Every flag of vllm serve is accepted; vllm serve --help=all lists them.
+    Every other flag goes to vLLM's serve command as it is; those that would go around the guard are refused.
     """
     if not vllm_args:
         raise click.UsageError("MODEL is missing: eco serve MODEL --policy DIR")
