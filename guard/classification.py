@@ -18,7 +18,8 @@ Scores = npt.NDArray[np.float64]
 #: take whole. Independent of the policies: keep it when they change.
 FeatureCache = LockedLRU[list[PromptFeatures]]
 
-FEATURE_CACHE_ENTRIES, VERDICT_CACHE_ENTRIES = 4096, 65536
+#: A window's key takes up to 2.5 kB, its features 3 kB: about 65 MB when both caches are full.
+FEATURE_CACHE_ENTRIES, VERDICT_CACHE_ENTRIES = 4096, 16384
 
 
 class WindowClassifier:

@@ -1,0 +1,129 @@
+"""From two example files to a verdict, with the real encoder and a real (untrained) model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from classifiers import Encoder, resolve_encoder
+from corruption import EmbeddingRows
+from demo import World, WorldSpec, write_examples
+from demo.tokenizer import train_tokenizer
+from guard import Guard, PolicyBundle, PolicyMismatchError, decoder_of, load_policy, template_of
+from guard.classification import WindowClassifier
+from optimizer import BuildOptions, build_policy
+
+WORLD = World.generate(WorldSpec(people=12, general_facts=40))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("build")
+    write_examples(WORLD, folder)
+    texts = [text for fact in WORLD.facts for text in (*fact.questions.trained, fact.answer)]
+    tokenizer = train_tokenizer(texts, vocab_size=600, context_tokens=256)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return folder
+
+
+def build(files: Path, out: str) -> PolicyBundle:
+    options = BuildOptions(
+        model=str(files / "model"),
+        forget=files / "forget.jsonl",
+        retain=files / "retain.jsonl",
+        out=files / out,
+        name="people",
+        search_examples=8,
+    )
+    return build_policy(options, console=Console(quiet=True))
+
+
+@pytest.fixture(scope="module")
+def bundle(files: Path) -> PolicyBundle:
+    return build(files, "first")
+
+
+@pytest.fixture(scope="module")
+def parts(files: Path, bundle: PolicyBundle) -> dict[str, Any]:
+    encoder = Encoder.open(resolve_encoder(bundle.config.classifier.encoder))
+    rows = EmbeddingRows.open(files / "model")
+    tokenizer = AutoTokenizer.from_pretrained(files / "model")
+    return {"encoder": encoder, "rows": rows, "tokenizer": tokenizer}
+
+
+def test_the_same_inputs_build_the_same_policy(files: Path, bundle: PolicyBundle) -> None:
+    assert build(files, "second").digest == bundle.digest
+
+
+def test_the_report_says_what_was_searched_and_measured(bundle: PolicyBundle) -> None:
+    search = bundle.report["search"]
+    assert len(search["evaluations"]) >= 9
+    assert bundle.config.corruption.strength == search["strength"]
+    assert bundle.config.classifier.calibration["training"]["missed"] == 0
+    assert bundle.config.provenance["seed"] == 0
+
+
+def test_held_out_questions_get_the_right_verdict(bundle: PolicyBundle, parts: dict[str, Any]) -> None:
+    tokenizer, rows = parts["tokenizer"], parts["rows"]
+    policy = load_policy(bundle, parts["encoder"], hidden_size=rows.hidden_size, embedding_digest=rows.digest())
+    guard = Guard(
+        [policy],
+        encoder=parts["encoder"],
+        decode=decoder_of(tokenizer),
+        template=template_of(tokenizer),
+        rows=rows,
+        secret=bytes(32),
+    )
+    for fact in WORLD.facts:
+        message = {"role": "user", "content": fact.questions.held_out}
+        ids = tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False)
+        prompt = guard.protect(ids)
+        assert prompt.verdicts[0].flagged == (fact.group == "forgotten"), fact.questions.held_out
+        if prompt.mask is not None:
+            hidden = [i for i, masked in zip(ids, prompt.mask, strict=True) if masked]
+            assert tokenizer.decode(hidden) == fact.questions.held_out
+
+
+def test_a_policy_of_another_model_or_encoder_is_refused(bundle: PolicyBundle, parts: dict[str, Any]) -> None:
+    rows, encoder = parts["rows"], parts["encoder"]
+    with pytest.raises(PolicyMismatchError, match=r"model\.hidden_size"):
+        load_policy(bundle, encoder, hidden_size=64, embedding_digest=rows.digest())
+    with pytest.raises(PolicyMismatchError, match=r"model\.embedding_digest"):
+        load_policy(bundle, encoder, hidden_size=rows.hidden_size, embedding_digest="0" * 64)
+
+
+def test_windows_are_embedded_once(
+    bundle: PolicyBundle, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from classifiers import Head
+    from guard.segments import Window
+
+    encoder = parts["encoder"]
+    calls: list[int] = []
+    embed = type(encoder).embed
+    monkeypatch.setattr(type(encoder), "embed", lambda self, texts: calls.append(len(texts)) or embed(self, texts))
+    head = Head.load(bundle.head_path, encoder)
+    classifier = WindowClassifier([head, head], encoder=encoder, decode=decoder_of(parts["tokenizer"]))
+    ids = tuple(parts["tokenizer"]("Where was nobody born?", add_special_tokens=False)["input_ids"])
+    windows = [Window(tuple(range(len(ids))), ids)] * 2
+    first = classifier.scores(windows)
+    again = classifier.scores(windows)
+    assert calls == [1]
+    assert first[ids].shape == (2,)
+    assert first[ids].tolist() == again[ids].tolist()

@@ -1,0 +1,262 @@
+"""What is masked, how, and by whom; only the classifier is replaced, by one that finds needles."""
+
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from corruption import CorruptionSpec, corrupt
+from guard import (
+    ClassificationError,
+    ClassifierConfig,
+    CorruptionFailedError,
+    Guard,
+    GuardError,
+    LoadedPolicy,
+    ModelConfig,
+    PolicyBundle,
+    PolicyConfig,
+    PolicyMismatchError,
+    ProtectedPrompt,
+    Template,
+    row_seeds,
+)
+from guard.segments import Window
+
+WIDTH, BOS, USER, END = 6, 0, 1, 2
+SECRET = bytes(range(32))
+TEMPLATE = Template(pieces={}, special_ids=frozenset({BOS, USER, END}))
+SPEC = CorruptionSpec(method="rand_noise_first_n", dims=2, strength=3.0)
+Needles = dict[str, tuple[int, ...]]
+
+
+class Table:
+    """Rows that say which id they belong to; ids from 900 on have none."""
+
+    def rows(self, token_ids: Sequence[int]) -> torch.Tensor:
+        if max(token_ids) >= 900:
+            raise ValueError("outside the table")
+        return torch.tensor([[float(i)] * WIDTH for i in token_ids])
+
+
+class NeedleClassifier:
+    """A window scores 1 for a policy where the policy's needle stands in it, unbroken."""
+
+    def __init__(self, needles: Sequence[tuple[int, ...]]) -> None:
+        self.needles = needles
+        self.seen: list[tuple[int, ...]] = []
+        self.poison: int | None = None
+
+    def scores(self, windows: Iterable[Window]) -> dict[tuple[int, ...], np.ndarray]:
+        found = {}
+        for window in windows:
+            if self.poison in window.token_ids:
+                raise ClassificationError("poisoned")
+            self.seen.append(window.token_ids)
+            found[window.token_ids] = np.array([float(has(window.token_ids, n)) for n in self.needles])
+        return found
+
+
+def has(ids: Sequence[int], needle: tuple[int, ...]) -> bool:
+    return any(tuple(ids[i : i + len(needle)]) == needle for i in range(len(ids) - len(needle) + 1))
+
+
+def policy(
+    name: str, spec: CorruptionSpec = SPEC, *, action: str = "corrupt", on_error: str = "reject"
+) -> LoadedPolicy:
+    config = PolicyConfig.model_validate(
+        {
+            "schema_version": 1,
+            "name": name,
+            "version": "1",
+            "model": ModelConfig(name="m", hidden_size=WIDTH, embedding_digest="a" * 64),
+            "action": action,
+            "corruption": spec,
+            "classifier": ClassifierConfig(encoder="e", encoder_digest="b" * 64, threshold=0.5),
+            "on_error": on_error,
+        }
+    )
+    digest = name.encode().hex().ljust(64, "0")
+    return LoadedPolicy(PolicyBundle(Path(name), digest, config, {}), head=None)  # type: ignore[arg-type]
+
+
+class Maker:
+    """Builds guards whose policies look for needles."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._monkeypatch = monkeypatch
+        self.classifier = NeedleClassifier(())
+
+    def __call__(self, *policies: tuple[LoadedPolicy, tuple[int, ...]], **options: Any) -> Guard:
+        self.classifier = NeedleClassifier([needle for _, needle in policies])
+        self._monkeypatch.setattr("guard.guard.WindowClassifier", lambda heads, **_: self.classifier)
+        settings: dict[str, Any] = {"template": TEMPLATE, "rows": Table(), "secret": SECRET} | options
+        return Guard([p for p, _ in policies], encoder=None, decode=str, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Maker:
+    return Maker(monkeypatch)
+
+
+def masked(prompt: ProtectedPrompt) -> list[int]:
+    return [] if prompt.mask is None else [i for i, m in zip(prompt.token_ids, prompt.mask, strict=True) if m]
+
+
+def test_nothing_flagged_passes_as_it_is(make: Maker) -> None:
+    prompt = make((policy("a"), (50,))).protect([BOS, USER, 10, 11, END])
+    assert (prompt.mask, prompt.embeddings, prompt.refused_by) == (None, None, None)
+    assert [(v.policy, v.flagged, v.score) for v in prompt.verdicts] == [("a", False, 0.0)]
+
+
+def test_flagged_content_is_masked_and_template_never(make: Maker) -> None:
+    prompt = make((policy("a"), (50,))).protect([BOS, USER, 10, 50, END, USER])
+    assert prompt.mask == [False, False, True, True, False, False]
+
+
+def test_rows_are_the_corruptions_seeded_by_token(make: Maker) -> None:
+    prompt = make((policy("a"), (50,)), row_scale=2.0, dtype=torch.bfloat16).protect([BOS, 50, 10, 50])
+    assert prompt.embeddings is not None
+    digest = policy("a").bundle.digest
+    ids = [50, 10, 50]
+    seeds = row_seeds(SECRET, digest, ids)
+    wanted = corrupt(Table().rows(ids), torch.ones(3, dtype=torch.bool), SPEC, row_seeds=seeds)
+    assert prompt.embeddings.dtype == torch.bfloat16
+    assert torch.equal(prompt.embeddings[1:], (wanted * 2.0).bfloat16())
+    assert torch.equal(prompt.embeddings[1], prompt.embeddings[3])
+    assert not prompt.embeddings[0].any()
+
+
+def test_a_later_turn_leaves_earlier_rows_as_they_were(make: Maker) -> None:
+    guard = make((policy("a"), (50,)))
+    first = guard.protect([USER, 50, 10, END])
+    later = guard.protect([USER, 50, 10, END, USER, 11, END])
+    assert first.embeddings is not None
+    assert later.embeddings is not None
+    assert torch.equal(later.embeddings[:4], first.embeddings)
+    assert masked(later) == [50, 10]
+
+
+def test_another_secret_or_policy_is_other_noise(make: Maker) -> None:
+    rows = [
+        make((policy(name), (50,)), secret=secret).protect([50]).embeddings
+        for name, secret in (("a", SECRET), ("b", SECRET), ("a", bytes(32)))
+    ]
+    assert not torch.equal(rows[0], rows[1])
+    assert not torch.equal(rows[0], rows[2])
+
+
+def test_a_needle_split_by_template_tokens_is_found_in_the_glue(make: Maker) -> None:
+    prompt = make((policy("a"), (50, 51))).protect([USER, 10, 50, END, 51, 11, END])
+    assert masked(prompt) == [10, 50, 51, 11]
+
+
+def test_a_turn_that_explains_the_glue_spares_the_other_turns(make: Maker) -> None:
+    prompt = make((policy("a"), (50,))).protect([USER, 50, END, USER, 10, 11, END])
+    assert masked(prompt) == [50]
+
+
+def test_what_is_left_is_glued_and_classified_again(make: Maker) -> None:
+    """A decoy in a segment of its own does not hide a needle that the other segments spell together."""
+    prompt = make((policy("a"), (50,)), (policy("b"), (60, 61))).protect([USER, 50, END, 60, END, 50, END, 61, END])
+    assert masked(prompt) == [50, 60, 50, 61]
+
+
+def test_an_observers_hit_does_not_take_content_out_of_the_glue(make: Maker) -> None:
+    guard = make((policy("watch", action="observe"), (60,)), (policy("a"), (60, 61)))
+    prompt = guard.protect([USER, 60, END, 61, END])
+    assert masked(prompt) == [60, 61]
+
+
+def test_only_the_windows_around_a_needle_in_a_long_text_are_masked(make: Maker) -> None:
+    ids = [USER, *[10] * 300, 50, *[10] * 300, END]
+    prompt = make((policy("a"), (50,))).protect(ids)
+    assert prompt.mask is not None
+    positions = [p for p, m in enumerate(prompt.mask) if m]
+    assert 301 in positions
+    assert 64 <= len(positions) <= 96
+    assert max(positions) - min(positions) == len(positions) - 1
+
+
+def test_the_first_policy_owns_what_several_flag(make: Maker) -> None:
+    strong = CorruptionSpec(method="set_rand_noise_first_n", strength=9.0)
+    guard = make((policy("a", CorruptionSpec(method="zero_out_first_n")), (50,)), (policy("b", strong), (50,)))
+    prompt = guard.protect([50, 10])
+    assert prompt.embeddings is not None
+    assert not prompt.embeddings.any()
+    assert [v.flagged for v in prompt.verdicts] == [True, True]
+
+
+def test_permuting_methods_stay_within_a_segment(make: Maker) -> None:
+    guard = make((policy("a", CorruptionSpec(method="reverse_order")), (50,)))
+    prompt = guard.protect([USER, 50, 10, END, USER, 50, 11, 12, END])
+    assert prompt.embeddings is not None
+    assert prompt.embeddings[:, 0].tolist() == [0, 10, 50, 0, 0, 12, 11, 50, 0]
+
+
+def test_observing_changes_nothing_and_refusing_refuses(make: Maker) -> None:
+    observed = make((policy("a", action="observe"), (50,))).protect([50])
+    assert (observed.mask, observed.refused_by, observed.verdicts[0].flagged) == (None, None, True)
+    refused = make((policy("a"), (50,)), (policy("b", action="refuse"), (50,))).protect([50])
+    assert (refused.mask, refused.refused_by) == (None, "b")
+
+
+def test_failed_classification_rejects_or_corrupts_and_never_passes(make: Maker) -> None:
+    guard = make((policy("a", on_error="corrupt"), (50,)))
+    make.classifier.poison = 13
+    prompt = guard.protect([BOS, 13, 14, END])
+    assert masked(prompt) == [13, 14]
+    assert prompt.verdicts[0].failed
+    guard = make((policy("a", on_error="corrupt"), (50,)), (policy("b"), (51,)))
+    make.classifier.poison = 13
+    with pytest.raises(ClassificationError):
+        guard.protect([BOS, 13])
+
+
+def test_one_poisoned_prompt_spares_its_batch(make: Maker) -> None:
+    guard = make((policy("a"), (50,)))
+    make.classifier.poison = 13
+    clean, poisoned, flagged = guard.protect_batch([[10], [13], [50]])
+    assert isinstance(clean, ProtectedPrompt)
+    assert clean.mask is None
+    assert isinstance(poisoned, ClassificationError)
+    assert isinstance(flagged, ProtectedPrompt)
+    assert flagged.mask == [True]
+
+
+def test_rows_that_cannot_be_had_reject_the_prompt(make: Maker) -> None:
+    with pytest.raises(CorruptionFailedError):
+        make((policy("a"), (950,))).protect([950])
+
+
+def test_a_prompt_without_content_passes(make: Maker) -> None:
+    assert make((policy("a"), (50,))).protect([BOS, USER, END]).mask is None
+
+
+def test_policies_are_needed_and_named_once(make: Maker) -> None:
+    with pytest.raises(PolicyMismatchError, match="no policy"):
+        make()
+    with pytest.raises(PolicyMismatchError, match="'a' is used twice"):
+        make((policy("a"), (50,)), (policy("a"), (51,)))
+
+
+def test_threads_get_the_same_answers(make: Maker) -> None:
+    guard = make((policy("a"), (50,)))
+    prompts = [[BOS, 50, i % 40] for i in range(200)]
+    wanted = guard.protect_batch(prompts)
+    found: dict[int, list[ProtectedPrompt | GuardError]] = {}
+    threads = [threading.Thread(target=lambda n=n: found.update({n: guard.protect_batch(prompts)})) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for answers in found.values():
+        for answer, expected in zip(answers, wanted, strict=True):
+            assert isinstance(answer, ProtectedPrompt)
+            assert isinstance(expected, ProtectedPrompt)
+            assert answer.embeddings is not None
+            assert torch.equal(answer.embeddings, expected.embeddings)
