@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from demo.lessons import corpus, examples, write_examples
-    from demo.models import DemoBuild, DemoSettings, build_models, default_cache_dir
+    from demo.models import DemoBuild, DemoSettings, build_models
     from demo.probes import Probe, pass_rate
     from demo.training import Recipe
     from demo.world import Attribute, Fact, Person, World, WorldSpec
@@ -31,7 +31,6 @@ _HOME = {
     "WorldSpec": "demo.world",
     "build_models": "demo.models",
     "corpus": "demo.lessons",
-    "default_cache_dir": "demo.models",
     "examples": "demo.lessons",
     "pass_rate": "demo.probes",
     "write_examples": "demo.lessons",
@@ -49,7 +48,6 @@ __all__ = [
     "WorldSpec",
     "build_models",
     "corpus",
-    "default_cache_dir",
     "examples",
     "pass_rate",
     "write_examples",

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from filelock import FileLock
 from rich.console import Console
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from classifiers import default_cache_dir
 from demo.lessons import Mixture, corpus, write_examples
 from demo.progress import no_transformers_bar, training_progress
 from demo.tokenizer import train_tokenizer
@@ -69,13 +69,6 @@ class DemoBuild:
     @property
     def retain_examples(self) -> Path:
         return self.folder / "retain.jsonl"
-
-
-def default_cache_dir() -> Path:
-    """$ECO_CACHE_DIR, else eco-gateway under $XDG_CACHE_HOME, else under ~/.cache."""
-    if own := os.environ.get("ECO_CACHE_DIR"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "eco-gateway"
 
 
 def build_models(

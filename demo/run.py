@@ -15,8 +15,9 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
+from classifiers import default_cache_dir
 from demo.errors import DemoError
-from demo.models import DemoBuild, build_models, default_cache_dir
+from demo.models import DemoBuild, build_models
 from demo.probes import Probe, probes
 from demo.replies import replies
 from demo.servers import ServerProcess, guarded_server, plain_server

@@ -10,12 +10,11 @@ import pytest
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from demo import DemoSettings, Recipe, World, WorldSpec, build_models, default_cache_dir
+from demo import DemoSettings, Recipe, World, WorldSpec, build_models
 from demo import models as demo_models
 from demo.lessons import Mixture
 from demo.models import settings_digest
 from demo.probes import probes
-from demo.progress import training_progress
 from demo.replies import replies
 
 TINY = DemoSettings(
@@ -174,27 +173,3 @@ def test_other_code_words_or_torch_are_another_build(monkeypatch: pytest.MonkeyP
         digests.add(settings_digest(TINY))
 
     assert len(digests) == 5
-
-
-def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("ECO_CACHE_DIR", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert default_cache_dir() == tmp_path / ".cache" / "eco-gateway"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_cache_dir() == tmp_path / "xdg" / "eco-gateway"
-    monkeypatch.setenv("ECO_CACHE_DIR", str(tmp_path / "own"))
-    assert default_cache_dir() == tmp_path / "own"
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress_shows_loss_and_time_left(terminal: bool) -> None:
-    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
-    with training_progress("model", 2, console) as on_step:
-        on_step(1, 3.25)
-        on_step(2, 1.5)
-
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "Training the model" in shown
-    assert "loss 1.500" in shown
-    assert "left" in shown
