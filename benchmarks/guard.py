@@ -30,6 +30,10 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true", help="skip the part that starts two servers")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     console = Console()
     with tempfile.TemporaryDirectory() as folder:
         build, policy = _prepared(Path(folder), console)
@@ -120,7 +124,7 @@ def _torch_encoder() -> Callable[[str], Any]:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from classifiers import carrier_folder
+    from classifiers.resolve import carrier_folder
 
     folder = carrier_folder()
     if folder is None:
