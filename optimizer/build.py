@@ -96,7 +96,12 @@ def build_policy(options: BuildOptions, *, console: Console | None = None) -> Po
     with console.status("exporting the encoder (first use only) and training the classifier"):
         encoder = Encoder.open(resolve_encoder(encoder_name))
         head, training = train_head(encoder, forget, retain, seed=options.seed)
-    console.print(f"classifier trained; examples left out of training: {training.cross_fitted}", highlight=False)
+    left_out = training.cross_fitted
+    console.print(
+        f"classifier trained; on examples left out of training it misses {left_out.missed} of {left_out.positives} "
+        f"and flags {left_out.false_positives} of {left_out.negatives} that should pass",
+        highlight=False,
+    )
     report: dict[str, Any] = {"classifier": training.as_dict()}
     if _is_searched(options):
         search, scores = _search(options, forget, retain, console)
