@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ def run_demo(options: DemoOptions) -> None:
     Raises:
         DemoError: a server did not start, or the figures are not what the demo claims.
     """
+    # A demo that is terminated stops its servers as one that is interrupted does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     root = options.cache_dir or default_cache_dir()
     build = build_models(root, console=console)
