@@ -23,6 +23,9 @@ FLAGS = (
     "hermes",
     "--max-logprobs",
     "20",
+    # A corrupted prompt may make the model write blanks for ever where the schema allows them.
+    "--structured-outputs-config",
+    '{"backend": "xgrammar", "disable_any_whitespace": true}',
 )
 
 
