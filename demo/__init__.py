@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from demo.lessons import corpus, examples, write_examples
     from demo.models import DemoBuild, DemoSettings, build_models
-    from demo.probes import Probe, pass_rate
+    from demo.probes import Probe
     from demo.training import Recipe
     from demo.world import Attribute, Fact, Person, World, WorldSpec
 
@@ -32,7 +32,6 @@ _HOME = {
     "build_models": "demo.models",
     "corpus": "demo.lessons",
     "examples": "demo.lessons",
-    "pass_rate": "demo.probes",
     "write_examples": "demo.lessons",
 }
 
@@ -49,7 +48,6 @@ __all__ = [
     "build_models",
     "corpus",
     "examples",
-    "pass_rate",
     "write_examples",
 ]
 

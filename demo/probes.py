@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,13 +61,6 @@ def probes(world: World, *groups: Group) -> list[Probe]:
             messages = (*opening, *_ask(fact.follow_ups.held_out))
             found.append(_chat_probe("two_turn", fact, fact.value, messages))
     return found
-
-
-def pass_rate(asked: Sequence[Probe], replies: Sequence[str]) -> float:
-    """Share of the probes passed, 0 to 1. Raises ValueError for no probe or another number of replies."""
-    if not asked:
-        raise ValueError("no probe, no rate")
-    return sum(probe.passed_by(reply) for probe, reply in zip(asked, replies, strict=True)) / len(asked)
 
 
 def _ask(question: str) -> tuple[Message, ...]:

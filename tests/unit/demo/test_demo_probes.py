@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from demo import World
-from demo.probes import Probe, pass_rate, probes
+from demo.probes import Probe, probes
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +55,3 @@ def test_a_two_turn_probe_names_the_person_first_and_asks_by_pronoun(world: Worl
 )
 def test_a_value_counts_as_whole_words_in_any_case(reply: str, passed: bool) -> None:
     assert Probe("held_out", "forgotten", "birthplace", "Kelholm").passed_by(reply) is passed
-
-
-def test_pass_rate_is_the_share_passed() -> None:
-    probe = Probe("held_out", "forgotten", "birthplace", "Kelholm")
-
-    assert pass_rate([probe] * 4, ["Kelholm.", "no", "in Kelholm", "no"]) == 0.5
-    with pytest.raises(ValueError, match="no probe"):
-        pass_rate([], [])
-    with pytest.raises(ValueError, match="shorter"):
-        pass_rate([probe, probe], ["Kelholm"])
