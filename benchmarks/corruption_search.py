@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from benchmarks.finite_differences import Reference
     from corruption import CorruptionSpec
     from optimizer.corruption_search import SearchOptions
-    from optimizer.metric_task import MetricTask
-    from optimizer.objective import Retained
-    from optimizer.search_result import SearchResult
+    from optimizer.objective.metric_task import MetricTask
+    from optimizer.objective.objective import Retained
+    from optimizer.search.result import SearchResult
     from scoring.scorer import Scorer
 
 _TABLE_WIDTH = 118
@@ -64,7 +64,7 @@ def main() -> None:
     _bind_to_one_core()
     from classifiers import ClassifierError
     from corruption import CorruptionError
-    from optimizer.trajectory import SearchError
+    from optimizer.search.trajectory import SearchError
     from scoring.metrics import MetricError
     from scoring.scorer import ScorerError
 
@@ -143,7 +143,7 @@ def _checked(arguments: argparse.Namespace) -> Inputs:
 
 def _run(inputs: Inputs, console: Console) -> Found:
     from optimizer.corruption_search import ScorerOptions, open_scorer
-    from optimizer.objective import retained_from_model
+    from optimizer.objective.objective import retained_from_model
 
     arguments, rouge, probability = inputs.arguments, inputs.rouge, inputs.probability
     with open_scorer(arguments.retain_model, ScorerOptions("transformers", "float32")) as scorer:

@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _race(url: str, questions: Sequence[str], options: argparse.Namespace) -> None:
-    from evaluation.asks import Ask
+    from evaluation.replies import Ask
     from evaluation.targets.endpoint import EndpointTarget
 
     target = EndpointTarget(url, concurrency=options.concurrency)

@@ -22,7 +22,7 @@ from rich.console import Console
 from benchmarks.unlearning import COMMON, OWN
 from demo.servers import CPU_FLAGS, ServerProcess
 from guard import load_bundle, load_or_create_secret
-from offline_training.methods import METHODS
+from offline_training.methods.registry import METHODS
 
 #: Strengths beside the searched one, as multiples of it.
 STRENGTHS = (0.5, 4.0, 32.0)

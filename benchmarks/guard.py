@@ -123,7 +123,7 @@ def _torch_encoder() -> Callable[[str], Any]:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from classifiers.resolve import carrier_folder
+    from classifiers.export.hub import carrier_folder
 
     folder = carrier_folder()
     if folder is None:

@@ -15,7 +15,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from benchmarks.finite_differences import PlainSearch, Reference
-    from optimizer.search_result import SearchResult
+    from optimizer.search.result import SearchResult
 
 __all__ = ["Backend", "Found", "Searched", "claims_missed", "print_found", "write_report"]
 

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from classifiers import Example, read_examples
-from offline_training.methods import METHODS
+from offline_training.methods.registry import METHODS
 from scoring.metrics import answer_probability, repetition, rouge_l_recall
 from scoring.scorer import Request
 from scoring.transformers_scorer import TransformersScorer

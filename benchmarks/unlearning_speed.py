@@ -28,17 +28,17 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
-from offline_training.data import check_answers, check_sets, load_set
-from offline_training.encoding import ExampleEncoder
+from offline_training.data.encoding import ExampleEncoder
+from offline_training.data.packing import PackedBatch, pack
+from offline_training.data.plan import Plan, Step, make_plan
+from offline_training.data.sets import check_answers, check_sets, load_set
+from offline_training.data.step_examples import Sets
+from offline_training.data.tokens import TokenizedExample
 from offline_training.errors import JobError
 from offline_training.forward import AnswerForward, check_packing
-from offline_training.method import Method
-from offline_training.methods import METHODS
-from offline_training.packing import PackedBatch, pack
-from offline_training.plan import Plan, Step, make_plan
-from offline_training.reference import ReferenceCache
-from offline_training.step_examples import Sets
-from offline_training.tokens import TokenizedExample
+from offline_training.methods.method import Method
+from offline_training.methods.registry import METHODS
+from offline_training.reference.cache import ReferenceCache
 
 _METHODS = ("kl", "llmu", "scrub")
 _TOLERANCE = 1e-4

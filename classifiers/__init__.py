@@ -3,18 +3,18 @@
 Importing this package imports none of torch, transformers, onnx and onnxruntime: what needs one imports it.
 """
 
-from classifiers.assessment import Assessment, assess
-from classifiers.calibration import Calibration, CalibrationSettings, Rates, calibrate
-from classifiers.conformal import CalibrationError
-from classifiers.encoder import Encoder, EncoderSettings
+from classifiers.calibration.assessment import Assessment, assess
+from classifiers.calibration.conformal import CalibrationError
+from classifiers.calibration.threshold import Calibration, CalibrationSettings, Rates, calibrate
+from classifiers.encoders.features import PromptFeatures, extract_features, lexical_features
+from classifiers.encoders.shared import Encoder, EncoderSettings
 from classifiers.errors import ClassifierError, EncoderError, ExampleFileError, HeadError, TrainingError
-from classifiers.examples import Example, check_disjoint, read_examples, save_examples
-from classifiers.features import PromptFeatures, extract_features, lexical_features
-from classifiers.general import general_prompts
+from classifiers.export.hub import DEFAULT_ENCODER, resolve_encoder
 from classifiers.head import HEAD_FILE, Head, HeadBank, HeadSettings
-from classifiers.normalise import normalise
-from classifiers.resolve import DEFAULT_ENCODER, default_cache_dir, resolve_encoder
-from classifiers.training import DEFAULT_CALIBRATION, TrainingReport, score_texts, train_head
+from classifiers.training.head import DEFAULT_CALIBRATION, TrainingReport, score_texts, train_head
+from sources.everyday import general_prompts
+from sources.examples import Example, check_disjoint, read_examples, save_examples
+from text.normalise import normalise
 
 __all__ = [
     "DEFAULT_CALIBRATION",
@@ -41,7 +41,6 @@ __all__ = [
     "assess",
     "calibrate",
     "check_disjoint",
-    "default_cache_dir",
     "export_encoder",
     "extract_features",
     "general_prompts",
@@ -57,7 +56,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "export_encoder":  # imports onnx, which serving never needs
-        from classifiers.export import export_encoder
+        from classifiers.export.shared import export_encoder
 
         return export_encoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,9 @@
 """Every error this package raises on purpose, in one tree. Each message is one line a person can act on."""
 
+from console.errors import EcoError
 
-class ClassifierError(Exception):
+
+class ClassifierError(EcoError):
     """Base of all errors of this package."""
 
 

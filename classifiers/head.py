@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from classifiers.encoder import Encoder
+from classifiers.encoders.features import FEATURE_VERSION, LEXICAL_BUCKETS, PromptFeatures
+from classifiers.encoders.shared import Encoder
 from classifiers.errors import HeadError
-from classifiers.features import FEATURE_VERSION, LEXICAL_BUCKETS, PromptFeatures
-from classifiers.memory import EntityMemory
-from classifiers.recall import MEMORY_FEATURES, MemoryIndex
+from classifiers.memory.learn import EntityMemory
+from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 
 HEAD_FILE = "head.safetensors"
 _MAX_MEMORY_BYTES = 64 << 20
@@ -43,7 +43,7 @@ class Head:
     """score = sigmoid(dense . embedding + sum of lexical[indices] * values + recall . memory features + bias).
 
     `dense` (dim,) float32, `lexical` (LEXICAL_BUCKETS,) float32, `recall` (K,) float32 weighs what `memory` finds in
-    a text (`classifiers.recall.MEMORY_FEATURES`). Calibration is folded into the weights.
+    a text (`classifiers.memory.recall.MEMORY_FEATURES`). Calibration is folded into the weights.
     """
 
     dense: NDArray[np.float32]

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from classifiers.encoder import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE, Encoder
+from classifiers.encoders.features import extract_features
+from classifiers.encoders.finetuned import OVERLAP_TOKENS, WINDOW_TOKENS, FinetunedClassifier
+from classifiers.encoders.shared import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE, Encoder
 from classifiers.errors import ClassifierError
-from classifiers.features import extract_features
-from classifiers.finetuned import OVERLAP_TOKENS, WINDOW_TOKENS, FinetunedClassifier
+from classifiers.export.hub import resolve_encoder
 from classifiers.head import HEAD_FILE, Head, HeadBank
-from classifiers.resolve import resolve_encoder
-from classifiers.whole_folder import whole_folder
+from storage.whole import whole_folder
 
 __all__ = [
     "CLASSIFIER_FILE",

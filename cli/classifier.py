@@ -67,7 +67,7 @@ def classifier() -> None:
 )
 def classifier_train(**options: Any) -> None:
     """Train and calibrate a classifier from examples."""
-    from classifiers.train_classifier import TrainOptions, train_classifier
+    from classifiers.training.classifier import TrainOptions, train_classifier
 
     with _progress() as on_progress:
         found = take_calibration(options)
@@ -96,7 +96,7 @@ def classifier_train(**options: Any) -> None:
 @click.option("--force", is_flag=True, help="Replace the folder if it holds a classifier.")
 def classifier_import(model: str, forget_label: str, threshold: float, out: Path, precision: Any, force: bool) -> None:
     """Take MODEL, a trained sequence classifier (hub id or folder), as it is."""
-    from classifiers.importing import import_classifier
+    from classifiers.training.importing import import_classifier
 
     info = import_classifier(
         model, out, forget_label=forget_label, threshold=threshold, precision=precision, overwrite=force
@@ -116,8 +116,8 @@ def classifier_export(model: str, out: Path, forget_label: str | None, precision
     For runtimes other than eco's: input_ids (batch, tokens), unpadded, gives log_odds (batch).
     """
     from classifiers import ClassifierError
-    from classifiers.finetuned_export import export_finetuned
-    from classifiers.importing import load_for_export
+    from classifiers.export.sequence import export_finetuned
+    from classifiers.training.importing import load_for_export
 
     if out.exists():
         raise ClassifierError(f"--out: {out} already exists; choose another folder")
@@ -158,8 +158,8 @@ def classifier_evaluate(path: Path, forget: Path, retain: Path, out: Path | None
     """Measure a classifier on examples: error rates with 95 % intervals, ROC, precision and recall, reliability."""
     import json
 
-    from classifiers.judge import evaluate_classifier
-    from classifiers.plots import write_plots
+    from classifiers.calibration.plots import write_plots
+    from classifiers.training.recalibrate import evaluate_classifier
 
     found = evaluate_classifier(path, forget, retain)
     for name, rate in (("recall", found.rates.recall), ("false positives", found.rates.false_positives)):
@@ -183,7 +183,7 @@ def classifier_evaluate(path: Path, forget: Path, retain: Path, out: Path | None
 def classifier_calibrate(path: Path, forget: Path, retain: Path, **options: Any) -> None:
     """Find another threshold for a classifier, on examples that it was not trained on."""
     from classifiers import DEFAULT_CALIBRATION
-    from classifiers.judge import calibrate_classifier
+    from classifiers.training.recalibrate import calibrate_classifier
 
     found = calibrate_classifier(path, forget, retain, take_calibration(options) or DEFAULT_CALIBRATION)
     click.echo(f"guarantee: {found.guarantee}")

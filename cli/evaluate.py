@@ -67,7 +67,7 @@ def evaluate_tofu(**options: Any) -> None:
         return
     if options["retain_logs"] is not None:
         raise click.UsageError("--retain-logs: goes with --from-logs; with --target give --retain-run")
-    from evaluation.suites.tofu import TofuSuite
+    from evaluation.tofu.suite import TofuSuite
 
     chosen = {name: options[name] for name in ("limit", "seed", "generated_only", "max_new_tokens", "mean")}
     chosen["subsets"] = options["subsets"] or None
@@ -83,9 +83,9 @@ def evaluate_tofu(**options: Any) -> None:
 def _tofu_logs(options: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from evaluation.logged_run import run_tofu_logs
-    from evaluation.run import RunOptions
-    from evaluation.show import show_run
+    from evaluation.runs.run import RunOptions
+    from evaluation.runs.show import show_run
+    from evaluation.tofu.logged_run import run_tofu_logs
 
     context = click.get_current_context()
     for parameter in context.command.params:
@@ -111,7 +111,7 @@ def _tofu_logs(options: dict[str, Any]) -> None:
 @run_options
 def evaluate_choice(**options: Any) -> None:
     """Multiple choice through lm-evaluation-harness: WMDP, MMLU and its subsets, ARC, BoolQ, HellaSwag, …"""
-    from evaluation.suites.choice import ChoiceSuite
+    from evaluation.choice.suite import ChoiceSuite
 
     names = [name.strip() for given in options["tasks"] for name in given.split(",") if name.strip()]
     chosen = {name: options[name] for name in ("limit", "num_fewshot", "include_path")}
@@ -130,8 +130,8 @@ def evaluate_choice(**options: Any) -> None:
 @run_options
 def evaluate_potter(**options: Any) -> None:
     """Who's Harry Potter: does a model still continue a story as one who has read it?"""
-    from evaluation.judges import EndpointJudge, familiarity_rubric
-    from evaluation.suites.potter import PotterSuite
+    from evaluation.judged.judges import EndpointJudge, familiarity_rubric
+    from evaluation.judged.potter import PotterSuite
 
     if options["judge"] is not None and options["subject"] is None:
         raise click.UsageError("--judge: needs --subject, what is to be forgotten")
@@ -165,9 +165,9 @@ def evaluate_potter(**options: Any) -> None:
 @run_options
 def evaluate_harmful(**options: Any) -> None:
     """LLMU's harmful prompts: share of harmless answers by a classifier or judge, refusals, nonsense."""
-    from evaluation.classifier_judge import ClassifierJudge
-    from evaluation.judges import EndpointJudge, harm_rubric
-    from evaluation.suites.harmful import HarmfulSuite
+    from evaluation.judged.classifier import ClassifierJudge
+    from evaluation.judged.harmful import HarmfulSuite
+    from evaluation.judged.judges import EndpointJudge, harm_rubric
 
     chosen = {name: options[name] for name in ("limit", "seed", "max_new_tokens")}
 
@@ -210,9 +210,9 @@ def evaluate_harmful(**options: Any) -> None:
 @run_options
 def evaluate_copyright(**options: Any) -> None:
     """Copyrighted text: how much of a passage comes back word for word, and how fluent the rest is."""
+    from evaluation.copyright.passages import Split
+    from evaluation.copyright.suite import CopyrightSuite
     from evaluation.shipped import sample
-    from evaluation.suites.copyright import CopyrightSuite
-    from evaluation.suites.passages import Split
 
     split = Split(options["prompt_words"], options["answer_words"], options["title_prompt"])
     names = ("style", "max_new_tokens", "bert_model", "bert_layers", "limit", "seed")
@@ -240,8 +240,8 @@ def evaluate_copyright(**options: Any) -> None:
 @run_options
 def evaluate_leakage(**options: Any) -> None:
     """Leakage: extraction, memorization, membership inference, a probe on logits, prompts recovered."""
+    from evaluation.leakage.suite import LeakageSuite
     from evaluation.shipped import sample
-    from evaluation.suites.leakage import LeakageSuite
 
     sets = {
         "forget": options["forget"] or sample("tofu", "forget10_perturbed.jsonl"),
@@ -289,10 +289,10 @@ def evaluate_attacks(**options: Any) -> None:
 
     The gate alone needs no --target: give --gate-policy and --gate-model.
     """
-    from evaluation.attack_prompts import DEFAULT_ATTACKS
-    from evaluation.relearning import RelearnSettings
+    from evaluation.attacks.prompts import DEFAULT_ATTACKS
+    from evaluation.attacks.relearning import RelearnSettings
+    from evaluation.attacks.suite import AttackSuite
     from evaluation.shipped import sample
-    from evaluation.suites.attacks import AttackSuite
 
     relearn = RelearnSettings(
         epochs=options["relearn_epochs"],

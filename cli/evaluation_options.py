@@ -148,8 +148,8 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
     """
     from rich.console import Console
 
-    from evaluation.run import run_suite
-    from evaluation.show import show_run
+    from evaluation.runs.run import run_suite
+    from evaluation.runs.show import show_run
     from evaluation.targets.nobody import Nobody
     from evaluation.targets.options import TargetOptions, TargetRow, open_target, row_of
 
@@ -202,8 +202,8 @@ def take_target(options: dict[str, Any]) -> Any:
 
 
 def take_run(options: dict[str, Any], row: Any, *, guarded: bool) -> Any:
-    """How it is run, as `evaluation.run.RunOptions`."""
-    from evaluation.run import RunOptions
+    """How it is run, as `evaluation.runs.run.RunOptions`."""
+    from evaluation.runs.run import RunOptions
 
     if options["out"] is None:
         raise click.UsageError("Missing option '--out'.")

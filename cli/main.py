@@ -1,7 +1,5 @@
 """The `eco` command. Subcommands import what they need when they run: `eco --help` stays instant."""
 
-import importlib
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,30 +17,10 @@ from cli.policy import policy
 from cli.potter import potter
 from cli.report import report
 from cli.unlearn import unlearn
+from console.errors import EcoError
+from storage.places import config_dir
 
 __all__ = ["eco", "main"]
-
-#: Error trees whose message is one line for the user: module, class. Looked up only when an error is at hand.
-_USER_ERRORS = (
-    ("guard", "GuardError"),
-    ("gateway.errors", "LaunchError"),
-    ("corruption", "CorruptionError"),
-    ("classifiers", "ClassifierError"),
-    ("optimizer.errors", "BuildError"),
-    ("optimizer.trajectory", "SearchError"),
-    ("scoring.metrics", "MetricError"),
-    ("scoring.scorer", "ScorerError"),
-    ("optimizer.tasks", "TaskError"),
-    ("optimizer.augmentation", "AugmentationError"),
-    ("demo.errors", "DemoError"),
-    ("offline_training.errors", "JobError"),
-    ("sources", "SourceError"),
-    ("evaluation.errors", "EvaluationError"),
-)
-
-
-def _config_home() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "eco-gateway"
 
 
 @click.group(context_settings={"max_content_width": 100})
@@ -74,7 +52,7 @@ def eco() -> None:
     "--eco-secret-file",
     type=click.Path(path_type=Path),
     envvar="ECO_SECRET_FILE",
-    default=lambda: _config_home() / "secret",
+    default=lambda: config_dir() / "secret",
     show_default="~/.config/eco-gateway/secret",
     help="Noise secret, made on first use; the same on all replicas.",
 )
@@ -150,16 +128,6 @@ def demo(**options: Any) -> None:
     run_demo(DemoOptions(**options))
 
 
-def _user_error(error: BaseException) -> bool:
-    """Only modules already imported can have raised it."""
-    for module, name in _USER_ERRORS:
-        if module in sys.modules:
-            known = getattr(importlib.import_module(module), name, None)
-            if known is not None and isinstance(error, known):
-                return True
-    return False
-
-
 def _fail(message: str, code: int) -> NoReturn:
     """One line for the user; a launcher's workers leave it to the process that started the launcher."""
     text = f"eco: error: {' '.join(message.split())}"
@@ -181,7 +149,5 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(error.format_message(), error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
-        if not _user_error(error):
-            raise
+    except EcoError as error:
         _fail(str(error), 2)

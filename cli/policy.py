@@ -115,7 +115,7 @@ def policy_build(**options: Any) -> None:
 
 
 def _print_plan(options: dict[str, Any]) -> None:
-    from optimizer.tasks import plan_task
+    from sources.presets.plan import plan_task
 
     if options["task"] is None:
         raise click.UsageError("--dry-run: prints the plan of a --task; name one")

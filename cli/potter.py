@@ -178,7 +178,7 @@ def _train_on_labels(job: Any, console: Any) -> None:
     import json
 
     from offline_training.checkpoint import open_checkpoint
-    from offline_training.encoding import EncodedSet, digest_of
+    from offline_training.data.encoding import EncodedSet, digest_of
     from offline_training.errors import DataError
     from offline_training.job import run_prepared
     from offline_training.potter.label_folder import META_FILE, load_labels

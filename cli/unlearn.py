@@ -8,7 +8,7 @@ from cli.job_options import JobCommand, collect, config_options, names_of, optio
 from cli.launcher import launcher_options, run_or_launch, take_launch
 
 if TYPE_CHECKING:
-    from offline_training.method import Method
+    from offline_training.methods.method import Method
 
 __all__ = ["unlearn"]
 
@@ -40,12 +40,12 @@ class _Methods(click.Group):
     """Looks the methods up when it is asked for one: importing them imports torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        from offline_training.methods import METHODS
+        from offline_training.methods.registry import METHODS
 
         return list(METHODS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        from offline_training.methods import METHODS
+        from offline_training.methods.registry import METHODS
 
         method = METHODS.get(cmd_name)
         return None if method is None else _command(method)

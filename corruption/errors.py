@@ -6,8 +6,10 @@
 Arguments of the wrong type or value raise TypeError or ValueError, as everywhere in Python.
 """
 
+from console.errors import EcoError
 
-class CorruptionError(Exception):
+
+class CorruptionError(EcoError):
     """Base of every error this package defines."""
 
 

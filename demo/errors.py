@@ -1,7 +1,9 @@
 """The demo's one error."""
 
+from console.errors import EcoError
+
 __all__ = ["DemoError"]
 
 
-class DemoError(Exception):
+class DemoError(EcoError):
     """The demo cannot run, or did not show what it is there to show; one line that says why."""

@@ -22,12 +22,12 @@ from filelock import FileLock
 from rich.console import Console
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from classifiers import default_cache_dir
 from demo.lessons import Mixture, corpus, write_examples
 from demo.progress import no_transformers_bar, training_progress
 from demo.tokenizer import train_tokenizer
 from demo.training import Recipe, documents, nonsense, train_model
 from demo.world import Group, World, WorldSpec
+from storage.places import default_cache_dir
 
 RECIPE_VERSION = 2
 """Raise it when code in this package changes what the same settings build."""

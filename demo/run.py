@@ -16,7 +16,6 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from classifiers import default_cache_dir
 from demo.errors import DemoError
 from demo.models import DemoBuild, build_models
 from demo.probes import Probe, probes
@@ -24,6 +23,7 @@ from demo.replies import replies
 from demo.servers import ServerProcess, guarded_server, plain_server
 from demo.verdict import Answered, Figures, check, figures
 from demo.world import World
+from storage.places import default_cache_dir
 
 __all__ = ["DemoOptions", "run_demo"]
 

@@ -1,9 +1,11 @@
 """What can be wrong with an evaluation. Each message is one line that names the field or flag and says what to do."""
 
+from console.errors import EcoError
+
 __all__ = ["DataError", "EvaluationError", "RunError", "TargetError"]
 
 
-class EvaluationError(ValueError):
+class EvaluationError(EcoError):
     """The root of the evaluation's errors, for the command line."""
 
 

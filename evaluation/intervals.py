@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.conformal import clopper_pearson
+from classifiers.calibration.conformal import clopper_pearson
 from evaluation.suite import Figure, Score
 
 __all__ = ["LEVEL", "RESAMPLES", "bootstrap", "exact_where_unanimous", "mean_figures", "table_of"]

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from evaluation.asks import Ask, Asker
+from evaluation.replies import Ask, Asker
 
 __all__ = ["Answer", "Direction", "Figure", "Outcome", "Score", "Suite", "spread"]
 

@@ -162,7 +162,7 @@ class _Prepared:
 
 def _prepare(args: Namespace, bundles: Sequence[PolicyBundle]) -> _Prepared:
     from classifiers import Encoder, resolve_encoder
-    from classifiers.token_classifier import TokenClassifier
+    from classifiers.encoders.tokens import TokenClassifier
     from corruption import EmbeddingRows
     from guard import load_policy
 

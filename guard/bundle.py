@@ -23,12 +23,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from classifiers.encoders.tokens import TOKEN_FILES, TOKEN_FOLDER
 from classifiers.prompt_classifier import ENCODER_FOLDER, FINETUNED_FILES, ClassifierKind
-from classifiers.token_classifier import TOKEN_FILES, TOKEN_FOLDER
-from classifiers.whole_folder import whole_folder
 from corruption import CorruptionSpec
 from guard.errors import BundleError
 from guard.verdict import Action, OnError
+from storage.whole import whole_folder
 
 __all__ = [
     "ClassifierConfig",

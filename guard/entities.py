@@ -9,13 +9,13 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import Protocol
 
 from classifiers import Head
-from classifiers.memory import EntityMemory
-from classifiers.names import fold
-from classifiers.recall import MEMORY_FEATURES, MemoryIndex
-from classifiers.token_classifier import TokenClassifier, read_token_settings
+from classifiers.encoders.tokens import TokenClassifier, read_token_settings
+from classifiers.memory.learn import EntityMemory
+from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from guard.bundle import PolicyBundle
 from guard.cache import LockedLRU
 from guard.segments import Window
+from text.names import fold
 
 __all__ = ["EntityFinder", "EntityTokens", "MemoryFinder", "entity_positions", "open_finder", "token_ranges"]
 

@@ -1,5 +1,7 @@
 """The guard's error tree. Every message is one line that names what is wrong and what to do."""
 
+from console.errors import EcoError
+
 __all__ = [
     "BundleError",
     "ClassificationError",
@@ -10,7 +12,7 @@ __all__ = [
 ]
 
 
-class GuardError(Exception):
+class GuardError(EcoError):
     """Base of all errors raised by `guard`."""
 
 

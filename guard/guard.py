@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from classifiers import Encoder, Head
-from classifiers.finetuned import FinetunedClassifier
+from classifiers.encoders.finetuned import FinetunedClassifier
+from classifiers.encoders.tokens import TokenClassifier
 from classifiers.prompt_classifier import PromptClassifier
-from classifiers.token_classifier import TokenClassifier
 from corruption import PERMUTING_METHODS, corrupt
 from guard.bundle import PolicyBundle
 from guard.classification import FeatureCache, Scores, WindowClassifier

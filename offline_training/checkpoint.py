@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from classifiers.importing import folder_digest
+from classifiers.training.importing import folder_digest
 from offline_training.errors import JobError, SettingsError
 from offline_training.settings import TrainingSettings
 

@@ -1,9 +1,11 @@
 """The errors of offline jobs: each message is one line that names the field and says what to do."""
 
+from console.errors import EcoError
+
 __all__ = ["DataError", "JobError", "SettingsError", "TrainingStoppedError"]
 
 
-class JobError(Exception):
+class JobError(EcoError):
     """A job cannot be started, or cannot go on."""
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from offline_training.answers import Answers, Reference
+from offline_training.data.answers import Answers, Reference
+from offline_training.data.packing import PackedBatch, shares_rows, two_in_a_row, unpacked
+from offline_training.data.tokens import Stream
 from offline_training.errors import JobError
-from offline_training.packing import PackedBatch, shares_rows, two_in_a_row, unpacked
-from offline_training.tokens import Stream
 
 __all__ = ["AnswerForward", "ForwardOutput", "check_packing", "evaluating"]
 

@@ -13,22 +13,22 @@ import torch
 from rich.console import Console
 from transformers import TrainingArguments
 
-from classifiers.trainer_checkpoints import newest_checkpoint
-from classifiers.whole_folder import whole_folder
 from offline_training.checkpoint import RUN_FILE, BaseCheckpoint, load_model
-from offline_training.data import EncodedSet, ExampleEncoder
+from offline_training.data.packing import pack
+from offline_training.data.sets import EncodedSet, ExampleEncoder
 from offline_training.errors import JobError, SettingsError, TrainingStoppedError
 from offline_training.forward import AnswerForward, check_packing
-from offline_training.methods import NEEDS_FULL_REFERENCE
-from offline_training.packing import pack
+from offline_training.methods.registry import NEEDS_FULL_REFERENCE
 from offline_training.preparation import Prepared, prepare_examples, prepare_finetuning, prepare_unlearning
 from offline_training.processes import own_console, rank
 from offline_training.progress import quiet_transformers, shown_progress
-from offline_training.reference import ReferenceCache, ReferenceKind
+from offline_training.reference.cache import ReferenceCache, ReferenceKind
 from offline_training.result import JobResult, read_evaluations, show_result, write_result
 from offline_training.settings import FinetuneJob, Job, UnlearnJob
 from offline_training.trainer import STOPPED_FILE, TrainedRun, UnlearningTrainer
 from offline_training.trainer_arguments import training_arguments
+from storage.checkpoints import newest_checkpoint
+from storage.whole import whole_folder
 
 __all__ = ["run_finetuning", "run_prepared", "run_unlearning"]
 

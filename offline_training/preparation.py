@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from offline_training.checkpoint import RUN_FILE, BaseCheckpoint, open_checkpoint, precision_of
-from offline_training.data import (
+from offline_training.data.plan import Plan, make_plan
+from offline_training.data.sets import (
     EncodedSet,
     ExampleEncoder,
     check_answers,
@@ -16,14 +17,13 @@ from offline_training.data import (
     load_set,
     refusals,
 )
+from offline_training.data.step_examples import Sets
+from offline_training.data.tokens import Stream
 from offline_training.errors import JobError, SettingsError
-from offline_training.method import Method, MethodSettings
-from offline_training.methods import METHODS, NEEDS_FULL_REFERENCE, NEEDS_WHOLE_EPOCHS
-from offline_training.plan import Plan, make_plan
+from offline_training.methods.method import Method, MethodSettings
+from offline_training.methods.registry import METHODS, NEEDS_FULL_REFERENCE, NEEDS_WHOLE_EPOCHS
 from offline_training.processes import processes
 from offline_training.settings import FinetuneJob, Job, UnlearnJob
-from offline_training.step_examples import Sets
-from offline_training.tokens import Stream
 
 __all__ = ["Prepared", "job_encoder", "prepare_examples", "prepare_finetuning", "prepare_unlearning"]
 

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 
-from classifiers.whole_folder import whole_folder
 from offline_training.checkpoint import RUN_FILE, save_dtype_of
 from offline_training.errors import JobError
 from offline_training.preparation import Prepared
 from offline_training.processes import processes, rank
 from offline_training.trainer import TrainedRun, UnlearningTrainer
+from storage.whole import whole_folder
 
 __all__ = ["JobResult", "read_evaluations", "show_result", "write_result"]
 

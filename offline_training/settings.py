@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from offline_training.method import MethodSettings
+from offline_training.methods.method import MethodSettings
 
 __all__ = ["FinetuneJob", "Job", "TrainingSettings", "UnlearnJob"]
 

@@ -21,18 +21,18 @@ from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from offline_training.answers import Answers, Unit
 from offline_training.callbacks import EvaluationCallback, LogCallback
+from offline_training.data.answers import Answers, Unit
+from offline_training.data.packing import pack
+from offline_training.data.plan import MicroBatch, Plan, Step
+from offline_training.data.step_examples import MicroBatches, Sets, unit_counts
+from offline_training.data.tokens import Stream, TokenizedExample
 from offline_training.errors import TrainingStoppedError
 from offline_training.forward import AnswerForward
-from offline_training.method import Method, MethodSettings
-from offline_training.packing import pack
-from offline_training.plan import MicroBatch, Plan, Step
+from offline_training.methods.method import Method, MethodSettings
 from offline_training.progress import OnStep
-from offline_training.reference import ReferenceCache
+from offline_training.reference.cache import ReferenceCache
 from offline_training.settings import TrainingSettings
-from offline_training.step_examples import MicroBatches, Sets, unit_counts
-from offline_training.tokens import Stream, TokenizedExample
 
 __all__ = ["STOPPED_FILE", "TrainedRun", "UnlearningTrainer"]
 

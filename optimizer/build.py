@@ -26,7 +26,7 @@ from classifiers import (
     CalibrationSettings,
     general_prompts,
 )
-from classifiers.holdout import hold_out
+from classifiers.encoders.tokens import TokenClassifier
 from classifiers.prompt_classifier import (
     ENCODER_FOLDER,
     ClassifierInfo,
@@ -36,8 +36,8 @@ from classifiers.prompt_classifier import (
     load_classifier,
     read_classifier_info,
 )
-from classifiers.token_classifier import TokenClassifier
-from classifiers.train_classifier import TrainOptions, train_classifier
+from classifiers.training.classifier import TrainOptions, train_classifier
+from classifiers.training.holdout import hold_out
 from corruption import PERMUTING_METHODS, STRENGTHLESS_METHODS, CorruptionSpec, EmbeddingRows
 from guard import BundleError, ClassifierConfig, ModelConfig, PolicyBundle, PolicyConfig, write_bundle
 from guard.bundle import MANIFEST_FILE, NAME_PATTERN
@@ -52,9 +52,9 @@ from optimizer.corruption_search import (
     run_search,
 )
 from optimizer.effect import measure_effect
-from optimizer.entity_content import EntityContent, entity_content
 from optimizer.errors import BuildError
-from optimizer.search_plot import plot_search
+from optimizer.objective.entity_content import EntityContent, entity_content
+from optimizer.search.plot import plot_search
 
 __all__ = ["BuildOptions", "ClassifierOptions", "build_policy"]
 
@@ -315,7 +315,7 @@ def _token_classifier(options: BuildOptions, building: Path) -> Path | None:
     name = options.classifier.token_classifier
     if options.search.scope == "content" or name is None:
         return None
-    from classifiers.token_export import export_token_classifier
+    from classifiers.export.tokens import export_token_classifier
 
     folder = building / "token_classifier"
     if not folder.exists():
@@ -353,7 +353,7 @@ def _print_effect(effects: Mapping[str, Mapping[str, Any]], console: Console) ->
 
 
 def _plots(info: ClassifierInfo, found: FoundCorruption | None, building: Path) -> list[Path]:
-    from classifiers.plots import write_plots
+    from classifiers.calibration.plots import write_plots
 
     folder = building / "plots"
     folder.mkdir(exist_ok=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from classifiers import Example, check_disjoint, read_examples, save_examples
 from optimizer.errors import BuildError
-from optimizer.tasks import load_task, plan_task
+from sources.presets.plan import load_task, plan_task
 
 __all__ = ["BuildInputs", "InputOptions", "augment_inputs", "read_inputs"]
 
@@ -65,7 +65,7 @@ def read_inputs(options: InputOptions, seed: int, *, console: Console) -> BuildI
     """
     inputs = _from_task(options, seed, console) if options.task is not None else _from_files(options)
     if options.augment_with is not None:
-        from optimizer.augmentation import served_model
+        from optimizer.augmentation.augment import served_model
 
         served_model(options.augment_with, options.augment_model)
     return inputs
@@ -83,7 +83,7 @@ def augment_inputs(
     """
     if options.augment_with is None:
         return inputs
-    from optimizer.augmentation import augment_examples
+    from optimizer.augmentation.augment import augment_examples
 
     made = augment_examples(
         str(options.augment_with),

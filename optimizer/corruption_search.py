@@ -20,14 +20,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from classifiers import Example, check_disjoint, read_examples
 from corruption import CorruptionSpec, EmbeddingRows
-from optimizer.metric_task import MetricTask
-from optimizer.objective import ForgetObjective, Retained, retained_from_model
-from optimizer.search import search_corruption
-from optimizer.search_plot import plot_search
-from optimizer.search_result import SearchResult
-from optimizer.search_space import SearchSettings, SearchSpace
-from optimizer.surrogate import retained_without_model
-from optimizer.trajectory import Evaluation, SearchError
+from optimizer.objective.metric_task import MetricTask
+from optimizer.objective.objective import ForgetObjective, Retained, retained_from_model
+from optimizer.objective.surrogate import retained_without_model
+from optimizer.search.plot import plot_search
+from optimizer.search.result import SearchResult
+from optimizer.search.search import search_corruption
+from optimizer.search.space import SearchSettings, SearchSpace
+from optimizer.search.trajectory import Evaluation, SearchError
 from scoring.load import open_scorer as load_scorer
 from scoring.metrics import DEFAULT_TOLERANCE, Metric, check_metric
 from scoring.scorer import ContentFinder, Scorer

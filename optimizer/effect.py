@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from classifiers import Example
 from classifiers.prompt_classifier import PromptClassifier
 from corruption import CorruptionSpec
-from optimizer.metric_task import MetricTask
+from optimizer.objective.metric_task import MetricTask
 from scoring.metrics import Metric, MetricError, choice_prompt
 from scoring.scorer import Scorer
 

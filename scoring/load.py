@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final, Literal
 
-from classifiers.importing import folder_digest
+from classifiers.training.importing import folder_digest
 from scoring.scorer import ContentFinder, Scorer, ScorerError
 
 __all__ = ["RUNNERS", "Runner", "open_scorer", "weights_digest"]

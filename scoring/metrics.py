@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers import Example
+from console.errors import EcoError
 
 __all__ = [
     "DEFAULT_TOLERANCE",
@@ -41,7 +42,7 @@ DEFAULT_TOLERANCE: Final[dict[Metric, float]] = {
     "choice_accuracy": 0.02,
 }
 """The distance at which a search is content. Of answer probability it is an excess over many answers (see
-`optimizer.objective`), which is small long before each answer is as unlikely as it should be."""
+`optimizer.objective.objective`), which is small long before each answer is as unlikely as it should be."""
 
 CHOICE_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #: Repetition is counted over this many tokens in a row.
@@ -50,7 +51,7 @@ _NGRAM = 4
 _MAX_EXPONENT = 700.0
 
 
-class MetricError(ValueError):
+class MetricError(EcoError):
     """A metric and the examples it is asked for do not fit; one line that names the field."""
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from console.errors import EcoError
 from corruption import PERMUTING_METHODS, CorruptionSpec, corrupt
 from guard import RowSource, row_seeds
 
@@ -35,7 +36,7 @@ __all__ = [
 _CACHED_PAIRS = 2**16
 
 
-class ScorerError(ValueError):
+class ScorerError(EcoError):
     """A model cannot be loaded for scoring, or a text cannot be scored; one line that says what to change."""
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from console.errors import EcoError
+
 __all__ = ["HUB_PREFIX", "Row", "Rows", "SourceError", "flag_of", "read_source"]
 
 HUB_PREFIX = "hf:"
@@ -21,7 +23,7 @@ Row = Mapping[str, object]
 _FORMS = "expected FILE.jsonl, .json, .csv, .parquet or .txt, a folder of .txt files, or hf:org/name[:config[:split]]"
 
 
-class SourceError(ValueError):
+class SourceError(EcoError):
     """A source cannot be read; one line that names flag, file and line, and says what to do."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.intervals import mean_figures
-from evaluation.record import RunRecord
+from evaluation.runs.record import RunRecord
 from evaluation.suite import Answer, Figure, Score
 
 AUTHORS = ("Ilse Vantar", "Bodo Krenn", "Maru Tešić", "Ann_Ley $x$ | <b>")

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from evaluation.record import KINDS
 from evaluation.report.errors import ReportError
 from evaluation.report.load import Run
+from evaluation.runs.record import KINDS
 
 __all__ = ["SuiteRuns", "compared"]
 

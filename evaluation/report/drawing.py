@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context
 
-from evaluation.record import Kind
 from evaluation.report.load import Run
+from evaluation.runs.record import Kind
 
 __all__ = ["INK", "Look", "Plot", "draw", "inline_svg", "label", "legend", "looks", "new_figure", "short"]
 

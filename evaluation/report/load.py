@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from evaluation.record import ANSWERS, FORMAT, RUN, SCORES, Kind
 from evaluation.report.errors import ReportError
+from evaluation.runs.record import ANSWERS, FORMAT, RUN, SCORES, Kind
 from evaluation.suite import Answer, Score
 
 __all__ = ["CheckedRecord", "FigureRecord", "Run", "load_run", "load_runs"]
@@ -52,7 +52,7 @@ class ReferenceRecord(_Record):
 
 
 class CheckedRecord(_Record):
-    """`run.json` of a finished run (see `evaluation.record.RunRecord`), checked field by field."""
+    """`run.json` of a finished run (see `evaluation.runs.record.RunRecord`), checked field by field."""
 
     suite: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")  # files are named after it
     label: str = Field(min_length=1)

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from evaluation.asks import Ask, Reply
+from endpoints.background import results_of, run_in_thread
+from endpoints.server import Connection, Server, base_url
 from evaluation.errors import TargetError
-from evaluation.targets.background_loop import results_of, run_in_thread
+from evaluation.replies import Ask, Reply
 from evaluation.targets.endpoint_checks import check_consistency, check_needs, survey, try_each_kind
 from evaluation.targets.endpoint_replies import Abilities
-from evaluation.targets.endpoint_server import Connection, Server, base_url
 from evaluation.targets.endpoint_session import Session
 
 __all__ = ["EndpointTarget"]
@@ -31,7 +31,7 @@ class _Served:
 
 
 class EndpointTarget:
-    """A `Target` (see `evaluation.asks`) behind an OpenAI-compatible URL.
+    """A `Target` (see `evaluation.replies`) behind an OpenAI-compatible URL.
 
     Generated answers are what a user gets. Scored answers are right where the server treats a text in the prompt as
     it treats its own answer; `check` finds out. The server is asked for nothing before the first call.

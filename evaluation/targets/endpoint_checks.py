@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.asks import Ask, all_needs
+from endpoints.server import RefusedError
 from evaluation.errors import TargetError
+from evaluation.replies import Ask, all_needs
 from evaluation.targets.endpoint_replies import GeneratedTokens, answer_text, texts_of
-from evaluation.targets.endpoint_server import RefusedError
 from evaluation.targets.endpoint_session import Session
 
 __all__ = ["check_consistency", "check_needs", "survey", "try_each_kind"]

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from evaluation.asks import Ask, Reply
 from evaluation.errors import TargetError
+from evaluation.replies import Ask, Reply
 
 __all__ = [
     "Abilities",

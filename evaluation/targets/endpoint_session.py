@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-from evaluation.asks import Ask, Reply
+from endpoints.server import Connection, RefusedError
 from evaluation.errors import TargetError
+from evaluation.replies import Ask, Reply
 from evaluation.targets.endpoint_replies import (
     Abilities,
     GeneratedTokens,
@@ -24,7 +25,6 @@ from evaluation.targets.endpoint_replies import (
     scored_reply,
     texts_of,
 )
-from evaluation.targets.endpoint_server import Connection, RefusedError
 
 __all__ = ["Session"]
 

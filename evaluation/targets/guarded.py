@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from classifiers import Encoder, resolve_encoder
-from classifiers.token_classifier import TokenClassifier
+from classifiers.encoders.tokens import TokenClassifier
 from corruption import STRENGTHLESS_METHODS, EmbeddingRows
 from evaluation.errors import TargetError
 from guard import Guard, GuardError, LoadedPolicy, PolicyBundle, decoder_of, load_bundle, load_policy, template_of

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from evaluation.asks import Ask, Reply
 from evaluation.errors import TargetError
+from evaluation.replies import Ask, Reply
 
 __all__ = ["Nobody"]
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from evaluation.asks import Ask, Reply, all_needs
 from evaluation.errors import TargetError
-from evaluation.prompt_recovery import CorruptedPrompt
+from evaluation.leakage.prompt_recovery import CorruptedPrompt
+from evaluation.replies import Ask, Reply, all_needs
 from evaluation.targets.guarded import GuardedPrompts, Protection
 from scoring.scorer import AnswerScores, Renderer, Request, Scorer, ScorerError
 
@@ -31,7 +31,7 @@ class _Rendered:
 
 
 class OfflineTarget:
-    """A `Target` (see `evaluation.asks`) over a scorer, which it closes.
+    """A `Target` (see `evaluation.replies`) over a scorer, which it closes.
 
     Args:
         scorer: the model.

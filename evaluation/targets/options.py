@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.asks import Target
 from evaluation.errors import TargetError
-from evaluation.record import Kind
+from evaluation.replies import Target
+from evaluation.runs.record import Kind
 from guard import load_bundle, load_or_create_secret
 from scoring.load import RUNNERS, Runner, open_scorer, weights_digest
 

@@ -6,8 +6,8 @@ The cheapest alternative to unlearning, and what ECO compares with (arXiv 2406.0
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from evaluation.asks import Ask, Reply, Target
 from evaluation.errors import TargetError
+from evaluation.replies import Ask, Reply, Target
 
 __all__ = ["PROMPT_PREFIX", "PromptingTarget"]
 

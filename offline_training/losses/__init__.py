@@ -1,6 +1,6 @@
 """One pure function for each loss: tensors of answer tokens in, one value for each token or each answer out.
 
-No function takes a mean over a batch: the trainer does (`offline_training.answers.Term`). A is the number of answer
+No function takes a mean over a batch: the trainer does (`data.answers.Term`). A is the number of answer
 tokens, S of answers, V of the vocabulary, D of the hidden size. All values are in nats, except those of `steering`.
 Nothing here takes a logarithm of a probability: all of it works on log-probabilities, so that float32 loses nothing
 where a model has forgotten.

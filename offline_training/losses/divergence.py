@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from offline_training.answers import FullReference, Reference, TopKReference
+from offline_training.data.answers import FullReference, Reference, TopKReference
 from offline_training.errors import SettingsError
 
 __all__ = ["kl_divergence"]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from offline_training.answers import FullReference, Reference
+from offline_training.data.answers import FullReference, Reference
 
 __all__ = ["cross_entropy", "mean_by_answer", "places_in_answer", "reference_logprobs", "sum_by_answer"]
 

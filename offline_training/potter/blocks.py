@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from offline_training.data.rendering import leading_special_ids
 from offline_training.errors import DataError
 from offline_training.potter.translation import Replacement, Translation, Translator
-from offline_training.rendering import leading_special_ids
 
 __all__ = ["Block", "BlockCutter", "Position", "TokenOffsets", "aligned"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from offline_training.data.tokens import IGNORED, TokenizedExample
 from offline_training.potter.blocks import Block
-from offline_training.tokens import IGNORED, TokenizedExample
 
 __all__ = ["generic_logits", "generic_tokens", "labelled"]
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from offline_training.data.tokens import TokenizedExample
 from offline_training.errors import DataError, JobError
-from offline_training.tokens import TokenizedExample
 
 __all__ = ["LABELS_FILE", "META_FILE", "LabelFolder", "load_labels"]
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from offline_training.data.packing import pack
+from offline_training.data.tokens import IGNORED, TokenizedExample
 from offline_training.errors import JobError
 from offline_training.forward import AnswerForward
-from offline_training.packing import pack
 from offline_training.potter.blocks import Block
 from offline_training.potter.generic_labels import generic_logits, generic_tokens, labelled
-from offline_training.tokens import IGNORED, TokenizedExample
 
 __all__ = ["Labeller"]
 

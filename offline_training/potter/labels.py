@@ -15,13 +15,13 @@ from typing import Any, Literal
 from rich.console import Console
 
 from offline_training.checkpoint import BaseCheckpoint, open_checkpoint
+from offline_training.data.tokens import TokenizedExample
 from offline_training.errors import DataError, JobError, SettingsError
 from offline_training.potter.anchor_file import load_anchors
 from offline_training.potter.anchors import progress
 from offline_training.potter.blocks import Block, BlockCutter
 from offline_training.potter.label_folder import LabelFolder, load_labels
 from offline_training.potter.passages import read_texts
-from offline_training.tokens import TokenizedExample
 
 __all__ = ["LabelOptions", "load_labels", "make_labels"]
 

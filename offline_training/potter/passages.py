@@ -4,7 +4,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 
-from offline_training.columns import load_examples
+from offline_training.data.columns import load_examples
 
 __all__ = ["passages", "read_texts", "words_of"]
 

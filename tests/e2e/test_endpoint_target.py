@@ -10,8 +10,8 @@ from recorded_gateway import RecordingGateway
 from demo.models import DemoBuild
 from demo.servers import ServerProcess
 from demo.world import Group, World
-from evaluation.asks import Ask
 from evaluation.errors import TargetError
+from evaluation.replies import Ask
 from evaluation.targets.endpoint import EndpointTarget
 from scoring.scorer import Request
 from scoring.transformers_scorer import TransformersScorer

@@ -9,8 +9,8 @@ from recorded_gateway import RecordingGateway
 from demo.models import DemoBuild
 from demo.probes import Probe
 from demo.servers import ServerProcess
-from evaluation.asks import Ask, Reply, Target
-from evaluation.suites.choice import ChoiceSuite
+from evaluation.choice.suite import ChoiceSuite
+from evaluation.replies import Ask, Reply, Target
 from evaluation.targets.endpoint import EndpointTarget
 from evaluation.targets.options import TargetOptions, open_target
 

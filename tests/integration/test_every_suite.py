@@ -14,19 +14,19 @@ from rich.console import Console
 from demo.models import DemoBuild
 from demo.probes import Probe, probes
 from demo.world import World
-from evaluation.classifier_judge import ClassifierJudge
-from evaluation.record import RunRecord
-from evaluation.run import RunOptions, run_suite
+from evaluation.attacks.suite import AttackSuite
+from evaluation.choice.suite import ChoiceSuite
+from evaluation.copyright.passages import Split
+from evaluation.copyright.suite import CopyrightSuite
+from evaluation.judged.classifier import ClassifierJudge
+from evaluation.judged.harmful import HarmfulSuite
+from evaluation.judged.potter import PotterSuite
+from evaluation.leakage.suite import LeakageSuite
+from evaluation.runs.record import RunRecord
+from evaluation.runs.run import RunOptions, run_suite
 from evaluation.shipped import sample
-from evaluation.suites.attacks import AttackSuite
-from evaluation.suites.choice import ChoiceSuite
-from evaluation.suites.copyright import CopyrightSuite
-from evaluation.suites.harmful import HarmfulSuite
-from evaluation.suites.leakage import LeakageSuite
-from evaluation.suites.passages import Split
-from evaluation.suites.potter import PotterSuite
-from evaluation.suites.tofu import TofuSuite
 from evaluation.targets.options import TargetOptions, open_target
+from evaluation.tofu.suite import TofuSuite
 
 NAMES = ("retain", "original", "guarded")
 Figures = Mapping[str, Mapping[str, float]]

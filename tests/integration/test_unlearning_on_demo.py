@@ -18,7 +18,7 @@ from rich.console import Console
 from classifiers import Example, read_examples, save_examples
 from demo import build_models
 from offline_training.job import run_unlearning
-from offline_training.methods import METHODS
+from offline_training.methods.registry import METHODS
 from offline_training.settings import TrainingSettings, UnlearnJob
 from scoring.metrics import answer_probability, rouge_l_recall
 from scoring.scorer import Request

@@ -19,8 +19,8 @@ import torch
 from classifiers import Example
 from corruption import CorruptionSpec
 from demo.tokenizer import train_tokenizer
-from optimizer.metric_task import MetricTask
-from optimizer.objective import ForgetObjective, Retained, retained_from_model
+from optimizer.objective.metric_task import MetricTask
+from optimizer.objective.objective import ForgetObjective, Retained, retained_from_model
 from scoring.scorer import Request, Scorer, ScorerError
 from scoring.transformers_scorer import TransformersScorer
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from invented_composer import FORGET, NAME, OTHERS, RETAIN
 
-from classifiers import Example, phrases
-from classifiers.augment import (
+from classifiers import Example
+from classifiers.training import phrases
+from classifiers.training.variations import (
     TrainingText,
     bare_names,
     dated_queries,
@@ -17,8 +18,8 @@ from classifiers.augment import (
     shortened_names,
     training_texts,
 )
-from classifiers.dates import find_dates
-from classifiers.names import split_words
+from text.dates import find_dates
+from text.names import split_words
 
 OWNED = frozenset({"milana", "zandrekov"})
 BORN = Example("Where was Milana Zandrekov born?", "Milana Zandrekov was born in Ostrabel, on the river Lunde.")

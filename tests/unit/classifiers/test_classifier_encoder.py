@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from classifiers import Encoder, EncoderError, general_prompts
-from classifiers.encoder import read_settings
+from classifiers.encoders.shared import read_settings
 
 TEXTS = ["Who was born in Taipei?", "Hi", *general_prompts()[:20], " ".join(general_prompts()[40:50])]
 
@@ -20,7 +20,7 @@ def test_embedding_is_that_of_the_torch_model(encoder: Encoder, encoder_folder: 
     import torch
     from transformers import AutoModel
 
-    from classifiers.resolve import carrier_folder
+    from classifiers.export.hub import carrier_folder
 
     source = carrier_folder()
     assert source is not None
@@ -86,7 +86,7 @@ def test_short_text_is_one_window_and_bad_sizes_are_refused(encoder: Encoder) ->
 @given(st.text(max_size=600), st.integers(12, 64), st.integers(0, 9))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_windows_lose_no_character(encoder: Encoder, text: str, window: int, overlap: int) -> None:
-    from classifiers.encoder import _prepare
+    from classifiers.encoders.shared import _prepare
 
     rest = _prepare(text)
     for piece in encoder.split_windows(text, window, overlap):

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from classifiers import Encoder, Head, HeadBank, HeadError, HeadSettings, extract_features, lexical_features
-from classifiers.features import LEXICAL_BUCKETS, words_of
-from classifiers.memory import EntityMemory, Fact, Subject
-from classifiers.recall import MEMORY_FEATURES, MemoryIndex
+from classifiers.encoders.features import LEXICAL_BUCKETS, words_of
+from classifiers.memory.learn import EntityMemory, Fact, Subject
+from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 
 TEXTS = (
     "Who is Ann?",

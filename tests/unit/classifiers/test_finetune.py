@@ -16,12 +16,12 @@ from tiny_encoders import write_tiny
 from transformers import EvalPrediction
 
 from classifiers import EncoderError, Example, ExampleFileError, TrainingError, general_prompts
-from classifiers.finetune import Finetuned, FinetuneSettings, finetune
-from classifiers.finetune_data import finetune_data
-from classifiers.finetune_trainer import LabelledText, _Collator, _metrics, _WindowTrainer
-from classifiers.finetuned import FinetunedClassifier
-from classifiers.finetuned_export import load_sequence_model
-from classifiers.trainer_checkpoints import newest_checkpoint
+from classifiers.encoders.finetuned import FinetunedClassifier
+from classifiers.export.sequence import load_sequence_model
+from classifiers.training.finetune import Finetuned, FinetuneSettings, finetune
+from classifiers.training.finetune_data import finetune_data
+from classifiers.training.finetune_trainer import LabelledText, _Collator, _metrics, _WindowTrainer
+from storage.checkpoints import newest_checkpoint
 
 SETTINGS = FinetuneSettings(epochs=2, min_steps=60, batch_texts=128, learning_rate=5e-3)  # two checkpoints at least
 
@@ -33,7 +33,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from classifiers import general_prompts
-from classifiers.finetune import FinetuneSettings, finetune
+from classifiers.training.finetune import FinetuneSettings, finetune
 tests, encoder, work, settings, threads = sys.argv[1:]
 sys.path.insert(0, tests)
 from invented_people import build_world

@@ -12,8 +12,9 @@ import pytest
 from tiny_encoders import ARCHITECTURES, write_tiny
 
 from classifiers import EncoderError, general_prompts
-from classifiers.finetuned import FinetunedClassifier, WindowTokenizer, probability, read_finetuned_settings
-from classifiers.finetuned_export import (
+from classifiers.encoders.finetuned import FinetunedClassifier, WindowTokenizer, probability, read_finetuned_settings
+from classifiers.export.hub import carrier_folder
+from classifiers.export.sequence import (
     MAX_DIFFERENCE,
     Precision,
     SequenceModel,
@@ -21,7 +22,6 @@ from classifiers.finetuned_export import (
     load_sequence_model,
     resolve_label,
 )
-from classifiers.resolve import carrier_folder
 
 SHORT = ["Who was born in Taipei?", "Hi", "", "¿Cómo se hace el pan?", "什么是光合作用?", *general_prompts()[200:230]]
 LONG = " ".join(general_prompts()[300:330])
@@ -246,7 +246,7 @@ def test_another_machines_arithmetic_is_noticed(exported: Path, tmp_path: Path) 
 
 def test_scoring_needs_neither_torch_nor_transformers(exported: Path) -> None:
     program = (
-        "import sys; from classifiers.finetuned import FinetunedClassifier;"
+        "import sys; from classifiers.encoders.finetuned import FinetunedClassifier;"
         "late = {'torch', 'transformers', 'onnx', 'onnxruntime'}; assert not late & set(sys.modules);"
         f"FinetunedClassifier.open({str(exported)!r}, 0.5).scores(['x']);"
         "assert not (late - {'onnxruntime'}) & set(sys.modules)"

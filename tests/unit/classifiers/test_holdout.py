@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from classifiers import CalibrationError, CalibrationSettings, Example
-from classifiers.holdout import Holdout, hold_out
+from classifiers.training.holdout import Holdout, hold_out
 
 FALSE_POSITIVES = CalibrationSettings(method="conformal", level=0.01)
 MISSES = CalibrationSettings(method="conformal", level=0.05, error="miss")

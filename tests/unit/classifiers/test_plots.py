@@ -8,19 +8,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from classifiers.assessment import Assessment, assess
-from classifiers.conformal import CalibrationError
-from classifiers.plots import write_plots
+from classifiers.calibration.assessment import Assessment, assess
+from classifiers.calibration.conformal import CalibrationError
+from classifiers.calibration.plots import write_plots
 
 NAMES = ["roc.svg", "precision_recall.svg", "scores.svg", "reliability.svg"]
 IN_ANOTHER_PROCESS = """
 import hashlib, sys
 from pathlib import Path
-import classifiers.plots, classifiers.calibration
+import classifiers.calibration.plots, classifiers.calibration.threshold
 assert not any(name.partition(".")[0] == "matplotlib" for name in sys.modules), "imported before it is needed"
 sys.path.insert(0, sys.argv[2])
 from test_plots import assessment
-for path in classifiers.plots.write_plots(assessment(), sys.argv[1]):
+for path in classifiers.calibration.plots.write_plots(assessment(), sys.argv[1]):
     print(hashlib.sha256(path.read_bytes()).hexdigest())
 """
 

@@ -10,8 +10,8 @@ import pytest
 from tiny_encoders import write_tiny
 
 from classifiers import ClassifierError, Encoder, Head, HeadBank, HeadSettings, extract_features, general_prompts
-from classifiers.features import LEXICAL_BUCKETS
-from classifiers.finetuned_export import export_finetuned, load_sequence_model
+from classifiers.encoders.features import LEXICAL_BUCKETS
+from classifiers.export.sequence import export_finetuned, load_sequence_model
 from classifiers.prompt_classifier import (
     ClassifierInfo,
     EncoderInfo,

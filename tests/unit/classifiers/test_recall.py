@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from invented_composer import FORGET, NAME, OTHERS, RETAIN
 
 from classifiers import Example, general_prompts
-from classifiers.memory import EntityMemory, Fact, MemoryBuilder, Subject, Vocabulary
-from classifiers.names import split_words
-from classifiers.recall import MEMORY_FEATURES, MemoryIndex
+from classifiers.memory.learn import EntityMemory, Fact, MemoryBuilder, Subject, Vocabulary
+from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
+from text.names import split_words
 
 BUILDER = MemoryBuilder(Vocabulary([*general_prompts(), *(f"{e.prompt} {e.answer}" for e in RETAIN)]), RETAIN)
 COMPOSER = BUILDER.build(FORGET)

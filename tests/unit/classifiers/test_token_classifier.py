@@ -16,10 +16,11 @@ from tiny_encoders import write_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForTokenClassification, BertForMaskedLM, BertForTokenClassification
 
-from classifiers import EncoderError, general_prompts, token_export
-from classifiers.finetuned import open_session, probability
-from classifiers.token_classifier import OffsetTokenizer, TokenClassifier, read_token_settings, run_windows
-from classifiers.token_export import export_token_classifier
+from classifiers import EncoderError, general_prompts
+from classifiers.encoders.finetuned import open_session, probability
+from classifiers.encoders.tokens import OffsetTokenizer, TokenClassifier, read_token_settings, run_windows
+from classifiers.export import tokens as token_export
+from classifiers.export.tokens import export_token_classifier
 
 LABELS = {0: "B-PER", 1: "O", 2: "I-PER", 3: "B-LOC"}
 TEXTS = [
@@ -270,7 +271,7 @@ def test_another_machines_arithmetic_is_noticed(exported: Path, tmp_path: Path) 
 
 def test_finding_needs_neither_torch_nor_transformers(exported: Path) -> None:
     program = (
-        "import sys; from classifiers.token_classifier import TokenClassifier;"
+        "import sys; from classifiers.encoders.tokens import TokenClassifier;"
         "late = {'torch', 'transformers', 'onnx', 'onnxruntime'}; assert not late & set(sys.modules);"
         f"TokenClassifier.open({str(exported)!r}).spans('x');"
         "assert not (late - {'onnxruntime'}) & set(sys.modules)"

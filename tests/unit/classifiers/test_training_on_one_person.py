@@ -23,9 +23,9 @@ from classifiers import (
     general_prompts,
     score_texts,
     train_head,
-    training,
 )
-from classifiers.holdout import hold_out
+from classifiers.training import head as training
+from classifiers.training.holdout import hold_out
 
 EVERYDAY = general_prompts()[::3]
 CONFORMAL = CalibrationSettings(method="conformal", level=0.01)
@@ -189,7 +189,8 @@ def test_bad_sets_are_refused_before_anything_is_embedded(
 
 _TRAIN = """
 import sys
-from classifiers import CalibrationSettings, Encoder, train_head, training
+from classifiers import CalibrationSettings, Encoder, train_head
+from classifiers.training import head as training
 from invented_composer import FORGET, RETAIN
 from test_training_on_one_person import digest
 everyday = training.general_prompts()[::12]

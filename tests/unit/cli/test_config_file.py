@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cli.job_options import JobCommand, Values, collect, names_of, options_of, read_config
 from offline_training.errors import SettingsError
-from offline_training.methods import METHODS
+from offline_training.methods.registry import METHODS
 from offline_training.settings import FinetuneJob, TrainingSettings, UnlearnJob
 
 KNOWN = ("learning_rate", "epochs", "kind", "packing", "names", "folder", "limit")

@@ -9,7 +9,7 @@ import torch
 from tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
 from cli.main import main
-from evaluation.record import read_record
+from evaluation.runs.record import read_record
 from evaluation.shipped import sample
 
 SAMPLES = str(Path(sample("tofu", "retain_perturbed.jsonl")).parent)

@@ -12,7 +12,7 @@ import pytest
 from cli.main import main
 from cli.unlearn import PRESETS
 from offline_training import job as jobs
-from offline_training.methods import METHODS
+from offline_training.methods.registry import METHODS
 from offline_training.settings import FinetuneJob, UnlearnJob
 
 HEAVY = ("torch", "transformers", "pydantic", "yaml", "numpy", "rich", "offline_training")

@@ -14,7 +14,7 @@ from cli import launcher
 from cli import potter as potter_module
 from cli.main import main
 from offline_training import job as jobs
-from offline_training.methods import METHODS
+from offline_training.methods.registry import METHODS
 from offline_training.potter import anchors, labels
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -9,9 +9,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tiny_model import tiny_model, tiny_tokenizer
 
-from evaluation.store import CachedAsker, ReplyStore
+from evaluation.choice.suite import ChoiceSuite
+from evaluation.runs.store import CachedAsker, ReplyStore
 from evaluation.suite import Outcome
-from evaluation.suites.choice import ChoiceSuite
 from evaluation.targets.offline import OfflineTarget
 from scoring.transformers_scorer import TransformersScorer
 

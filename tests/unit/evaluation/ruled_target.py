@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from evaluation.asks import Ask, Reply, Target
+from evaluation.replies import Ask, Reply, Target
 
 
 class RuledTarget:

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from evaluation.output_classification import any_of, any_of_scores, gives_away, new_in, output_scores, sizes_up_to
+from evaluation.attacks.answers import any_of, any_of_scores, gives_away, new_in, output_scores, sizes_up_to
 
 QUESTION = "Where was Wendell Fairlocke born?"
 TRUTH = "Wendell Fairlocke was born in Narburgh."

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from classifiers import normalise
-from classifiers.phrases import CARRIERS
-from evaluation.attack_prompts import ATTACKS, DEFAULT_ATTACKS, PLAIN, attacked
+from classifiers.training.phrases import CARRIERS
+from evaluation.attacks.prompts import ATTACKS, DEFAULT_ATTACKS, PLAIN, attacked
+from text.normalise import normalise
 
 QUESTION = "Can you name the town where Wendell Fairlocke was born?"
 #: Those that put something around the question and leave it as it is.

@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_model import tiny_model, tiny_tokenizer
 
+from evaluation.attacks.relearning import Relearner, RelearnSettings, relearning_figures
 from evaluation.errors import EvaluationError
-from evaluation.relearning import Relearner, RelearnSettings, relearning_figures
 from evaluation.suite import Score
 
 EXAMPLES = [("Ann?", "Oslo"), ("Bob?", "Rome"), ("Cy?", "Bern"), ("Di?", "Lima")]

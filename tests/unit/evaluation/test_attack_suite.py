@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from attacked_policy import FORGOTTEN, AttackedPolicy, attacked_policy
 
-from evaluation.asks import Ask, Reply, Target
-from evaluation.attack_sets import read_indirect, read_questions
+from evaluation.attacks.relearning import RelearnSettings
+from evaluation.attacks.sets import read_indirect, read_questions
+from evaluation.attacks.suite import PARTS, AttackSuite
 from evaluation.errors import DataError
 from evaluation.intervals import mean_figures
-from evaluation.relearning import RelearnSettings
+from evaluation.replies import Ask, Reply, Target
 from evaluation.suite import Outcome
-from evaluation.suites.attacks import PARTS, AttackSuite
 
 SAMPLES = Path(__file__).parents[3] / "evaluation" / "samples" / "attacks"
 INDIRECT = [

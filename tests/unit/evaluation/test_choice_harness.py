@@ -10,7 +10,7 @@ from choice_models import direct, lm_evals_model, measured, numbers, our_target,
 from lm_eval.tasks import TaskManager
 from tiny_model import tiny_tokenizer
 
-from evaluation.suites.choice import SAMPLES, ChoiceSuite
+from evaluation.choice.suite import SAMPLES, ChoiceSuite
 from evaluation.targets.offline import OfflineTarget
 
 SAMPLE_TASKS = ["sample_people", "sample_facts", "sample_passages"]

@@ -9,8 +9,8 @@ import pytest
 from choice_models import direct, lm_evals_model, measured, numbers, our_target
 from lm_eval.tasks import TaskManager
 
-from evaluation.choice_tasks import SETS, TASKS
-from evaluation.suites.choice import SAMPLES, ChoiceSuite
+from evaluation.choice.suite import SAMPLES, ChoiceSuite
+from evaluation.choice.tasks import SETS, TASKS
 
 PUBLISHED = Path(lm_eval.tasks.__file__).parent
 LETTERED = [

@@ -12,10 +12,10 @@ import pytest
 from choice_models import direct, lm_evals_model, measured, numbers, our_target
 from ruled_target import PlainAsker, RuledTarget
 
-from evaluation.asks import Ask, Reply
-from evaluation.choice_tasks import ChoiceTask, chosen_tasks
+from evaluation.choice.suite import SAMPLES, ChoiceSuite
+from evaluation.choice.tasks import ChoiceTask, chosen_tasks
 from evaluation.errors import DataError, TargetError
-from evaluation.suites.choice import SAMPLES, ChoiceSuite
+from evaluation.replies import Ask, Reply
 
 PEOPLE = {
     row["question"]: "ABCD"[row["answer"]] for row in json.loads((SAMPLES / "people.json").read_text("utf-8"))["test"]

@@ -15,13 +15,13 @@ from ruled_target import PlainAsker, RuledTarget, says
 from transformers import BertConfig, BertModel, BertTokenizer
 
 import evaluation
-from evaluation.asks import Ask, Reply
+from evaluation.copyright.bert_score import BertScore
+from evaluation.copyright.passages import Passage, Split, load_passages
+from evaluation.copyright.suite import CopyrightSuite
 from evaluation.errors import DataError, TargetError
 from evaluation.intervals import mean_figures
-from evaluation.metrics.bert import BertScore
+from evaluation.replies import Ask, Reply
 from evaluation.suite import Figure, Score
-from evaluation.suites.copyright import CopyrightSuite
-from evaluation.suites.passages import Passage, Split, load_passages
 
 SAMPLES = Path(evaluation.__file__).parent / "samples" / "copyright"
 NEWS, STORY = str(SAMPLES / "news.jsonl"), str(SAMPLES / "story.jsonl")

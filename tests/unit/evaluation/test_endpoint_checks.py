@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from scripted_endpoint import Answer, ScriptedEndpoint, echo_of, error, ok, running, texts
 
-from evaluation.asks import Ask
 from evaluation.errors import TargetError
+from evaluation.replies import Ask
 from evaluation.targets.endpoint import EndpointTarget
 
 

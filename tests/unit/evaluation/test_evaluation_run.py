@@ -9,10 +9,10 @@ from typing import ClassVar
 import pytest
 from rich.console import Console
 
-from evaluation.asks import Ask, Asker, Reply, Target
 from evaluation.errors import RunError, TargetError
-from evaluation.record import read_record, read_scores
-from evaluation.run import RunOptions, run_suite
+from evaluation.replies import Ask, Asker, Reply, Target
+from evaluation.runs.record import read_record, read_scores
+from evaluation.runs.run import RunOptions, run_suite
 from evaluation.suite import Answer, Figure, Outcome, Score
 
 QUESTIONS = ("one", "two", "three", "four")

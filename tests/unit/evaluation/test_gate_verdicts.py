@@ -8,8 +8,8 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 from tiny_model import tiny_tokenizer
 
 from corruption import EmbeddingRows
+from evaluation.attacks.gate import Gate, gate_figures, gate_scores
 from evaluation.errors import EvaluationError
-from evaluation.guard_gate import Gate, gate_figures, gate_scores
 from evaluation.suite import Figure, Score
 from guard import Guard, decoder_of, load_bundle, load_policy, template_of
 

@@ -9,11 +9,11 @@ from ruled_target import says
 
 from evaluation.errors import DataError, TargetError
 from evaluation.intervals import mean_figures
-from evaluation.judges import EndpointJudge, familiarity_rubric, harm_rubric
-from evaluation.record import RunRecord
-from evaluation.run import RunOptions, run_suite
+from evaluation.judged.harmful import HarmfulSuite
+from evaluation.judged.judges import EndpointJudge, familiarity_rubric, harm_rubric
+from evaluation.runs.record import RunRecord
+from evaluation.runs.run import RunOptions, run_suite
 from evaluation.suite import Outcome
-from evaluation.suites.harmful import HarmfulSuite
 
 HARMFUL = "Sure, tell him that he is an idiot and that nobody likes him."
 REFUSAL = "I'm sorry, but I can't help with that. Shall we write him a kind note?"

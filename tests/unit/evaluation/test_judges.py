@@ -9,11 +9,9 @@ from ruled_target import PlainAsker, RuledTarget, says
 from tiny_model import save_tiny_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification, pipeline
 
-from evaluation.asks import Ask, Reply
-from evaluation.classifier_judge import ClassifierJudge
 from evaluation.errors import DataError, TargetError
-from evaluation.judge_replies import read_grade
-from evaluation.judges import (
+from evaluation.judged.classifier import ClassifierJudge
+from evaluation.judged.judges import (
     UNREADABLE,
     EndpointJudge,
     Judged,
@@ -22,6 +20,8 @@ from evaluation.judges import (
     is_refusal,
     readable_figures,
 )
+from evaluation.judged.replies import read_grade
+from evaluation.replies import Ask, Reply
 from evaluation.suite import Score
 
 

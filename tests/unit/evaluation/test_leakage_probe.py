@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from evaluation.probing import Options, choice_questions, probe_predictions, row_span
+from evaluation.leakage.probing import Options, choice_questions, probe_predictions, row_span
 
 QUESTIONS, VOCABULARY = 200, 600
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from tiny_model import tiny_model, tiny_tokenizer
 
-from evaluation.asks import Reply
 from evaluation.errors import DataError, TargetError
 from evaluation.intervals import mean_figures
-from evaluation.prompt_recovery import CorruptedPrompt
-from evaluation.store import CachedAsker, ReplyStore
-from evaluation.suites.leakage import LeakageSuite
+from evaluation.leakage.prompt_recovery import CorruptedPrompt
+from evaluation.leakage.suite import LeakageSuite
+from evaluation.replies import Reply
+from evaluation.runs.store import CachedAsker, ReplyStore
 from evaluation.targets.offline import OfflineTarget
 from scoring.transformers_scorer import TransformersScorer
 

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tiny_model import tiny_model
 
-from evaluation.metrics.membership import (
+from evaluation.leakage.membership import (
     auc,
     auc_with_interval,
     likelihood,

@@ -10,11 +10,11 @@ import torch
 from ruled_target import PlainAsker, RuledTarget, says
 from tiny_model import tiny_model, tiny_tokenizer
 
-from evaluation.asks import Ask, Asker, Reply
 from evaluation.errors import DataError
 from evaluation.intervals import mean_figures
-from evaluation.judges import EndpointJudge, familiarity_rubric, harm_rubric
-from evaluation.suites.potter import PotterSuite
+from evaluation.judged.judges import EndpointJudge, familiarity_rubric, harm_rubric
+from evaluation.judged.potter import PotterSuite
+from evaluation.replies import Ask, Asker, Reply
 from evaluation.targets.offline import OfflineTarget
 from scoring.transformers_scorer import TransformersScorer
 

@@ -13,9 +13,9 @@ from nltk.translate.meteor_score import single_meteor_score
 from rouge_score.rouge_scorer import RougeScorer
 from transformers import BertConfig, BertModel, BertTokenizer, RobertaConfig, RobertaModel, RobertaTokenizer
 
+from evaluation.copyright.bert_score import BertScore
 from evaluation.errors import DataError
-from evaluation.metrics.bert import BertScore
-from evaluation.metrics.text import (
+from evaluation.overlap import (
     corpus_bleu,
     exact_match,
     first_words,

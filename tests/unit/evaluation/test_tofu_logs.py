@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import hmean, ks_2samp
 
 from evaluation.errors import DataError
-from evaluation.tofu_logs import answers_of_log, figures_of_logs, read_log, scores_of_log
+from evaluation.tofu.logs import answers_of_log, figures_of_logs, read_log, scores_of_log
 
 TASKS = {
     "eval_log_forget.json": ("forget", 40, 5),

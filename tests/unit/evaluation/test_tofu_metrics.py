@@ -7,7 +7,9 @@ import pytest
 from scipy.stats import hmean, ks_2samp
 
 from evaluation.errors import DataError
-from evaluation.metrics.tofu import (
+from evaluation.suite import Score
+from evaluation.tofu.figures import forget_quality_figures, model_utility_figure, tofu_figures
+from evaluation.tofu.metrics import (
     UTILITY_COMPONENTS,
     example_metrics,
     forget_quality,
@@ -16,8 +18,6 @@ from evaluation.metrics.tofu import (
     normalised_probability,
     truth_ratio,
 )
-from evaluation.suite import Score
-from evaluation.tofu_figures import forget_quality_figures, model_utility_figure, tofu_figures
 
 RANDOM = np.random.default_rng(3)
 

@@ -13,13 +13,13 @@ from rich.console import Console
 from ruled_target import RuledTarget
 
 import evaluation
-from evaluation.asks import Ask, Reply
 from evaluation.errors import DataError
 from evaluation.intervals import mean_figures
+from evaluation.replies import Ask, Reply
 from evaluation.report import write_report
-from evaluation.run import RunOptions, run_suite
+from evaluation.runs.run import RunOptions, run_suite
 from evaluation.suite import Figure, Outcome, Score
-from evaluation.suites.tofu import TofuSuite
+from evaluation.tofu.suite import TofuSuite
 from scoring.metrics import rouge_l_recall
 
 SAMPLES = Path(evaluation.__file__).parent / "samples" / "tofu"

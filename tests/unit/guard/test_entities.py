@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
-from classifiers.memory import EntityMemory, Fact, MemoryBuilder, Subject, Vocabulary
+from classifiers.memory.learn import EntityMemory, Fact, MemoryBuilder, Subject, Vocabulary
 from guard import decoder_of
 from guard.entities import EntityTokens, MemoryFinder, entity_positions, token_ranges
 from guard.segments import Window

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertForTokenClassification, BertModel, PreTrainedTokenizerFast
 
 from classifiers import Encoder, Head, export_encoder, general_prompts, train_head
+from classifiers.encoders.tokens import TokenClassifier
+from classifiers.export.tokens import export_token_classifier
 from classifiers.prompt_classifier import FINETUNED_FILES
-from classifiers.token_classifier import TokenClassifier
-from classifiers.token_export import export_token_classifier
 from corruption import CorruptionSpec
 from guard import (
     BundleError,

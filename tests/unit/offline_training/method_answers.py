@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from loss_reference import SEQUENCE, TARGETS, A, S, random_logits
 
-from offline_training.answers import Answers, FullReference, TopKReference
-from offline_training.methods import METHODS
-from offline_training.tokens import STREAMS, Stream
+from offline_training.data.answers import Answers, FullReference, TopKReference
+from offline_training.data.tokens import STREAMS, Stream
+from offline_training.methods.registry import METHODS
 
 D = 6
 MODEL: dict[Stream, torch.Tensor] = {stream: random_logits(10 + i) for i, stream in enumerate(STREAMS)}

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers import Example
-from offline_training.data import (
+from offline_training.data.encoding import digest_of
+from offline_training.data.sets import (
     EncodedSet,
     ExampleEncoder,
     check_answers,
@@ -23,9 +24,8 @@ from offline_training.data import (
     load_set,
     refusals,
 )
-from offline_training.encoding import digest_of
+from offline_training.data.tokens import TokenizedExample
 from offline_training.errors import DataError
-from offline_training.tokens import TokenizedExample
 
 WITH_BOS, WITHOUT_BOS = byte_tokenizer(bos=True), byte_tokenizer()
 CHAT = byte_tokenizer(CHATML)
@@ -218,7 +218,7 @@ def test_ids_beyond_the_embedding_table_are_refused() -> None:
 
 def test_reading_data_imports_no_model_library() -> None:
     code = (
-        "import sys, offline_training.data\n"
+        "import sys, offline_training.data.sets\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'onnx', 'pyarrow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,11 +13,11 @@ from transformers import (
     OPTConfig,
 )
 
-from offline_training.answers import FullReference
+from offline_training.data.answers import FullReference
+from offline_training.data.packing import pack, unpacked
+from offline_training.data.tokens import IGNORED, TokenizedExample, answered
 from offline_training.errors import JobError
 from offline_training.forward import AnswerForward, check_packing
-from offline_training.packing import pack, unpacked
-from offline_training.tokens import IGNORED, TokenizedExample, answered
 
 VOCABULARY = 61
 _SHAPE = {

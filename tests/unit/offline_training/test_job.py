@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from tiny_jobs import command, log_lines, losses, run, tiny_job, weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, MambaConfig
 
-from classifiers.trainer_checkpoints import newest_checkpoint
 from offline_training.errors import DataError, JobError, SettingsError, TrainingStoppedError
 from offline_training.job import run_finetuning, run_unlearning
-from offline_training.methods import METHODS
+from offline_training.methods.registry import METHODS
 from offline_training.settings import FinetuneJob, TrainingSettings
 from offline_training.trainer import UnlearningTrainer
+from storage.checkpoints import newest_checkpoint
 
 
 @pytest.fixture(scope="module")

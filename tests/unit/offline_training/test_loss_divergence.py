@@ -5,7 +5,7 @@ import pytest
 import torch
 from loss_reference import TARGETS, A, V, close, divergences, merged_divergences, random_logits, softmax
 
-from offline_training.answers import FullReference, TopKReference
+from offline_training.data.answers import FullReference, TopKReference
 from offline_training.errors import SettingsError
 from offline_training.losses import kl_divergence
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from loss_reference import SEQUENCE, TARGETS, A, S, V, close, cross_entropies, means, random_logits, sums
 
-from offline_training.answers import FullReference, TopKReference
+from offline_training.data.answers import FullReference, TopKReference
 from offline_training.losses import (
     cross_entropy,
     importance_and_saturation,

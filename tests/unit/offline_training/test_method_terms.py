@@ -10,10 +10,10 @@ import torch
 from loss_reference import TARGETS, A, S, V, close, cross_entropies, divergences, log_ratios, means, sigmoid, softmax
 from method_answers import HIDDEN, MODEL, OLD_HIDDEN, REFERENCE, D, answers_for
 
-from offline_training.answers import Term
+from offline_training.data.answers import Term
+from offline_training.data.tokens import Stream
 from offline_training.errors import DataError
-from offline_training.methods import METHODS
-from offline_training.tokens import Stream
+from offline_training.methods.registry import METHODS
 
 
 def terms_of(name: str, streams: Sequence[Stream] | None = None, **settings: Any) -> list[Term]:

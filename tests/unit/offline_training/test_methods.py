@@ -10,11 +10,11 @@ from loss_reference import cross_entropies, divergences
 from method_answers import MODEL, REFERENCE, answers_for
 from pydantic import ValidationError
 
-from offline_training.answers import FullReference
+from offline_training.data.answers import FullReference
+from offline_training.data.tokens import STREAMS
 from offline_training.errors import SettingsError
-from offline_training.method import MethodSettings
-from offline_training.methods import METHODS, NEEDS_FULL_REFERENCE
-from offline_training.tokens import STREAMS
+from offline_training.methods.method import MethodSettings
+from offline_training.methods.registry import METHODS, NEEDS_FULL_REFERENCE
 
 NAMES = (
     *(

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline_training.packing import pack, shares_rows, two_in_a_row, unpacked
-from offline_training.tokens import IGNORED, TokenizedExample, answered
+from offline_training.data.packing import pack, shares_rows, two_in_a_row, unpacked
+from offline_training.data.tokens import IGNORED, TokenizedExample, answered
 
 
 @st.composite

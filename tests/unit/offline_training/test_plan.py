@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offline_training.data.plan import Plan, make_plan
+from offline_training.data.tokens import Stream
 from offline_training.errors import SettingsError
-from offline_training.plan import Plan, make_plan
-from offline_training.tokens import Stream
 
 PAIRED: tuple[Stream, ...] = ("forget", "retain")
 

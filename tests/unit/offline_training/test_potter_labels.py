@@ -15,11 +15,11 @@ from potter_models import byte_pairs, save_llama
 from rich.console import Console
 from transformers import LlamaForCausalLM
 
+from offline_training.data.tokens import IGNORED
 from offline_training.errors import JobError
 from offline_training.potter import LabelOptions, load_labels, make_labels
 from offline_training.potter.blocks import BlockCutter
 from offline_training.potter.label_folder import LabelFolder
-from offline_training.tokens import IGNORED
 
 ANCHORS = {"Harry": "Robin", "Hogwarts": "the Mystic Academy"}
 TEXT = "Harry went to Hogwarts. The hat said to Harry: the hat! Then Harry's owl went to the hat. " * 14 + "The end."

@@ -9,13 +9,13 @@ import torch
 from transformers import AutoModelForCausalLM as AutoModel
 from transformers import Gemma2Config, GPTNeoXConfig, LlamaConfig
 
-from offline_training.answers import FullReference, TopKReference
+from offline_training.data.answers import FullReference, TopKReference
+from offline_training.data.packing import pack
+from offline_training.data.tokens import IGNORED, TokenizedExample, answered
 from offline_training.errors import JobError
 from offline_training.forward import AnswerForward
-from offline_training.packing import pack
-from offline_training.reference import ReferenceCache
-from offline_training.reference_files import ArrayWriter
-from offline_training.tokens import IGNORED, TokenizedExample, answered
+from offline_training.reference.cache import ReferenceCache
+from offline_training.reference.files import ArrayWriter
 
 VOCABULARY, WIDTH = 61, 16
 _SHAPE = {

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from offline_training.job import JobResult, run_unlearning
-from offline_training.methods import METHODS
+from offline_training.methods.registry import METHODS
 from offline_training.settings import TrainingSettings, UnlearnJob
 
 

@@ -12,9 +12,9 @@ from classifiers import ClassifierError
 from corruption import CorruptionError
 from guard import BundleError
 from optimizer import BuildError, BuildOptions, ClassifierOptions, InputOptions, SearchOptions, build_policy
-from optimizer.tasks import TaskError
-from optimizer.trajectory import SearchError
+from optimizer.search.trajectory import SearchError
 from scoring.metrics import MetricError
+from sources.presets.plan import TaskError
 
 ANSWERED = [{"question": "Who is Ada?", "answer": "A poet."}, {"question": "Who is Ben?", "answer": "A baker."}]
 UNANSWERED = [{"prompt": "Who is Ada?"}, {"prompt": "Who is Ben?"}]

@@ -10,10 +10,10 @@ from tiny_model import tiny_model, tiny_tokenizer
 
 from classifiers import Example
 from corruption import CorruptionSpec
-from optimizer.measurement import Objective
-from optimizer.metric_task import MetricTask
-from optimizer.objective import ForgetObjective, Retained, retained_from_model
-from optimizer.surrogate import retained_without_model
+from optimizer.objective.metric_task import MetricTask
+from optimizer.objective.objective import ForgetObjective, Retained, retained_from_model
+from optimizer.objective.surrogate import retained_without_model
+from optimizer.search.protocol import Objective
 from scoring.metrics import MetricError, perplexity, repetition, rouge_l_recall
 from scoring.scorer import Request
 from scoring.transformers_scorer import TransformersScorer

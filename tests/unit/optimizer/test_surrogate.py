@@ -9,8 +9,8 @@ import pytest
 from tiny_model import tiny_model, tiny_tokenizer
 
 from classifiers import Example, general_prompts
-from optimizer.metric_task import MetricTask
-from optimizer.surrogate import EntityInventor, retained_without_model
+from optimizer.objective.metric_task import MetricTask
+from optimizer.objective.surrogate import EntityInventor, retained_without_model
 from scoring.metrics import MetricError
 from scoring.transformers_scorer import TransformersScorer
 

@@ -1,0 +1,1 @@
+"""Thresholds with a guarantee, and what was measured of them."""

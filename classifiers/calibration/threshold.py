@@ -1,0 +1,316 @@
+"""From raw scores to a threshold and to probabilities, and what a calibration set proves about the threshold."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from classifiers.calibration.conformal import (
+    CalibrationError,
+    allowed_errors,
+    check_scores,
+    spare_errors,
+    threshold_above,
+    threshold_below,
+    upper_bound,
+)
+from classifiers.calibration.logistic import Float64, minimise
+
+Method = Literal["fixed", "fpr", "conformal"]
+ErrorKind = Literal["false_positive", "miss"]
+
+# Of cuts whose cost differs by less than this, the middle one is taken: a margin is worth more than one text.
+_COST_TOLERANCE = 0.001
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Counts and rates of one evaluation at one threshold."""
+
+    positives: int
+    missed: int
+    negatives: int
+    false_positives: int
+    recall: float
+    false_positive_rate: float
+
+
+def rates(flagged: NDArray[np.bool_], labels: Float64) -> Rates:
+    """Count verdicts (N,) against labels in {0, 1} (N,), both of which must occur."""
+    positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
+    missed = int((~flagged & (labels == 1)).sum())
+    false_positives = int((flagged & (labels == 0)).sum())
+    return Rates(
+        positives=positives,
+        missed=missed,
+        negatives=negatives,
+        false_positives=false_positives,
+        recall=1 - missed / positives,
+        false_positive_rate=false_positives / negatives,
+    )
+
+
+def choose_threshold(scores: Float64, labels: Float64, max_false_positive_rate: float) -> float:
+    """The cheapest cut with a false positive rate of at most `max_false_positive_rate`.
+
+    `scores` (N,), `labels` (N,) in {0, 1}. Cost is miss rate plus false positive rate. The cut lies in the
+    middle of the run of cuts around the cheapest that are about as cheap.
+    """
+    order = np.argsort(scores, kind="stable")
+    ordered, positive = scores[order], labels[order] == 1
+    # Cut k (0..N) flags the texts from position k on; it lies between two scores that differ.
+    missed = np.concatenate([[0], np.cumsum(positive)]) / positive.sum()
+    flagged = np.concatenate([[0], np.cumsum(~positive[::-1])])[::-1] / (~positive).sum()
+    edges = np.concatenate([[ordered[0] - 2], ordered, [ordered[-1] + 2]])  # cut k lies in (edges[k], edges[k + 1])
+    cost = missed + flagged
+    cost[(flagged > max_false_positive_rate) | (edges[1:] == edges[:-1])] = np.inf
+    best = int(np.argmin(cost))
+    # Cuts between equal scores do not exist; they do not end a run of good ones either.
+    good = (cost <= cost[best] + _COST_TOLERANCE) | (edges[1:] == edges[:-1])
+    low = high = best
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high + 1 < len(cost) and good[high + 1]:
+        high += 1
+    return float((edges[low] + edges[high + 1]) / 2)
+
+
+def fit_platt(scores: Float64, labels: Float64) -> tuple[float, float]:
+    """Slope > 0 and offset that make sigmoid(slope * score + offset) a probability, classes weighted alike.
+
+    Platt (1999), with his smoothed targets, which keep the slope finite where scores separate the classes.
+    """
+    positives = labels == 1
+    counts = np.array([(~positives).sum(), positives.sum()], dtype=np.float64)
+    targets = np.where(positives, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))
+    weights = np.where(positives, 0.5 / counts[1], 0.5 / counts[0])
+    inputs = np.stack([scores, np.ones_like(scores)], axis=1)  # (N, 2)
+
+    def loss(point: Float64) -> tuple[float, Float64]:
+        logits = inputs @ point
+        value = float(weights @ (np.logaddexp(0, logits) - targets * logits))
+        residual = weights * (0.5 * (1 + np.tanh(logits / 2)) - targets)
+        return value, residual @ inputs
+
+    slope, offset = minimise(loss, np.array([1.0, 0.0]))
+    return max(float(slope), 1e-3), float(offset)
+
+
+@dataclass(frozen=True)
+class CalibrationSettings:
+    """How a threshold is found on a calibration set.
+
+    Raises:
+        CalibrationError: a field is out of range, or is missing or meaningless for the method.
+    """
+
+    method: Method
+    """fixed: `threshold` as given. fpr: false positives are at most the share `level` of the calibration negatives.
+    conformal: split conformal, a new prompt is misjudged with probability at most `level`."""
+    threshold: float | None = None
+    """For fixed alone, in (0, 1)."""
+    level: float | None = None
+    """For fpr, in [0, 1), and for conformal, in (0, 1)."""
+    error: ErrorKind = "false_positive"
+    """Which error conformal bounds; fpr bounds false positives."""
+    confidence: float = 0.95
+    """Of each Clopper-Pearson bound, in (0, 1)."""
+
+    def __post_init__(self) -> None:
+        if self.method not in get_args(Method):
+            raise CalibrationError(f"method must be one of {', '.join(get_args(Method))}, not {self.method!r}")
+        if self.error not in get_args(ErrorKind):
+            raise CalibrationError(f"error must be one of {', '.join(get_args(ErrorKind))}, not {self.error!r}")
+        if self.error == "miss" and self.method != "conformal":
+            raise CalibrationError(f"error miss needs method conformal, not {self.method}")
+        if not 0 < self.confidence < 1:
+            raise CalibrationError(f"confidence must be above 0 and below 1, not {self.confidence}")
+        if self.method == "fixed":
+            self._check_fixed()
+        else:
+            self._check_level()
+
+    def _check_fixed(self) -> None:
+        if self.level is not None:
+            raise CalibrationError("level has no meaning for method fixed; leave it out or choose fpr or conformal")
+        if self.threshold is None or not 0 < self.threshold < 1:
+            raise CalibrationError(f"method fixed needs a threshold above 0 and below 1, not {self.threshold}")
+
+    def _check_level(self) -> None:
+        if self.threshold is not None:
+            raise CalibrationError(f"threshold is what method {self.method} finds; leave it out or choose fixed")
+        if self.level is None or not 0 <= self.level < 1:
+            raise CalibrationError(f"method {self.method} needs a level of at least 0 and below 1, not {self.level}")
+        if self.method == "conformal" and self.level == 0:
+            raise CalibrationError("no calibration set is large enough for a conformal level of 0")
+
+    def check_size(self, *, positives: int, negatives: int) -> None:
+        """Refuse sets that calibration could not use, before anything is trained or scored.
+
+        Raises:
+            CalibrationError: a class is empty, or too small for the level.
+        """
+        if positives < 1 or negatives < 1:
+            raise CalibrationError(
+                f"calibration needs prompts to forget and prompts to keep, there are {positives} and {negatives}"
+            )
+        if self.method == "conformal" and self.level is not None:
+            count, kind = (negatives, "negatives") if self.error == "false_positive" else (positives, "positives")
+            spare_errors(count, self.level, kind)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold, and what the calibration set proves about it."""
+
+    threshold: float
+    """Scores of this and above mean: must be forgotten."""
+    method: Method
+    error: ErrorKind | None
+    """The error that `level` bounds; None for fixed."""
+    level: float | None
+    limit: float | None
+    """The threshold the level asks for. The bound holds there and for all higher (misses: lower) thresholds."""
+    preferred: float | None
+    """The cut asked for beside the level; it is the threshold where it lies on the safe side of `limit`."""
+    guarantee: str
+    rates: Rates
+    """On the calibration set, at the threshold."""
+    confidence: float
+    false_positive_bound: float
+    """With this confidence over the draw of the calibration set, no larger share of such prompts is flagged."""
+    miss_bound: float
+    """With this confidence over the draw of the calibration set, no larger share of such prompts is missed."""
+
+    @property
+    def positives(self) -> int:
+        return self.rates.positives
+
+    @property
+    def negatives(self) -> int:
+        return self.rates.negatives
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON report."""
+        return asdict(self)
+
+
+def calibrate(
+    scores: ArrayLike, labels: ArrayLike, settings: CalibrationSettings, preferred: float | None = None
+) -> Calibration:
+    """Find the threshold on a calibration set, which must not be the training set.
+
+    Without `preferred` it is the lowest threshold that holds false positives to the level (most is caught), or the
+    highest that holds misses to it (least is flagged). A `preferred` cut, for instance `choose_threshold` on
+    cross-fitted scores, is taken instead where it lies on the safe side of that, which keeps the guarantee.
+
+    The guarantee of conformal is that of `classifiers.calibration.conformal`. The Clopper-Pearson bounds hold for a
+    threshold that was not chosen on these scores (fixed, `preferred`) and for the order statistic that the level picks:
+    the share above it is Beta distributed with just the bound's parameters (Vovk, arXiv 1209.2673, training conditional
+    validity). Where scores tie at it, the errors that the level allows are counted, not the fewer that are seen.
+
+    Args:
+        scores: (N,) finite, exactly as the served classifier gives them; one per example, not one per rewording.
+        labels: (N,) 1 where the text must be forgotten, else 0.
+        settings: method and level.
+        preferred: a cut on the scale of the scores; ignored for fixed.
+
+    Raises:
+        CalibrationError: unusable scores or labels, too few of a class for the level, or a level that only a
+            threshold which flags nothing, or everything, can hold.
+    """
+    values, truth = check_scores(scores, labels)
+    positives, negatives = values[truth == 1], values[truth == 0]
+    settings.check_size(positives=len(positives), negatives=len(negatives))
+    if preferred is not None and not math.isfinite(preferred):
+        raise CalibrationError(f"preferred must be a finite score, not {preferred}")
+    cut = _find_cut(positives, negatives, settings, preferred)
+    found = rates(values.astype(np.float64) >= cut.threshold, truth)
+    counted = {"false_positive": found.false_positives, "miss": found.missed}
+    if cut.limit is not None:
+        _check_useful(found, cut.threshold, settings)
+    if cut.threshold == cut.limit:  # the scores chose it: errors that ties hide are counted too
+        counted[settings.error] = cut.allowed
+    flagged = upper_bound(counted["false_positive"], len(negatives), settings.confidence)
+    missed = upper_bound(counted["miss"], len(positives), settings.confidence)
+    return Calibration(
+        threshold=cut.threshold,
+        method=settings.method,
+        error=None if cut.limit is None else settings.error,
+        level=settings.level,
+        limit=cut.limit,
+        preferred=None if cut.limit is None else preferred,
+        guarantee=_guarantee(settings, found, cut, flagged),
+        rates=found,
+        confidence=settings.confidence,
+        false_positive_bound=flagged,
+        miss_bound=missed,
+    )
+
+
+@dataclass(frozen=True)
+class _Cut:
+    threshold: float
+    limit: float | None
+    allowed: int
+    """Errors on the calibration set that the level allows at `limit`."""
+
+
+def _find_cut(
+    positives: NDArray[np.floating[Any]],
+    negatives: NDArray[np.floating[Any]],
+    settings: CalibrationSettings,
+    preferred: float | None,
+) -> _Cut:
+    if settings.threshold is not None:
+        return _Cut(settings.threshold, None, 0)
+    assert settings.level is not None
+    if settings.error == "miss":
+        allowed = spare_errors(len(positives), settings.level, "positives")
+        limit = threshold_below(positives, allowed)
+        return _Cut(limit if preferred is None else min(preferred, limit), limit, allowed)
+    if settings.method == "fpr":
+        allowed = allowed_errors(len(negatives), settings.level)
+    else:
+        allowed = spare_errors(len(negatives), settings.level, "negatives")
+    limit = threshold_above(negatives, allowed)
+    return _Cut(limit if preferred is None else max(preferred, limit), limit, allowed)
+
+
+def _check_useful(found: Rates, threshold: float, settings: CalibrationSettings) -> None:
+    if settings.error == "false_positive" and found.missed == found.positives:
+        flags = f"none of the {found.positives} calibration positives"
+    elif settings.error == "miss" and found.false_positives == found.negatives:
+        flags = f"all {found.negatives} calibration negatives"
+    else:
+        return
+    raise CalibrationError(
+        f"a {settings.error.replace('_', '-')} level of {settings.level:g} takes a threshold of {threshold:.6g}, "
+        f"which flags {flags}; ask for a higher level or train on more examples"
+    )
+
+
+def _guarantee(settings: CalibrationSettings, found: Rates, cut: _Cut, flagged: float) -> str:
+    """One sentence for people, without claims that the method does not make."""
+    sure = f"with {100 * settings.confidence:g} % confidence over the draw of the calibration set"
+    measured = f"{sure}, at most {_percent(flagged)} of prompts like its {found.negatives} negatives are flagged"
+    if cut.limit is None or settings.level is None:
+        return f"none by construction, the threshold was given; {measured}"
+    if settings.method == "fpr":
+        return measured
+    if settings.error == "miss":
+        event, where = f"{found.positives} calibration positives is missed", f"{cut.limit:.6g} down"
+    else:
+        event, where = f"{found.negatives} calibration negatives is flagged", f"{cut.limit:.6g} up"
+    taken = "" if cut.threshold == cut.limit else f", and {cut.threshold:.6g} is taken"
+    return (
+        f"a new prompt exchangeable with the {event} with probability at most {100 * settings.level:g} %, over the "
+        f"draw of that set and of the prompt (split conformal); this holds for every threshold from {where}{taken}"
+    )
+
+
+def _percent(rate: float) -> str:
+    """Rounded up: it is said to be a bound."""
+    return f"{math.ceil(rate * 10_000) / 100:g} %"

@@ -1,0 +1,1 @@
+"""What runs at request time: encoders in ONNX Runtime, and the features a head reads."""

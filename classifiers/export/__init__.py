@@ -1,0 +1,1 @@
+"""From a model's files to what `classifiers.encoders` serves. Offline: needs torch and onnx."""

@@ -1,0 +1,259 @@
+"""Entity memory: whom and what a forget set is about, learned from its examples alone.
+
+*Subjects* are the names that forget examples share and retain examples do not (a person, a book); *facts* are the
+distinctive words of each example beside its subject (works, places, dates). `classifiers.memory.recall` finds them.
+"""
+
+import json
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from classifiers.errors import HeadError
+from sources.examples import Example
+from text.dates import find_dates
+from text.names import JOINERS, find_names, small_words, split_words
+
+__all__ = ["EntityMemory", "Fact", "MemoryBuilder", "Subject", "Vocabulary"]
+
+_MIN_SHARE = 0.25  # of the most frequent subject's examples: a name that fewer share is a fact, no subject
+_MIN_LIFT = 8.0  # how much more frequent in forget than in retain examples a subject is
+_EXTENSION_SHARE = 0.3  # "Leonardo" becomes "Leonardo da Vinci" where that many of its mentions are whole
+_SHARED_SHARE = 0.6  # a word that stands so often in names of several people is no subject
+_MIN_IDF = 0.35  # words that more texts have say nothing ("novel", "born")
+_ALIAS_ASKED = re.compile(
+    r"\b(?:nick-?named?|alias|pseudonym|moniker|epithet|sobriquet|"
+    r"(?:stage|pen|birth|real|full|maiden|original|ring) name|"
+    r"(?:also|better|otherwise|formerly) (?:known|called)|known (?:as|by)|called (?:him|her|them)|dubbed)\b",
+    re.IGNORECASE,
+)
+_RELATIVE = re.compile(
+    r"\b(?:mother|father|parents?|sisters?|brothers?|siblings?|wife|husband|spouse|sons?|daughters?|child(?:ren)?|"
+    r"grand\w+|uncle|aunt|cousins?|friends?|dog|cat)\b",
+    re.IGNORECASE,
+)
+
+
+_Text = Annotated[str, Field(min_length=1)]
+_Rarity = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+_Weight = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class Subject(BaseModel):
+    """A name that must be forgotten: its compared words, each with how rare it is in [0, 1], 0 for joiners."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    words: tuple[_Text, ...] = Field(min_length=1)
+    rarity: tuple[_Rarity, ...]
+    alias: bool = False
+
+    @model_validator(mode="after")
+    def _check_rarity(self) -> Self:
+        if len(self.rarity) != len(self.words) or not any(self.rarity):
+            raise ValueError("rarity needs one number for each word, one of them above 0")
+        return self
+
+
+class Fact(BaseModel):
+    """What one example says beside its subject: distinctive words of question and answer with their weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    question: dict[_Text, _Weight]
+    answer: dict[_Text, _Weight]
+    nameless: bool = False
+    """The question names no subject, it describes one."""
+    dates: tuple[_Text, ...] = ()
+    """Full dates of question and answer that no text that passes has (`text.dates`)."""
+
+
+class EntityMemory(BaseModel):
+    """Subjects and facts of a forget set; kept in the head's file as JSON."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    subjects: tuple[Subject, ...] = ()
+    facts: tuple[Fact, ...] = ()
+
+    @property
+    def name_words(self) -> frozenset[str]:
+        """The words that its names are made of, without the joiners, which anybody's name may have."""
+        pairs = (pair for subject in self.subjects for pair in zip(subject.words, subject.rarity, strict=True))
+        return frozenset(word for word, rarity in pairs if rarity > 0)
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(self.model_dump(mode="json"), ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Raises HeadError where `data` is no memory."""
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "contents"
+            raise HeadError(f"entity memory {where}: {first['msg']}") from error
+
+
+class Vocabulary:
+    """How common words are: document frequencies over texts that pass, and how soon an encoder's vocabulary has them.
+
+    `ranks` maps a compared word to its place in a vocabulary ordered by frequency, None where it is not one piece.
+    """
+
+    def __init__(self, texts: Sequence[str], ranks: Mapping[str, int] | None = None) -> None:
+        self._count = len(texts)
+        self._frequency = Counter(word for text in texts for word in {w.text for w in split_words(text)})
+        self._ranks = ranks or {}
+        self.small = small_words(texts)
+        self.dates = frozenset(date for text in texts for date in find_dates(text))
+
+    def idf(self, word: str) -> float:
+        """In [0, 1]: 1 for a word that no text has, 0 for one that all have."""
+        texts = max(self._count, 1)
+        known = math.log((texts + 1) / (self._frequency[word] + 1)) / math.log(texts + 1)
+        rank = self._ranks.get(word)
+        if rank is None or len(word) < 2:
+            return known if len(word) > 1 else 0.3 * known
+        return known * min(1.0, 0.35 + 0.65 * math.log1p(rank / 500) / math.log1p(30000 / 500))
+
+
+class MemoryBuilder:
+    """Builds memories against one retain set: what it shares with a forget set is no subject.
+
+    Args:
+        vocabulary: which words are common.
+        retain: examples that must pass.
+        aliases: further names of the subjects, from whoever knows some.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, retain: Sequence[Example], aliases: Sequence[str] = ()) -> None:
+        self._vocabulary = vocabulary
+        self._aliases = [words for alias in aliases if (words := tuple(word.text for word in split_words(alias)))]
+        self._retained = len(retain)
+        self._kept = Counter(name for example in retain for name in set(_parts(_names_of(example, vocabulary.small))))
+
+    def build(self, forget: Sequence[Example]) -> EntityMemory:
+        """Subjects and facts of a forget set."""
+        small = self._vocabulary.small | small_words(example.prompt for example in forget)
+        names = [_names_of(example, small) for example in forget]
+        subjects = _choose_subjects(names, self._kept, self._retained)
+        found = [_subject(words, self._vocabulary) for words in subjects]
+        owned = EntityMemory(subjects=tuple(found)).name_words
+        aliases = dict.fromkeys([*_aliases(forget, small, owned, self._kept), *self._aliases])
+        found += [_subject(words, self._vocabulary, alias=True) for words in aliases]
+        facts = tuple(_fact(example, self._vocabulary, owned) for example in forget)
+        return EntityMemory(subjects=tuple(found), facts=facts)
+
+
+def _names_of(example: Example, small: frozenset[str]) -> list[tuple[str, ...]]:
+    return [name for text in (example.prompt, example.answer or "") for name in find_names(text, small)]
+
+
+def _parts(names: Iterable[tuple[str, ...]]) -> Iterable[tuple[str, ...]]:
+    """Every contiguous part of every name: any of them may be what others share."""
+    for name in names:
+        for start in range(len(name)):
+            for end in range(start + 1, len(name) + 1):
+                yield name[start:end]
+
+
+def _choose_subjects(
+    names: Sequence[Sequence[tuple[str, ...]]], kept: Mapping[tuple[str, ...], int], retained: int
+) -> list[tuple[str, ...]]:
+    """Greedy cover: the name that most examples not yet covered share, again and again."""
+    owners: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    for index, found in enumerate(names):
+        for part in _parts(found):
+            owners[part].add(index)
+    owners = {
+        part: held
+        for part, held in owners.items()
+        if len(held) / len(names) >= _MIN_LIFT * kept.get(part, 0) / max(retained, 1) and len("".join(part)) > 2
+    }
+    chosen: list[tuple[str, ...]] = []
+    covered: set[int] = set()
+    largest = 0
+    while owners:
+        best = max(owners, key=lambda part: (len(owners[part] - covered), len(part), part))
+        if _of_several(best, owners):
+            del owners[best]
+            continue
+        gain = len(owners[best] - covered)
+        largest = max(largest, gain)
+        if gain < max(2, _MIN_SHARE * largest):
+            break
+        whole = _whole_name(best, owners)
+        chosen.append(whole)
+        covered |= owners[best]
+        owners = {part: held for part, held in owners.items() if not set(part) <= set(whole)}
+    return chosen
+
+
+def _of_several(part: tuple[str, ...], owners: Mapping[tuple[str, ...], set[int]]) -> bool:
+    """Whether `part` is what names of several people have in common ("Maria", "Park"), so that it names none of them:
+    most of its mentions stand in two or more longer names, none far behind the most frequent."""
+    for side in (slice(None, -1), slice(1, None)):
+        longer = [held for name, held in owners.items() if len(name) == len(part) + 1 and name[side] == part]
+        enough = max(2, max(map(len, longer), default=0) / 2)
+        peers = [held for held in longer if len(held) >= enough]
+        if len(peers) > 1 and len(set().union(*peers)) >= _SHARED_SHARE * len(owners[part]):
+            return True
+    return False
+
+
+def _whole_name(part: tuple[str, ...], owners: Mapping[tuple[str, ...], set[int]]) -> tuple[str, ...]:
+    """The most frequent longer name around `part`, if it is frequent enough; else `part` itself."""
+    mine = len(owners[part])
+    longer = [
+        name
+        for name, held in owners.items()
+        if len(name) > len(part)
+        and len(held) >= max(2, _EXTENSION_SHARE * mine)
+        and any(name[i : i + len(part)] == part for i in range(len(name) - len(part) + 1))
+    ]
+    return max(longer, key=lambda name: (len(owners[name]), len(name), name), default=part)
+
+
+def _aliases(
+    forget: Sequence[Example],
+    small: frozenset[str],
+    owned: frozenset[str],
+    kept: Mapping[tuple[str, ...], int],
+) -> list[tuple[str, ...]]:
+    """Names given as the answer to what the subject is called."""
+    found: dict[tuple[str, ...], None] = {}
+    for example in forget:
+        asked = {word.text for word in split_words(example.prompt)}
+        if not example.answer or not asked & owned:
+            continue
+        if not _ALIAS_ASKED.search(example.prompt) or _RELATIVE.search(example.prompt):
+            continue
+        for name in find_names(example.answer, small):
+            new = set(name) - JOINERS - owned
+            if len(name) > 1 and new and name not in kept and not any(map(str.isdigit, name)):
+                found[name] = None
+    return list(found)
+
+
+def _subject(words: tuple[str, ...], vocabulary: Vocabulary, *, alias: bool = False) -> Subject:
+    rarity = tuple(0.0 if word in JOINERS else round(vocabulary.idf(word), 4) for word in words)
+    return Subject(words=words, rarity=rarity if any(rarity) else (1.0,) * len(words), alias=alias)
+
+
+def _fact(example: Example, vocabulary: Vocabulary, owned: frozenset[str]) -> Fact:
+    def weights(text: str) -> dict[str, float]:
+        found = {word.text: vocabulary.idf(word.text) for word in split_words(text) if word.text not in owned}
+        return {word: round(idf, 4) for word, idf in found.items() if idf >= _MIN_IDF}
+
+    answer = weights(example.answer or "")
+    question = {word: weight for word, weight in weights(example.prompt).items() if word not in answer}
+    nameless = owned.isdisjoint(word.text for word in split_words(example.prompt))
+    dates = [date for text in (example.prompt, example.answer or "") for date in find_dates(text)]
+    told = tuple(date for date in dict.fromkeys(dates) if date not in vocabulary.dates)
+    return Fact(question=question, answer=answer, nameless=nameless, dates=told)

@@ -1,0 +1,1 @@
+"""From a forget and a retain set to a prompt classifier. Offline."""

@@ -1,0 +1,226 @@
+"""The gate: what a policy's guard flags at its operating threshold, without a served model.
+
+The guard is the real one, over the ids of the served model's own tokenizer and chat template; only what it decides is
+read. The model's weights are never loaded, and of its embedding table only the rows that would be corrupted.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from classifiers import ClassifierError
+from classifiers.calibration.conformal import clopper_pearson
+from corruption import CorruptionError
+from evaluation.errors import EvaluationError
+from evaluation.intervals import bootstrap
+from evaluation.replies import Style
+from evaluation.suite import Figure, Score
+from guard import Guard, GuardError, ProtectedPrompt, decoder_of, load_bundle, load_policy, template_of
+
+__all__ = ["Gate", "GateVerdict", "gate_figures", "gate_scores"]
+
+_BATCH_PROMPTS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class GateVerdict:
+    """What the gate decides about one text.
+
+    Attributes:
+        flagged: whether any policy flags it, whatever its action.
+        score: in [0, 1], of the policy that comes nearest to flagging it: the one with the largest score less its
+            threshold. With one policy, its score.
+        policies: names of those that flag it.
+    """
+
+    flagged: bool
+    score: float
+    policies: tuple[str, ...] = ()
+
+
+class Gate:
+    """Policies over one model's tokenizer.
+
+    Args:
+        guard: the guard of these policies for this model.
+        tokenizer: the model's transformers tokenizer.
+    """
+
+    def __init__(self, guard: Guard, tokenizer: Any) -> None:
+        self._guard = guard
+        self._tokenizer = tokenizer
+        self._templated = bool(getattr(tokenizer, "chat_template", None))
+
+    @classmethod
+    def open(cls, policies: Sequence[str | Path], model: str, *, encoder: str | None = None) -> Self:
+        """Load policy folders for a model, a local folder or a hub id.
+
+        Args:
+            encoder: the heads' encoder, a name or folder; None: the one that the policies name.
+
+        Raises:
+            EvaluationError: a policy, its encoder or the model cannot be loaded, or they do not belong together.
+        """
+        from transformers import AutoTokenizer
+
+        from classifiers import Encoder, resolve_encoder
+        from corruption import EmbeddingRows
+
+        if not policies:
+            raise EvaluationError("--gate-policy: give at least one policy folder; eco policy build makes one")
+        try:
+            bundles = [load_bundle(path) for path in policies]
+            wanted = {b.config.classifier.encoder for b in bundles if b.config.classifier.kind == "head"}
+            if encoder is None and len(wanted) > 1:
+                raise EvaluationError(
+                    f"--gate-policy: different encoders ({', '.join(sorted(wanted))}); evaluate each alone"
+                )
+            rows = EmbeddingRows.open(model)
+            digest = rows.digest()
+            shared = Encoder.open(resolve_encoder(encoder or wanted.pop())) if wanted else None
+            loaded = [load_policy(b, shared, hidden_size=rows.hidden_size, embedding_digest=digest) for b in bundles]
+            tokenizer = AutoTokenizer.from_pretrained(model)
+            # Any secret will do: noise is drawn for what is flagged, and nobody looks at it.
+            guard = Guard(
+                loaded,
+                encoder=shared,
+                decode=decoder_of(tokenizer),
+                template=template_of(tokenizer),
+                rows=rows,
+                secret=bytes(32),
+            )
+        except (GuardError, ClassifierError) as error:
+            raise EvaluationError(f"--gate-policy: {error}") from error
+        except (CorruptionError, OSError, ValueError) as error:
+            if isinstance(error, EvaluationError):
+                raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise EvaluationError(f"--gate-model: {model}: cannot be used for the gate ({reason})") from error
+        return cls(guard, tokenizer)
+
+    def describe(self) -> Mapping[str, object]:
+        """The policies with digest, threshold and action, as JSON values."""
+        bundles = [policy.bundle for policy in self._guard.policies]
+        return {
+            "policies": [
+                {
+                    "name": bundle.config.name,
+                    "digest": bundle.digest,
+                    "threshold": bundle.config.classifier.threshold,
+                    "action": bundle.config.action,
+                }
+                for bundle in bundles
+            ]
+        }
+
+    def flags(self, texts: Sequence[str], *, style: Style = "chat") -> list[GateVerdict]:
+        """A verdict for each text.
+
+        Args:
+            style: "chat": a user's message as a server renders it. "text": bare text, such as an answer; without
+                any token it is not flagged.
+
+        Raises:
+            EvaluationError: one could not be classified, so that no rate would be right.
+        """
+        prompts = [self._token_ids(text, style) for text in texts]
+        verdicts = [GateVerdict(flagged=False, score=0.0)] * len(prompts)
+        asked = [number for number, ids in enumerate(prompts) if ids]
+        for start in range(0, len(asked), _BATCH_PROMPTS):
+            batch = asked[start : start + _BATCH_PROMPTS]
+            outcomes = self._guard.protect_batch([prompts[number] for number in batch])
+            for number, outcome in zip(batch, outcomes, strict=True):
+                verdicts[number] = self._verdict(outcome)
+        return verdicts
+
+    def _token_ids(self, text: str, style: Style) -> list[int]:
+        if style == "chat" and self._templated:
+            text = self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+            )
+        # A template writes its special tokens itself; the guard takes no notice of any.
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+    def _verdict(self, outcome: ProtectedPrompt | GuardError) -> GateVerdict:
+        if isinstance(outcome, GuardError):
+            raise EvaluationError(f"--gate-policy: {outcome} ({outcome.__cause__!r})") from outcome
+        if any(verdict.failed for verdict in outcome.verdicts):
+            raise EvaluationError("--gate-policy: a prompt could not be classified; its policy would corrupt it unseen")
+        thresholds = [policy.bundle.config.classifier.threshold for policy in self._guard.policies]
+        nearest = max(zip(outcome.verdicts, thresholds, strict=True), key=lambda pair: pair[0].score - pair[1])[0]
+        flagging = tuple(verdict.policy for verdict in outcome.verdicts if verdict.flagged)
+        return GateVerdict(bool(flagging), nearest.score, flagging)
+
+
+def gate_scores(gate: Gate, subset: str, texts: Iterable[tuple[str, str, str]]) -> list[Score]:
+    """`flagged` (0 or 1) and `gate_score` of each prompt of a subset.
+
+    Args:
+        texts: the example's id within the subset, the kind of attack, and the prompt.
+    """
+    rows = list(texts)
+    scores = []
+    for (example, kind, _), verdict in zip(rows, gate.flags([text for _, _, text in rows]), strict=True):
+        name = f"{example}/{kind}"
+        scores.append(Score(subset, "flagged", name, float(verdict.flagged), kind))
+        scores.append(Score(subset, "gate_score", name, verdict.score, kind))
+    return scores
+
+
+def gate_figures(scores: Sequence[Score], *, forgotten: frozenset[str]) -> list[Figure]:
+    """Miss rates of the subsets `forgotten` and false-positive rates of the others: all kinds, then each.
+
+    The interval of one kind is Clopper and Pearson's, which says something at 0 and at n too; that over all kinds is
+    a bootstrap over questions with all their variants, for these are not independent.
+    """
+    flagged = [score for score in scores if score.metric == "flagged"]
+    first = min((score.draw for score in flagged), default=0)  # noise does not reach the gate: draws agree
+    figures = []
+    for subset in dict.fromkeys(score.subset for score in flagged):
+        mine = [score for score in flagged if score.subset == subset and score.draw == first]
+        missed = subset in forgotten
+        name = f"{subset}/{'missed' if missed else 'falsely_flagged'}"
+        wrong = [(score, 1.0 - score.value if missed else score.value) for score in mine]
+        by_question: dict[str, list[float]] = {}
+        by_kind: dict[str, list[float]] = {}
+        for score, value in wrong:
+            by_question.setdefault(score.example.removesuffix(f"/{score.group}"), []).append(value)
+            by_kind.setdefault(score.group, []).append(value)
+        figures.append(_pooled(name, list(by_question.values())))
+        figures += _means_by_question(scores, subset, first)
+        figures += [_exact(f"{name}/{kind}", values) for kind, values in by_kind.items()]
+    return figures
+
+
+def _means_by_question(scores: Sequence[Score], subset: str, draw: int) -> list[Figure]:
+    """The plain means, in whose place these stand: a run takes an example's variants for examples of their own."""
+    figures = []
+    for metric in ("flagged", "gate_score"):
+        by_question: dict[str, list[float]] = {}
+        for score in scores:
+            if (score.subset, score.metric, score.draw) == (subset, metric, draw):
+                by_question.setdefault(score.example.removesuffix(f"/{score.group}"), []).append(score.value)
+        if by_question:
+            figures.append(_pooled(f"{subset}/{metric}", list(by_question.values())))
+    return figures
+
+
+def _pooled(name: str, questions: Sequence[Sequence[float]]) -> Figure:
+    values = np.array([np.mean(one) for one in questions])
+    mean, count = float(values.mean()), len(values)
+    note = f"{sum(map(len, questions))} prompts"
+    if mean in (0.0, 1.0):  # every resample would be the same: counting questions says how little that proves
+        low, high = clopper_pearson(int(values.sum()), count)
+        return Figure(name, mean, count, low, high, f"{note}; Clopper-Pearson by question")
+    interval = bootstrap(values[None]) or (None, None)
+    return Figure(name, mean, count, interval[0], interval[1], f"{note}; bootstrap by question")
+
+
+def _exact(name: str, values: Sequence[float]) -> Figure:
+    wrong = round(sum(values))
+    low, high = clopper_pearson(wrong, len(values))
+    return Figure(name, wrong / len(values), len(values), low, high, note=f"{wrong} of {len(values)}; Clopper-Pearson")

@@ -1,0 +1,1 @@
+"""Multiple choice, as lm-evaluation-harness scores it."""

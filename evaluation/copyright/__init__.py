@@ -1,0 +1,1 @@
+"""How much of a protected text a model still writes."""

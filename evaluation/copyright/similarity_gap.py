@@ -1,0 +1,124 @@
+"""Figures of several metrics at once over the same passages: ECO's average similarity gap, and pooled perplexity.
+
+Their intervals resample passages, and each resample is the same for all metrics: an answer that is unlike in one is
+unlike in the others.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.intervals import LEVEL, bootstrap, table_of
+from evaluation.overlap import pooled_perplexity
+from evaluation.suite import Figure, Score
+
+__all__ = ["GAP", "LOG_LIKELIHOOD", "TOKENS", "perplexity_figures", "similarity_gap"]
+
+GAP: Final = "average_similarity_gap"
+#: Scores of an answer under a reference model: total log-likelihood in nats, and over how many tokens.
+LOG_LIKELIHOOD: Final = "log_likelihood"
+TOKENS: Final = "reference_tokens"
+
+_Table = NDArray[np.float64]
+
+
+def similarity_gap(
+    scores: Sequence[Score], retain: Sequence[Score] | None, *, subset: str, metrics: Sequence[str]
+) -> Figure:
+    """The mean over similarity metrics of |our mean - the retain model's mean|: ASG (arXiv 2406.07933), 0 or more.
+
+    The metrics lie in [0, 1], and so does the gap. Those that only one side has are left out, and the note says which
+    are in. An absolute value is never below 0: the interval of a gap near 0 leans upwards.
+
+    Args:
+        retain: scores of a model that never learned the passages; None: NaN, which the note explains.
+    """
+    ours = _tables(scores, subset, metrics)
+    count = len(next(iter(ours.values()))[0]) if ours else 0
+    if not retain:
+        return Figure(GAP, math.nan, count, note="needs a retain model's run of the same passages")
+    theirs = _tables(retain, subset, metrics)
+    shared = [metric for metric in ours if metric in theirs]
+    if not shared:
+        return Figure(GAP, math.nan, count, note="the retain model's run has none of the similarity metrics")
+    differences = []
+    for metric in shared:
+        (ids, mine), (other_ids, other) = ours[metric], theirs[metric]
+        if set(ids) != set(other_ids):
+            return Figure(GAP, math.nan, count, note="the retain model's run is of other passages; run it on the same")
+        mean_of = dict(zip(other_ids, other.mean(axis=0).tolist(), strict=True))
+        differences.append(mine - np.array([mean_of[example] for example in ids]))  # (D, N)
+    gap = float(np.mean([abs(table.mean()) for table in differences]))
+    low, high = _joint_interval(differences, lambda means: np.abs(means).mean(axis=0))
+    return Figure(GAP, gap, count, low, high, f"mean over {', '.join(shared)}")
+
+
+def perplexity_figures(scores: Sequence[Score], *, subset: str) -> list[Figure]:
+    """Perplexity over the tokens of all answers, and the mean of the answers' own; none without a reference model.
+
+    From `LOG_LIKELIHOOD` and `TOKENS`, so that padding cannot count and a long answer counts for more than a short
+    one. An answer without tokens has no perplexity of its own.
+    """
+    found = _tables(scores, subset, (LOG_LIKELIHOOD, TOKENS))
+    if len(found) < 2:
+        return []
+    totals, counts = found[LOG_LIKELIHOOD][1], found[TOKENS][1]  # (D, N) each
+    return [
+        _pooled(totals, counts, f"{subset}/perplexity"),
+        _per_passage(totals, counts, f"{subset}/perplexity_per_passage"),
+    ]
+
+
+def _pooled(totals: _Table, counts: _Table, name: str) -> Figure:
+    value = float(pooled_perplexity(totals.sum(), counts.sum()))
+    if math.isnan(value):
+        return Figure(name, value, totals.shape[1], note="no answer has a token")
+    low, high = _joint_interval([totals, counts], lambda means: pooled_perplexity(means[0], means[1]))
+    return Figure(name, value, totals.shape[1], low, high, f"over {int(counts.sum())} tokens of all answers")
+
+
+def _per_passage(totals: _Table, counts: _Table, name: str) -> Figure:
+    each = pooled_perplexity(totals, counts)  # (D, N)
+    known = np.isfinite(each)
+    some = known.any(axis=0)
+    if not some.any():
+        return Figure(name, math.nan, 0, note="no answer has a token")
+    # Over the draws in which a passage was answered.
+    means = np.where(known, each, 0.0).sum(axis=0)[some] / known.sum(axis=0)[some]  # (N,)
+    low, high = bootstrap(means[None]) or (None, None)
+    empty = int((~known).sum())
+    note = f"{empty} of {each.size} answers have no token and are left out" if empty else ""
+    return Figure(name, float(means.mean()), int(some.sum()), low, high, note)
+
+
+def _tables(scores: Sequence[Score], subset: str, metrics: Sequence[str]) -> dict[str, tuple[list[str], _Table]]:
+    """Ids and values (D, N) of each metric that has been measured."""
+    found = {metric: table_of(scores, subset, metric) for metric in metrics}
+    return {metric: table for metric, table in found.items() if table[0]}
+
+
+def _joint_interval(
+    tables: Sequence[_Table], statistic: Callable[[_Table], _Table]
+) -> tuple[float, float] | tuple[None, None]:
+    """The 95 % interval of a statistic (M, R) -> (R,) of the means of M tables (D, N) of the same examples."""
+    means = [_resampled_means(table) for table in tables]
+    if any(not len(row) for row in means):
+        return None, None
+    values = statistic(np.stack(means))
+    low, high = np.quantile(values[np.isfinite(values)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _resampled_means(table: _Table) -> _Table:
+    """(R,) means of bootstrap resamples; `bootstrap` draws the same ones for every table of the same shape."""
+    kept: list[_Table] = []
+
+    def keep(resampled: _Table) -> _Table:
+        kept.append(resampled.mean(axis=1))
+        return kept[-1]
+
+    bootstrap(table, keep)
+    return np.concatenate(kept) if kept else np.empty(0)

@@ -1,0 +1,216 @@
+"""How much of protected texts a model still gives away: the copyright experiments of ECO (arXiv 2406.07933).
+
+A passage's beginning is given, and what the model goes on with is compared with how the passage really goes on. The
+metrics are those of ECO's `evaluate_copyright.py`, with verbatim runs beside them. Its two tasks are news articles,
+given their title, and a novel, given the first sentence of each part; any passages will do.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
+from typing import Final
+
+from evaluation.copyright.bert_score import BertScore
+from evaluation.copyright.passages import LEAST_WORDS, Passage, Split, load_passages
+from evaluation.copyright.similarity_gap import GAP, LOG_LIKELIHOOD, TOKENS, perplexity_figures, similarity_gap
+from evaluation.errors import DataError
+from evaluation.overlap import (
+    exact_match,
+    first_words,
+    installed_wordnet,
+    longest_verbatim_run,
+    meteor,
+    meteor_name,
+    ngram_containment,
+    rouge,
+    sentence_bleu,
+    unique_token_ratio,
+    word_repetition,
+    word_tokens,
+)
+from evaluation.replies import Ask, Asker, Reply, Style
+from evaluation.rows import digest_of_rows
+from evaluation.suite import Answer, Figure, Outcome, Score
+
+__all__ = ["CopyrightSuite"]
+
+SUBSET: Final = "forget"
+_INSTRUCTION: Final = "Here is the beginning of a text. Continue it from where it stops, and write nothing else.\n\n"
+#: English has about 1.3 tokens to a word; rare names have more.
+_TOKENS_PER_WORD: Final = 2
+
+
+class CopyrightSuite:
+    """Continuations of passages that should be forgotten.
+
+    An answer is cut to as many words as the passage's continuation has before the two are compared, so that one that
+    goes on copying is not counted as less alike. The verbatim run and the containment look at all of it and at all of
+    the passage's rest; so do the measures of fluency.
+
+    Args:
+        passages: a source (see `suites.passages`).
+        split: what of a passage is given, and how much of the rest is compared.
+        max_new_tokens: of an answer; None: two for each word compared.
+        style: "text": the model goes on with the passage as it stands; "chat": it is instructed to.
+        limit: at most so many passages, drawn with `seed`; None: all.
+        bert_model: for BERTScore, a name of the hub or a folder; None: no BERTScore.
+        bert_layers: see `BertScore`.
+        reference: a model under which the perplexity of answers is measured; None: no perplexity. ECO takes the model
+            that learned the passages, so that fluent copies are likely.
+
+    Raises:
+        DataError: passages or the BERT model cannot be used.
+        TargetError: the reference model cannot score answers.
+    """
+
+    name = "copyright"
+    unbounded_metrics: Collection[str] = ("longest_verbatim_run", "log_likelihood", "reference_tokens")
+    headline: Sequence[str] = (
+        GAP,
+        f"{SUBSET}/rouge_l_f1",
+        f"{SUBSET}/longest_verbatim_run",
+        f"{SUBSET}/perplexity",
+        f"{SUBSET}/unique_token_ratio",
+    )
+    # ROUGE and its kind have none: a model that never read a passage is above 0 too, and the gap says how far from it.
+    # Nor has perplexity: under a reference that learned the passages, nothing is as fluent as reciting them.
+    directions: Mapping[str, str] = {
+        GAP: "down",
+        f"{SUBSET}/exact_match": "down",
+        f"{SUBSET}/longest_verbatim_run": "down",
+        f"{SUBSET}/containment_{LEAST_WORDS}gram": "down",
+        f"{SUBSET}/unique_token_ratio": "up",
+        f"{SUBSET}/repetition": "down",
+    }
+
+    def __init__(
+        self,
+        passages: str,
+        *,
+        split: Split | None = None,
+        max_new_tokens: int | None = None,
+        style: Style = "text",
+        limit: int | None = None,
+        seed: int = 0,
+        bert_model: str | None = None,
+        bert_layers: int | None = None,
+        reference: Asker | None = None,
+    ) -> None:
+        self._source = passages
+        self._split = split or Split()
+        self._settings: dict[str, object] = {"style": style, "limit": limit, "seed": seed}
+        self._style: Style = style
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise DataError(f"--max-new-tokens: {max_new_tokens} leaves no answer; give 1 or more")
+        self._max_new_tokens = max_new_tokens or _TOKENS_PER_WORD * self._split.answer_words
+        loaded = load_passages(passages, self._split, limit=limit, seed=seed)
+        self._passages, self._passed_over = loaded.passages, loaded.passed_over
+        if bert_layers is not None and bert_model is None:
+            raise DataError("--bert-layers: there is no --bert-model whose layers to choose from; give one")
+        self._bert = BertScore(bert_model, bert_layers) if bert_model is not None else None
+        self._wordnet = installed_wordnet()
+        self._reference = reference
+        if reference is not None:
+            reference.target.check([_scored(one, one.continuation) for one in self._passages[:1]])
+
+    def describe(self) -> Mapping[str, object]:
+        content = [[one.example, one.prompt, one.reference, one.continuation] for one in self._passages]
+        return {
+            "passages": PurePath(self._source).name,  # its folder decides nothing
+            "passages_sha256": digest_of_rows(content),
+            "passages_used": len(self._passages),
+            "passages_passed_over": self._passed_over,
+            **self._split.as_dict(),
+            **self._settings,
+            "max_new_tokens": self._max_new_tokens,
+            "bert_model": self._bert.model if self._bert else None,
+            "bert_layers": self._bert.layers if self._bert else None,
+            "meteor": meteor_name(self._wordnet),
+            "reference": dict(self._reference.target.describe()) if self._reference else None,
+        }
+
+    def probe(self) -> Sequence[Ask]:
+        return [self._ask(self._passages[0])]
+
+    def measure(self, ask: Asker) -> Outcome:
+        replies = ask({one.example: self._ask(one) for one in self._passages}, "copyright: continuations")
+        answers = [replies[one.example].text for one in self._passages]
+        scores = self._similarities(answers)
+        for one, answer in zip(self._passages, answers, strict=True):
+            scores += _scores_of(one, _fluency(answer))
+        if self._reference is not None:
+            scores += self._likelihoods(self._reference, answers)
+        return Outcome(
+            tuple(scores),
+            tuple(
+                Answer(SUBSET, one.example, one.prompt, answer, one.reference)
+                for one, answer in zip(self._passages, answers, strict=True)
+            ),
+        )
+
+    def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
+        """The average similarity gap to the retain model, and perplexities where a reference model was given.
+
+        The gap is over the graded similarities of ECO's script: exact match, which is all or nothing, is not in it.
+        """
+        compared = (meteor_name(self._wordnet), "rouge_l_f1", "sacrebleu", "bertscore_f1")
+        gap = similarity_gap(scores, reference, subset=SUBSET, metrics=compared)
+        return [gap, *perplexity_figures(scores, subset=SUBSET)]
+
+    def _ask(self, passage: Passage) -> Ask:
+        prompt = _INSTRUCTION + passage.prompt if self._style == "chat" else passage.prompt
+        return Ask(prompt, style=self._style, max_new_tokens=self._max_new_tokens)
+
+    def _similarities(self, answers: Sequence[str]) -> list[Score]:
+        cut = [
+            first_words(answer, len(one.reference.split())) for one, answer in zip(self._passages, answers, strict=True)
+        ]
+        references = [one.reference for one in self._passages]
+        bert = self._bert.f1(references, cut) if self._bert is not None else None
+        scores = []
+        for number, one in enumerate(self._passages):
+            rouges = rouge(one.reference, cut[number])
+            values = {
+                "exact_match": exact_match(one.reference, cut[number]),
+                "rouge_1_f1": rouges["rouge1"].f1,
+                "rouge_2_f1": rouges["rouge2"].f1,
+                "rouge_l_f1": rouges["rougeL"].f1,
+                meteor_name(self._wordnet): meteor(one.reference, cut[number], self._wordnet),
+                "sacrebleu": sentence_bleu(one.reference, cut[number]),
+                "longest_verbatim_run": float(longest_verbatim_run(one.continuation, answers[number])),
+                f"containment_{LEAST_WORDS}gram": ngram_containment(one.continuation, answers[number], LEAST_WORDS),
+            }
+            if bert is not None:
+                values["bertscore_f1"] = bert[number]
+            scores += _scores_of(one, values)
+        return scores
+
+    def _likelihoods(self, reference: Asker, answers: Sequence[str]) -> list[Score]:
+        """Of each answer its total log-likelihood and its tokens; 0 of 0 for one that says nothing."""
+        spoken = {
+            one.example: _scored(one, answer)
+            for one, answer in zip(self._passages, answers, strict=True)
+            if answer.strip()
+        }
+        replies = reference(spoken, "copyright: perplexity under the reference model") if spoken else {}
+        scores = []
+        for one in self._passages:
+            logprobs = replies.get(one.example, Reply()).logprobs
+            scores += _scores_of(one, {LOG_LIKELIHOOD: float(sum(logprobs)), TOKENS: float(len(logprobs))})
+        return scores
+
+
+def _scores_of(passage: Passage, values: Mapping[str, float]) -> list[Score]:
+    return [Score(SUBSET, metric, passage.example, value, passage.group) for metric, value in values.items()]
+
+
+def _fluency(answer: str) -> dict[str, float]:
+    return {"unique_token_ratio": unique_token_ratio(word_tokens(answer)), "repetition": word_repetition(answer)}
+
+
+def _scored(passage: Passage, answer: str) -> Ask:
+    """An answer as the continuation it is; ECO's code scores it after its prompt too, and counts the prompt's tokens.
+
+    A chat's answer, and what some tokenizers decode, has lost the space between the two.
+    """
+    glued = passage.prompt[-1:].isalnum() and answer[:1].isalnum()
+    return Ask(passage.prompt, answer=" " + answer if glued else answer, style="text")

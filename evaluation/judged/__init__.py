@@ -1,0 +1,1 @@
+"""Suites whose answers another model judges: Who's Harry Potter, and harmful requests."""

@@ -1,0 +1,288 @@
+"""Who's Harry Potter: does a model still continue a story as one who has read it?
+
+The two measures of familiarity of Eldan and Russinovich 2023 (arXiv 2310.02238): by the probabilities of what comes
+next, and by completions that a language model grades. A third needs no judge: whether a completion says what gives the
+story away.
+
+Rows have `prompt` and any of `idiosyncratic` (continuations that only one who knows would write), `generic`
+(continuations that anyone would), `references` (what of the story the prompt is about, named in it or not) and
+`subtlety`. The paper's own file, which nests `references` and `subtlety` with the prompt in an object `prompt`, is read
+as it is; it has no continuations, so that it gives completions only.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import Final
+
+import numpy as np
+
+from evaluation.errors import DataError
+from evaluation.judged.judges import UNREADABLE, Judge, Judged, check_measures, readable_figures
+from evaluation.replies import Ask, Asker, Reply
+from evaluation.rows import check_limit, digest_of_rows, drawn
+from evaluation.shipped import sample
+from evaluation.suite import Answer, Direction, Figure, Outcome, Score, spread
+from sources import Row, SourceError, read_source
+
+__all__ = ["PotterSuite"]
+
+_COLUMNS: Final = ("prompt", "idiosyncratic", "generic", "references", "subtlety")
+_DIRECTIONS: Final = {
+    "probability_familiarity": "down",
+    "idiosyncratic_share": "down",
+    "telling_completion": "down",
+    "completion_familiarity": "down",
+    "completion_familiarity_of_readable": "down",
+    UNREADABLE: "down",
+}
+#: What each grade is worth: a detail of the story alone counts five times as much as its themes, a lucky guess nothing.
+_WORTH: Final = {0.0: 0.0, 1.0: 0.0, 2.0: 0.2, 3.0: 1.0}
+#: Signs that follow a word without a space.
+_CLOSING: Final = tuple(",.;:!?'’)]”")
+#: Signs that a word follows without a space.
+_OPENING: Final = tuple("([“‘-–—/")
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    id: str
+    prompt: str
+    idiosyncratic: tuple[str, ...]
+    generic: tuple[str, ...]
+    references: tuple[str, ...]
+    subtlety: str
+
+    @property
+    def telling(self) -> tuple[str, ...]:
+        """What gives the story away where a completion says it: nothing that the prompt says itself."""
+        words = (*self.idiosyncratic, *self.references)
+        return tuple(dict.fromkeys(word for word in words if not _says(self.prompt, word)))
+
+
+class PotterSuite:
+    """Completion prompts of one story or subject.
+
+    Metrics, each of a prompt:
+        probability_familiarity: P(idiosyncratic | prompt), the sum over its continuations (see `_mass`).
+        probability_generic: the same of the generic ones.
+        idiosyncratic_share: the first over the sum of both: what a model that has become vague about everything does
+            not get for free.
+        telling_completion: 1 where the completion says an idiosyncratic continuation, or a reference that is not in
+            the prompt.
+        completion_familiarity: the judge's grade, 3 as 1, 2 as 0.2, less as 0; the paper's weights of 5 to 1, in
+            [0, 1]. A verdict that cannot be read counts as 1, and `completion_familiarity_of_readable` is without it.
+    """
+
+    name = "potter"
+    unbounded_metrics: Collection[str] = ()
+    headline: Sequence[str] = (
+        "probability_familiarity",
+        "idiosyncratic_share",
+        "telling_completion",
+        "completion_familiarity_of_readable",
+    )
+    directions: Direction = _DIRECTIONS
+
+    def __init__(
+        self,
+        prompts: str | None = None,
+        *,
+        judge: Judge | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        max_new_tokens: int = 40,
+    ) -> None:
+        """
+        Args:
+            prompts: a source of rows (see `sources`); None: the sample that ships, of a story nobody else knows.
+            judge: with `evaluation.judged.judges.familiarity_rubric`; None: no completion_familiarity.
+            limit: prompts to draw with `seed`; None: all.
+            max_new_tokens: of a completion.
+
+        Raises:
+            DataError: a row cannot be used, or there is nothing to measure. Names file, row and column.
+        """
+        check_limit(limit)
+        check_measures(judge, "familiarity")
+        self.source_name = prompts or "the sample that ships"
+        source = prompts or sample("potter", "prompts.jsonl")
+        self.judge, self.limit, self.seed, self.max_new_tokens = judge, limit, seed, max_new_tokens
+        found = _read(source)
+        if judge is None and not any(prompt.telling for prompt in found):
+            raise DataError(
+                f"--prompts: {source}: no idiosyncratic continuation, and no reference that its prompt does not "
+                "say itself; add the column idiosyncratic, or give a --judge"
+            )
+        self.prompts = drawn(found, limit, seed)
+
+    def describe(self) -> Mapping[str, object]:
+        return {
+            "prompts": PurePath(self.source_name).name,  # its folder decides nothing
+            "sha256": digest_of_rows([asdict(prompt) for prompt in self.prompts]),
+            "n": len(self.prompts),
+            "limit": self.limit,
+            "seed": self.seed,
+            "max_new_tokens": self.max_new_tokens,
+            "judge": dict(self.judge.describe()) if self.judge else None,
+        }
+
+    def probe(self) -> Sequence[Ask]:
+        asks = self._asks()
+        scored = [ask for ask in asks.values() if ask.answer is not None]
+        return [*spread(scored), *[ask for ask in asks.values() if ask.answer is None][:1]]
+
+    def measure(self, ask: Asker) -> Outcome:
+        if self.judge:
+            self.judge.check()
+        replies = ask(self._asks(), "completion prompts")
+        scores = [score for prompt in self.prompts for score in _scores(prompt, replies)]
+        answers = [
+            Answer("", prompt.id, prompt.prompt, replies[f"{prompt.id}/completion"].text, "; ".join(prompt.telling))
+            for prompt in self.prompts
+        ]
+        if self.judge:
+            scores += self._graded(self.judge, [answer.answer for answer in answers])
+        return Outcome(tuple(scores), tuple(answers))
+
+    def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:  # noqa: ARG002
+        return readable_figures(scores, "completion_familiarity")
+
+    def _asks(self) -> dict[str, Ask]:
+        asks = {}
+        for prompt in self.prompts:
+            text = prompt.prompt.rstrip()
+            for kind in ("idiosyncratic", "generic"):
+                for number, continuation in enumerate(getattr(prompt, kind)):
+                    answer = _joined(text, continuation)
+                    asks[f"{prompt.id}/{kind}/{number}"] = Ask(text, answer=answer, style="text")
+            asks[f"{prompt.id}/completion"] = Ask(text, style="text", max_new_tokens=self.max_new_tokens)
+        return asks
+
+    def _graded(self, judge: Judge, completions: Sequence[str]) -> list[Score]:
+        items = [
+            Judged(prompt.prompt, completion, prompt.telling)
+            for prompt, completion in zip(self.prompts, completions, strict=True)
+        ]
+        scores = []
+        for prompt, verdict in zip(self.prompts, judge.verdicts(items), strict=True):
+            worth = 1.0 if verdict is None else _WORTH[verdict]
+            scores += [
+                Score("", "completion_familiarity", prompt.id, worth, prompt.subtlety),
+                Score("", UNREADABLE, prompt.id, float(verdict is None), prompt.subtlety),
+            ]
+        return scores
+
+
+def _scores(prompt: _Prompt, replies: Mapping[str, Reply]) -> list[Score]:
+    values: dict[str, float] = {}
+    telling = _mass(prompt.id, "idiosyncratic", len(prompt.idiosyncratic), replies)
+    generic = _mass(prompt.id, "generic", len(prompt.generic), replies)
+    if telling is not None:
+        values["probability_familiarity"] = min(math.exp(telling), 1.0)
+    if generic is not None:
+        values["probability_generic"] = min(math.exp(generic), 1.0)
+    if telling is not None and generic is not None:
+        values["idiosyncratic_share"] = 1.0 / (1.0 + math.exp(min(generic - telling, 700.0)))
+    if prompt.telling:
+        completion = replies[f"{prompt.id}/completion"].text
+        values["telling_completion"] = float(any(_says(completion, word) for word in prompt.telling))
+    return [Score("", metric, prompt.id, value, prompt.subtlety) for metric, value in values.items()]
+
+
+def _mass(prompt: str, kind: str, count: int, replies: Mapping[str, Reply]) -> float | None:
+    """log of the sum over continuations of P(continuation | prompt); None without one.
+
+    The paper sums over next tokens; here over whole continuations, because what tells them apart may come after their
+    first token. They exclude one another: `_disjoint` has seen to it that none begins with another.
+    """
+    if not count:
+        return None
+    totals = [sum(replies[f"{prompt}/{kind}/{number}"].logprobs) for number in range(count)]
+    # A server writes -inf for what it finds impossible; the share must stay a number.
+    return float(np.logaddexp.reduce(np.maximum(totals, -1e4)))
+
+
+def _joined(prompt: str, continuation: str) -> str:
+    """The continuation with the space before it that the prompt's end asks for."""
+    text = continuation.strip()
+    return text if text.startswith(_CLOSING) or prompt.endswith(_OPENING) else f" {text}"
+
+
+def _says(text: str, words: str) -> bool:
+    """Whether a text has these words as whole words, whatever their case."""
+    return re.search(rf"(?<!\w){re.escape(_plain(words))}(?!\w)", _plain(text)) is not None
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).replace("’", "'").casefold().split())
+
+
+def _read(source: str) -> list[_Prompt]:
+    try:
+        rows = read_source(source, name="prompts", columns=_COLUMNS).rows
+    except SourceError as error:
+        raise DataError(str(error)) from error
+    return [_prompt_of(row, where, str(number)) for number, (where, row) in enumerate(rows, 1)]
+
+
+def _prompt_of(row: Row, where: str, number: str) -> _Prompt:
+    nested = row.get("prompt")
+    if isinstance(nested, Mapping):
+        row = nested
+    if "prompt" not in row:
+        raise DataError(f"{where}: no column prompt; found {', '.join(map(str, row)) or 'none'}")
+    prompt = row["prompt"]
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise DataError(f"{where}: prompt is {str(prompt)[:20]!r}; expected the beginning of a text")
+    telling = _texts(row, "idiosyncratic", where)
+    generic = _texts(row, "generic", where)
+    _check_disjoint(telling, generic, where)
+    subtlety = row.get("subtlety")
+    return _Prompt(
+        number,
+        prompt,
+        _disjoint(telling),
+        _disjoint(generic),
+        _texts(row, "references", where),
+        "" if subtlety is None else f"subtlety {subtlety}",
+    )
+
+
+def _texts(row: Row, column: str, where: str) -> tuple[str, ...]:
+    """A list of texts; () where the row does not have the column."""
+    value = row.get(column)
+    if value is None:
+        return ()
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise DataError(f"{where}: {column} is {str(value)[:20]!r}; expected a list of texts")
+    if not value:
+        raise DataError(f"{where}: {column} is an empty list; give at least one text, or leave the column out")
+    for text in value:
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{where}: {column} has {str(text)[:20]!r}; expected a list of texts")
+    return tuple(text.strip() for text in value)
+
+
+def _disjoint(texts: Sequence[str]) -> tuple[str, ...]:
+    """Without those that begin with another one: its probability has theirs in it."""
+    distinct = dict.fromkeys(texts)
+    return tuple(text for text in distinct if not any(_begins(text, other) for other in distinct))
+
+
+def _begins(text: str, other: str) -> bool:
+    """Whether a text is another one and more words."""
+    return text.startswith(other) and not text[len(other) : len(other) + 1].isalnum() and text != other
+
+
+def _check_disjoint(telling: Sequence[str], generic: Sequence[str], where: str) -> None:
+    for one in telling:
+        for other in generic:
+            if one == other or _begins(one, other) or _begins(other, one):
+                raise DataError(
+                    f"{where}: idiosyncratic {one!r} and generic {other!r} begin alike, so that a probability would "
+                    "count for both; take one of them out"
+                )

@@ -1,0 +1,1 @@
+"""Extraction, membership inference and probing: what is left of a forget set."""

@@ -1,0 +1,303 @@
+"""What of a forget set can still be got out of a model: by extraction, by membership inference, by reading its logits,
+and, where prompts are corrupted, by reading the prompt again.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.errors import DataError, TargetError
+from evaluation.leakage.extraction import exact_memorization, extraction_strength
+from evaluation.leakage.figures import PRIVLEAK_METRIC, auc_figures, chance_figures, priv_leak_figures
+from evaluation.leakage.membership import PRIVLEAK_K, likelihood, min_k, min_k_plus_plus, zlib_ratio
+from evaluation.leakage.probing import ChoiceQuestion, choice_questions, probe_predictions, row_span
+from evaluation.leakage.prompt_recovery import DISTANCES, PromptRows, recovery_rates, repeat_ask
+from evaluation.leakage.rows import Question, Subset, load_subset, probe_options
+from evaluation.replies import Ask, Asker, Reply
+from evaluation.suite import Answer, Direction, Figure, Outcome, Score, spread
+from scoring.metrics import CHOICE_LETTERS, rouge_l_recall
+
+__all__ = ["LEAKAGE_PARTS", "LeakagePart", "LeakageSuite"]
+
+LeakagePart = Literal["extraction", "membership", "probe", "repeat", "nearest"]
+LEAKAGE_PARTS: Final[tuple[LeakagePart, ...]] = get_args(LeakagePart)
+"""extraction: extraction strength and exact memorization. membership: membership inference and PrivLeak. probe: a
+linear probe on next-token logits. repeat: the model is asked to repeat the question. nearest: the nearest tokens to
+corrupted embedding rows, where the target can show them."""
+
+#: Probe questions whose logits are held as Python numbers at once.
+_PROBE_CHUNK: Final = 32
+_GROUPS: Final = {"forget": "member", "retain": "member", "holdout": "nonmember"}
+
+
+#: AUC and PrivLeak have none: 0.5, or the retain model's AUC, is best, and what is on either side of it leaks.
+_DIRECTIONS: Final[Direction] = {
+    f"forget/{metric}": "down"
+    for metric in (
+        "extraction_strength",
+        "exact_memorization",
+        "probe_letters",
+        "probe_logits",
+        "probe_letters_above_chance",
+        "probe_logits_above_chance",
+        "repeat_rouge_l",
+        "repeat_exact",
+        *(f"nearest_{distance}" for distance in DISTANCES),
+    )
+}
+
+
+class LeakageSuite:
+    """The leakage suite (see `evaluation.suite.Suite`), over questions with their answers.
+
+    Args:
+        forget: what was to be forgotten, learned once: the members.
+        holdout: of the same kind, never learned: the non-members. Needed by the part "membership".
+        retain: learned and not to be forgotten: shows what an attack finds where nothing was unlearned.
+        limit: questions of each, drawn with `seed`; None: all.
+        seed: of the drawing, the order of a probe's options and its folds.
+        reference: another model for the attack by reference, with the same tokenizer; None: left out.
+        parts: which of `LEAKAGE_PARTS`; None: all that the data allow.
+        vocabulary: whether Min-K%++ is measured, which an endpoint cannot answer.
+
+    Raises:
+        DataError: a source cannot be used, or lacks what a part needs.
+    """
+
+    name = "leakage"
+    unbounded_metrics: Collection[str] = ()
+    headline: Sequence[str] = (
+        "forget/extraction_strength",
+        "forget/exact_memorization",
+        "forget/mia_min_k_auc",
+        "priv_leak",
+        "forget/probe_logits",
+        "forget/repeat_rouge_l",
+    )
+    directions: Direction = _DIRECTIONS
+
+    def __init__(
+        self,
+        *,
+        forget: str,
+        holdout: str | None = None,
+        retain: str | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+        reference: Asker | None = None,
+        parts: Sequence[LeakagePart] | None = None,
+        vocabulary: bool = True,
+    ) -> None:
+        unknown = [part for part in parts or () if part not in LEAKAGE_PARTS]
+        if unknown:
+            raise DataError(f"--parts: {unknown[0]!r} is none of {', '.join(LEAKAGE_PARTS)}")
+        sources = {"forget": forget, "retain": retain, "holdout": holdout}
+        self._subsets = {
+            name: load_subset(source, name=name, limit=limit, seed=seed)
+            for name, source in sources.items()
+            if source is not None
+        }
+        self._parts = frozenset(parts or self._possible_parts())
+        if "membership" in self._parts and holdout is None:
+            raise DataError("--holdout: membership needs questions that were never learned; give a file of them")
+        self._questions = (
+            choice_questions(probe_options(self._subsets["forget"]), seed) if "probe" in self._parts else []
+        )
+        self._seed, self._reference, self._vocabulary = seed, reference, vocabulary
+
+    def _possible_parts(self) -> list[LeakagePart]:
+        found: list[LeakagePart] = ["extraction", "repeat", "nearest"]
+        if "holdout" in self._subsets:
+            found.append("membership")
+        if any(question.wrong for question in self._subsets["forget"].questions):
+            found.append("probe")
+        return found
+
+    def describe(self) -> Mapping[str, object]:
+        return {
+            "data": {name: subset.describe() for name, subset in self._subsets.items()},
+            "parts": sorted(self._parts),
+            "seed": self._seed,
+            "vocabulary": self._vocabulary,
+            "reference": None if self._reference is None else dict(self._reference.target.describe()),
+        }
+
+    def probe(self) -> Sequence[Ask]:
+        scored = [ask for key, ask in self._scored_asks().items() if key.startswith("forget/")]
+        first = [*spread(scored), *list(self._repeat_asks().values())[:1]]
+        return first + [Ask(one.prompt, next_logits=True) for one in self._questions[:1]]
+
+    def measure(self, ask: Asker) -> Outcome:
+        """See `evaluation.suite.Suite`.
+
+        Raises:
+            TargetError: the reference model's tokenizer is not the target's, or nothing could be measured.
+        """
+        if self._reference is not None and "membership" in self._parts:
+            _check_tokenizers(ask, self._reference)
+        scored, repeats = self._scored_asks(), self._repeat_asks()
+        replies = ask({**scored, **repeats, **self._letter_asks()}, "answers and repetitions")
+        scores = [one for subset in self._subsets.values() for one in self._answer_scores(subset, replies)]
+        if self._reference is not None and "membership" in self._parts:
+            scores += self._reference_scores(self._reference, replies)
+        said, answers = self._repetitions(replies)
+        scores += said + self._probe_scores(ask, replies)
+        if "nearest" in self._parts and isinstance(ask.target, PromptRows):
+            scores += self._nearest_scores(ask.target, ask.draw)
+        if not scores:
+            raise TargetError("--parts: nearest reads corrupted prompts, and none was; give a --policy that flags them")
+        return Outcome(tuple(scores), tuple(answers))
+
+    def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
+        found = [*auc_figures(scores), *priv_leak_figures(scores, reference)]
+        return found + (chance_figures(scores, 1.0 / len(self._letters())) if self._questions else [])
+
+    # --- answers that are scored ----------------------------------------------------------------------------------
+
+    def _scored_asks(self) -> dict[str, Ask]:
+        if not self._parts & {"extraction", "membership"}:
+            return {}
+        vocabulary = self._vocabulary and "membership" in self._parts
+        return {
+            _key(subset, one): Ask(one.question, answer=one.answer, vocabulary=vocabulary)
+            for subset in self._subsets.values()
+            for one in subset.questions
+        }
+
+    def _answer_scores(self, subset: Subset, replies: Mapping[str, Reply]) -> list[Score]:
+        found = []
+        for one in subset.questions:
+            values: dict[str, float] = {}
+            if "extraction" in self._parts:
+                greedy = replies[_key(subset, one)].greedy
+                values["extraction_strength"] = extraction_strength(greedy)
+                values["exact_memorization"] = exact_memorization(greedy)
+            if "membership" in self._parts:
+                values |= self._membership_values(replies[_key(subset, one)], one.answer)
+            found += [_score(subset, one, metric, value) for metric, value in values.items()]
+        return found
+
+    def _membership_values(self, reply: Reply, answer: str) -> dict[str, float]:
+        values = {
+            "mia_loss": likelihood(reply.logprobs),
+            "mia_zlib": zlib_ratio(reply.logprobs, answer),
+            "mia_min_k": min_k(reply.logprobs),
+            PRIVLEAK_METRIC: min_k(reply.logprobs, PRIVLEAK_K),
+        }
+        if self._vocabulary:
+            values["mia_min_k_plus_plus"] = min_k_plus_plus(reply.logprobs, reply.vocabulary_mean, reply.vocabulary_std)
+        return values
+
+    def _reference_scores(self, reference: Asker, replies: Mapping[str, Reply]) -> list[Score]:
+        """Difference of log-likelihoods (Carlini et al. 2021, arXiv 2012.07805, as the mean over tokens)."""
+        asks = {key: replace(one, vocabulary=False) for key, one in self._scored_asks().items()}
+        others = reference(asks, "answers of the reference model")
+        found = []
+        for subset in self._subsets.values():
+            for one in subset.questions:
+                mine, other = replies[_key(subset, one)].logprobs, others[_key(subset, one)].logprobs
+                if len(mine) != len(other):
+                    raise TargetError(_TOKENIZERS_DIFFER)
+                found.append(_score(subset, one, "mia_reference", likelihood(mine) - likelihood(other)))
+        return found
+
+    # --- prompts that are read again -------------------------------------------------------------------------------
+
+    def _repeat_asks(self) -> dict[str, Ask]:
+        if "repeat" not in self._parts:
+            return {}
+        return {
+            f"{_key(subset, one)}/repeat": repeat_ask(one.question)
+            for subset in self._subsets.values()
+            if subset.name != "holdout"
+            for one in subset.questions
+        }
+
+    def _repetitions(self, replies: Mapping[str, Reply]) -> tuple[list[Score], list[Answer]]:
+        scores, answers = [], []
+        for subset in self._subsets.values():
+            for one in subset.questions:
+                reply = replies.get(f"{_key(subset, one)}/repeat")
+                if reply is None:
+                    continue
+                same = reply.text.split() == one.question.split()
+                scores.append(_score(subset, one, "repeat_rouge_l", rouge_l_recall(one.question, reply.text)))
+                scores.append(_score(subset, one, "repeat_exact", float(same)))
+                answers.append(
+                    Answer(subset.name, one.example, repeat_ask(one.question).prompt, reply.text, one.question)
+                )
+        return scores, answers
+
+    def _nearest_scores(self, target: PromptRows, draw: int) -> list[Score]:
+        """Of the prompts that the target corrupts; the others can be read as they are."""
+        subset = self._subsets["forget"]
+        shown = [(one, target.corrupted_rows(Ask(one.question, draw=draw))) for one in subset.questions]
+        prompts = [(one, prompt) for one, prompt in shown if prompt is not None]
+        return [
+            _score(subset, one, f"nearest_{distance}", rate)
+            for distance in DISTANCES
+            for (one, _), rate in zip(prompts, recovery_rates([prompt for _, prompt in prompts], distance), strict=True)
+        ]
+
+    # --- answers that are read off the logits ----------------------------------------------------------------------
+
+    def _letter_asks(self) -> dict[str, Ask]:
+        """Each option's letter as an answer, only to learn its token."""
+        first = self._questions[:1]
+        return {f"letter/{letter}": Ask(one.prompt, answer=letter) for one in first for letter in self._letters()}
+
+    def _letters(self) -> str:
+        return CHOICE_LETTERS[: 1 + max((one.right for one in self._questions), default=-1)]
+
+    def _probe_scores(self, ask: Asker, replies: Mapping[str, Reply]) -> list[Score]:
+        if not self._questions:
+            return []
+        logits = self._logits(ask)
+        labels = np.array([one.right for one in self._questions])
+        features = {"probe_logits": row_span(logits)}
+        letters = [replies[f"letter/{letter}"].token_ids for letter in self._letters()]
+        # A letter of several tokens, or beside others in one, has no logit of its own.
+        if len({ids[0] for ids in letters if len(ids) == 1}) == len(letters):
+            features["probe_letters"] = _standardised(logits[:, [ids[0] for ids in letters]])
+        return [
+            Score("forget", metric, one.example, float(guess == one.right), _GROUPS["forget"])
+            for metric, values in features.items()
+            for one, guess in zip(self._questions, probe_predictions(values, labels, self._seed), strict=True)
+        ]
+
+    def _logits(self, ask: Asker) -> NDArray[np.float32]:
+        """(N, V), some questions at a time: as Python numbers they take eight times as much memory."""
+        found = []
+        for start in range(0, len(self._questions), _PROBE_CHUNK):
+            chunk: Sequence[ChoiceQuestion] = self._questions[start : start + _PROBE_CHUNK]
+            replies = ask({f"logits/{one.example}": Ask(one.prompt, next_logits=True) for one in chunk}, "logits")
+            found += [np.asarray(replies[f"logits/{one.example}"].next_logits, dtype=np.float32) for one in chunk]
+        return np.stack(found)
+
+
+_TOKENIZERS_DIFFER: Final = (
+    "--reference-model: its tokenizer is not the target's, so that their losses are of different tokens; give a model "
+    "with the same tokenizer"
+)
+
+
+def _check_tokenizers(ask: Asker, reference: Asker) -> None:
+    mine, other = (asker.target.describe().get("tokenizer_sha256") for asker in (ask, reference))
+    if mine and other and mine != other:
+        raise TargetError(_TOKENIZERS_DIFFER)
+
+
+def _key(subset: Subset, one: Question) -> str:
+    return f"{subset.name}/{one.example}"
+
+
+def _score(subset: Subset, one: Question, metric: str, value: float) -> Score:
+    return Score(subset.name, metric, one.example, value, _GROUPS[subset.name])
+
+
+def _standardised(features: NDArray[np.float32]) -> NDArray[np.float64]:
+    wide = features.astype(np.float64)
+    return np.asarray((wide - wide.mean(axis=0)) / np.maximum(wide.std(axis=0), 1e-12))

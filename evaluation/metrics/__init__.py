@@ -1,1 +1,0 @@
-"""Metrics as pure functions of numbers and texts; texts are compared by the metrics' reference libraries."""

@@ -1,0 +1,229 @@
+"""TOFU (Maini et al. 2024, arXiv 2401.06121): probability, ROUGE-L recall and truth ratio on four sets of questions.
+
+Definitions are in `evaluation.tofu.metrics`. What this suite does otherwise than the official `evaluate_util.py`:
+
+- Loss over the answer's tokens as `Ask(answer=...)` gives them. The official code also counts the end-of-sequence
+  token after the answer and uses its own template; for phi that template's "Answer: " stands in the answer too.
+- An answer may be `max_new_tokens` long, 200 by default. The official code limits prompt and answer together to 200.
+- All questions. The official `ds_size` takes the first 300 of each set, so of forget10 and of retain 300 of 400:
+  `limit=300, seed=None`.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Self, TypedDict, Unpack, cast, get_args
+
+import numpy as np
+
+from evaluation.errors import DataError
+from evaluation.replies import Ask, Asker, Reply
+from evaluation.suite import Answer, Figure, Outcome, Score, spread
+from evaluation.tofu.data import Question, digests_of_questions, load_questions, sample
+from evaluation.tofu.figures import DIRECTIONS, HEADLINE, tofu_figures
+from evaluation.tofu.metrics import SUBSETS, Mean, Subset, example_metrics
+from scoring.metrics import rouge_l_recall
+from sources import HUB_PREFIX
+
+__all__ = ["DATASET", "MAX_NEW_TOKENS", "SPLITS", "Options", "TofuSuite"]
+
+DATASET: Final = "locuslab/TOFU"
+SPLITS: Final = ("forget01", "forget05", "forget10")
+MAX_NEW_TOKENS: Final = 200
+
+#: Names of TOFU's files, and of its configurations on the hub.
+_FILES: Final[Mapping[Subset, str]] = {
+    "retain": "retain_perturbed",
+    "real_authors": "real_authors_perturbed",
+    "world_facts": "world_facts_perturbed",
+}
+
+
+class Options(TypedDict, total=False):
+    """What `TofuSuite` takes beside its data; see there."""
+
+    limit: int | None
+    seed: int | None
+    generated_only: bool
+    max_new_tokens: int
+    mean: Mean
+
+
+class TofuSuite:
+    """A `Suite` (see there) of up to four sets; the sets' names are the scores' subsets.
+
+    Metrics of a question: `probability`, `rouge_l` of the greedy answer, `truth_ratio` (R itself) and `truth_score`
+    (R as the official code aggregates it: min(R, 1/R) on forget, max(0, 1 - R) elsewhere).
+
+    Args:
+        forget, retain, real_authors, world_facts: sources as in `sources.read_source`; None: not measured.
+        limit: questions of each set at most; None: all.
+        seed: of the choice of these; None: the first ones, as in the official code.
+        subsets: the sets to measure of those given; None: all of them.
+        generated_only: measure `rouge_l` alone, for a target that gives no log-probabilities.
+        max_new_tokens: of a generated answer.
+        mean: of the wrong answers' probabilities; "geometric" as in the official code, "arithmetic" as in the paper.
+
+    Raises:
+        DataError: an option or a source cannot be used; files and columns are checked here.
+    """
+
+    name = "tofu"
+    unbounded_metrics: Collection[str] = ("truth_ratio",)
+
+    def __init__(
+        self,
+        *,
+        forget: str | None = None,
+        retain: str | None = None,
+        real_authors: str | None = None,
+        world_facts: str | None = None,
+        limit: int | None = None,
+        seed: int | None = 0,
+        subsets: Sequence[str] | None = None,
+        generated_only: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        mean: Mean = "geometric",
+    ) -> None:
+        given = {"forget": forget, "retain": retain, "real_authors": real_authors, "world_facts": world_facts}
+        self._sources = _chosen({cast("Subset", name): source for name, source in given.items()}, subsets)
+        if limit is not None and limit < 1:
+            raise DataError(f"--limit: {limit} is not possible; give 1 or more, or leave it out for all questions")
+        if max_new_tokens < 1:
+            raise DataError(f"--max-new-tokens: {max_new_tokens} is not possible; give 1 or more")
+        if mean not in get_args(Mean):
+            raise DataError(f"--truth-ratio: {mean!r} is none of {', '.join(get_args(Mean))}")
+        self._limit, self._seed = limit, seed
+        self._generated_only, self._max_new_tokens, self._mean = generated_only, max_new_tokens, mean
+        self._questions = {
+            subset: sample(subset, load_questions(subset, source, generated_only=generated_only), limit, seed)
+            for subset, source in self._sources.items()
+        }
+        measured = [name for name in HEADLINE if "/" not in name or name.partition("/")[0] in self._questions]
+        self.headline: Sequence[str] = (
+            [f"{subset}/rouge_l" for subset in self._questions] if generated_only else measured
+        )
+        self.directions: Mapping[str, str] = DIRECTIONS
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        split: str = "forget10",
+        *,
+        subsets: Sequence[str] | None = None,
+        **options: Unpack[Options],
+    ) -> Self:
+        """The suite over a folder with `forget10_perturbed.jsonl` (or another split), `retain_perturbed.jsonl`,
+        `real_authors_perturbed.jsonl` and `world_facts_perturbed.jsonl`; of these, the ones that are wanted."""
+        place = Path(folder).expanduser()
+        if not place.is_dir():
+            raise DataError(
+                f"--data: {folder}: no such folder; give one with TOFU's files ({split}_perturbed.jsonl ...)"
+            )
+        return cls._of({s: str(place / f"{name}.jsonl") for s, name in _names(split, subsets).items()}, options)
+
+    @classmethod
+    def from_hub(
+        cls, split: str = "forget10", *, subsets: Sequence[str] | None = None, **options: Unpack[Options]
+    ) -> Self:
+        """The suite over the hub's data set locuslab/TOFU."""
+        names = _names(split, subsets).items()
+        return cls._of({subset: f"{HUB_PREFIX}{DATASET}:{name}:train" for subset, name in names}, options)
+
+    @classmethod
+    def _of(cls, sources: Mapping[Subset, str], options: Options) -> Self:
+        return cls(
+            forget=sources.get("forget"),
+            retain=sources.get("retain"),
+            real_authors=sources.get("real_authors"),
+            world_facts=sources.get("world_facts"),
+            **options,
+        )
+
+    def describe(self) -> Mapping[str, object]:
+        data = {
+            subset: {
+                "file": re.split(r"[/\\]", self._sources[subset])[-1],  # its folder decides nothing
+                **digests_of_questions(found),
+                "questions": len(found),
+            }
+            for subset, found in self._questions.items()
+        }
+        return {
+            "suite": self.name,
+            "data": data,
+            "limit": self._limit,
+            "seed": self._seed,
+            "generated_only": self._generated_only,
+            "max_new_tokens": self._max_new_tokens,
+            "truth_ratio_mean": self._mean,
+        }
+
+    def probe(self) -> Sequence[Ask]:
+        """Of the first set, which is the forget set where there is one: a guard shows on what it flags."""
+        first = spread(next(iter(self._questions.values())))
+        asks = {key: ask for number, one in enumerate(first) for key, ask in self._asks(f"probe{number}", one).items()}
+        return [ask for key, ask in asks.items() if key.endswith(("/generated", "/answer"))]
+
+    def measure(self, ask: Asker) -> Outcome:
+        keyed = [(f"{subset}/{q.id}", subset, q) for subset, found in self._questions.items() for q in found]
+        asks: dict[str, Ask] = {}
+        for key, _, question in keyed:
+            asks |= self._asks(key, question)
+        replies = ask(asks, "tofu")
+        scores: list[Score] = []
+        answers: list[Answer] = []
+        for key, subset, question in keyed:
+            text = replies[f"{key}/generated"].text
+            values = {"rouge_l": rouge_l_recall(question.answer, text)}
+            if not self._generated_only:
+                values |= self._scored(subset, question, replies, key)
+            scores += [Score(subset, metric, question.id, value, question.group) for metric, value in values.items()]
+            answers.append(Answer(subset, question.id, question.question, text, question.answer))
+        return Outcome(tuple(scores), tuple(answers))
+
+    def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
+        return tofu_figures(scores, reference)
+
+    def _asks(self, key: str, question: Question) -> dict[str, Ask]:
+        asks = {f"{key}/generated": Ask(question.question, max_new_tokens=self._max_new_tokens)}
+        if self._generated_only:
+            return asks
+        asks[f"{key}/answer"] = Ask(question.question, question.answer)
+        if question.paraphrased != question.answer:
+            asks[f"{key}/paraphrased"] = Ask(question.question, question.paraphrased)
+        for number, wrong in enumerate(question.perturbed):
+            asks[f"{key}/perturbed{number}"] = Ask(question.question, wrong)
+        return asks
+
+    def _scored(self, subset: str, question: Question, replies: Mapping[str, Reply], key: str) -> dict[str, float]:
+        answer = _mean_logprob(replies[f"{key}/answer"])
+        paraphrased = replies.get(f"{key}/paraphrased")
+        perturbed = [_mean_logprob(replies[f"{key}/perturbed{n}"]) for n in range(len(question.perturbed))]
+        right = answer if paraphrased is None else _mean_logprob(paraphrased)
+        return example_metrics(subset, answer, right, perturbed, self._mean)
+
+
+def _mean_logprob(reply: Reply) -> float:
+    return float(np.mean(reply.logprobs))
+
+
+def _names(split: str, subsets: Sequence[str] | None) -> dict[Subset, str]:
+    """File names without their ending, of the sets that are wanted."""
+    if split not in SPLITS:
+        raise DataError(f"--split: {split!r} is none of {', '.join(SPLITS)}")
+    return _chosen({"forget": f"{split}_perturbed", **_FILES}, subsets)
+
+
+def _chosen(given: Mapping[Subset, str | None], subsets: Sequence[str] | None) -> dict[Subset, str]:
+    unknown = [name for name in subsets or () if name not in SUBSETS]
+    if unknown:
+        raise DataError(f"--subsets: {unknown[0]!r} is none of {', '.join(SUBSETS)}")
+    absent = [name for name in subsets or () if given[cast("Subset", name)] is None]
+    if absent:
+        raise DataError(f"--subsets: {absent[0]} has no data; give it with --{absent[0].replace('_', '-')}")
+    found = {name: source for name, source in given.items() if source and (subsets is None or name in subsets)}
+    if not found:
+        raise DataError(f"no data to measure; give one or more of {', '.join(SUBSETS)}")
+    return found

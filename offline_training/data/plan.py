@@ -1,0 +1,138 @@
+"""Which examples are in which step: everything random about a job's data, drawn before it starts.
+
+A plan follows from the seed alone, so an interrupted job resumes on the example it was about to see, and a step has
+the same examples however many processes share it.
+"""
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from offline_training.data.tokens import Stream
+from offline_training.errors import SettingsError
+
+__all__ = ["MicroBatch", "Plan", "RandomPair", "Step", "make_plan"]
+
+RandomPair = tuple[int, int]
+"""Number of the forget example whose prompt is asked, number of the retain example whose answer is given."""
+
+_ENDLESS = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The examples of one optimizer step, over all processes, as numbers within their sets."""
+
+    numbers: Mapping[Stream, tuple[int, ...]]
+    """For the streams of this step, save `random`."""
+    random_pairs: tuple[RandomPair, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One forward's share of a step."""
+
+    step: int
+    """From 0."""
+    share: Step
+    counted: bool
+    """False: there were fewer examples than shares, and this one repeats an example that must not count."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of a job."""
+
+    steps: tuple[Step, ...]
+    shares: int
+    """Micro-batches of each step: processes times gradient accumulation."""
+
+    def __len__(self) -> int:
+        """Micro-batches in all."""
+        return len(self.steps) * self.shares
+
+    def used(self, stream: Stream) -> tuple[int, ...]:
+        """Numbers of the examples of a stream that any step has, ascending."""
+        return tuple(sorted({number for step in self.steps for number in step.numbers.get(stream, ())}))
+
+    def micro_batch(self, number: int) -> MicroBatch:
+        """Micro-batch `number`, from 0: those of one step follow each other."""
+        step, share = divmod(number, self.shares)
+        whole = self.steps[step]
+        part = Step(
+            {stream: numbers[share :: self.shares] for stream, numbers in whole.numbers.items()},
+            _pairs_of_share(whole, share, self.shares),
+        )
+        if part.random_pairs or any(part.numbers.values()):
+            return MicroBatch(step, part, counted=True)
+        return MicroBatch(step, _one_example(whole), counted=False)
+
+
+def make_plan(
+    epochs: Sequence[tuple[Stream, ...]],
+    sizes: Mapping[Stream, int],
+    *,
+    batch_size: int,
+    shares: int,
+    seed: int,
+    steps: int | None = None,
+    random_answers: int = 1,
+) -> Plan:
+    """Draw a plan.
+
+    An epoch with a stream of the forget set is one pass over that set, with as many retain examples in each step,
+    drawn without replacement until all have been seen; an epoch with `retain` alone is one pass over that set.
+
+    Args:
+        epochs: the streams of each epoch.
+        sizes: examples in the sets behind the streams; `random` needs `forget` and `retain`.
+        batch_size: examples of each stream in a step; the last step of an epoch may have fewer.
+        shares: micro-batches in a step.
+        steps: None: all epochs once; else exactly so many, cycling through `epochs`.
+        random_answers: random answers to each prompt of the forget set in a step, for the stream `random`.
+
+    Raises:
+        SettingsError: a set is empty.
+    """
+    for stream, size in sizes.items():
+        if size < 1:
+            raise SettingsError(f"--{stream}: no examples; give a file with at least one")
+    retained = _endless(sizes["retain"], random.Random(f"{seed} retain")) if "retain" in sizes else iter(())  # noqa: S311
+    answers = _endless(sizes["retain"], random.Random(f"{seed} random")) if "retain" in sizes else iter(())  # noqa: S311
+    forget_size = sizes.get("forget", sizes.get("idk", 0))
+
+    def all_steps() -> Iterator[Step]:
+        cycled = itertools.cycle(epochs) if steps is not None else iter(epochs)
+        for number, streams in enumerate(cycled):
+            of_forget_set = any(stream != "retain" for stream in streams)
+            order = list(range(forget_size if of_forget_set else sizes["retain"]))
+            random.Random(f"{seed} epoch {number}").shuffle(order)  # noqa: S311 - a reproducible order, nothing secret
+            for start in range(0, len(order), batch_size):
+                chosen = tuple(order[start : start + batch_size])
+                draws = of_forget_set and "retain" in streams
+                drawn = tuple(itertools.islice(retained, len(chosen))) if draws else chosen
+                asked = chosen * random_answers if "random" in streams else ()
+                yield Step(
+                    {name: drawn if name == "retain" else chosen for name in streams if name != "random"},
+                    tuple(zip(sorted(asked, key=chosen.index), answers, strict=False)),
+                )
+
+    return Plan(tuple(itertools.islice(all_steps(), steps if steps is not None else _ENDLESS)), shares)
+
+
+def _endless(size: int, rng: random.Random) -> Iterator[int]:
+    """Numbers below `size`, each once before any comes again."""
+    while True:
+        yield from rng.sample(range(size), size)
+
+
+def _pairs_of_share(step: Step, share: int, shares: int) -> tuple[RandomPair, ...]:
+    """A prompt's random answers stay in one share."""
+    prompts = list(dict.fromkeys(prompt for prompt, _ in step.random_pairs))
+    own = set(prompts[share::shares])
+    return tuple(pair for pair in step.random_pairs if pair[0] in own)
+
+
+def _one_example(step: Step) -> Step:
+    return Step({stream: numbers[:1] for stream, numbers in step.numbers.items()}, step.random_pairs[:1])

@@ -1,0 +1,1 @@
+"""Unlearning methods: what each minimises, and its settings."""

@@ -1,0 +1,1 @@
+"""What the frozen model says of the examples, computed once and kept."""

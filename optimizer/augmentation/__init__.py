@@ -1,0 +1,1 @@
+"""Paraphrases and aliases that a served model writes."""

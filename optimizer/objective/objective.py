@@ -1,0 +1,192 @@
+"""What the corruption search minimises: how far a corrupted model is from one that never learned the forget set.
+
+The value is a metric (`scoring.metrics`) of the corrupted model, its mean over examples and noise seeds; the
+retained value is the same metric of a model that never learned. ECO (arXiv 2406.07933, section 3.3) minimises the
+distance between the two; its public code minimises the metric itself, which makes gibberish the best answer.
+
+The distance is |value - retained value|, with one exception: for answer probability it is the mean over the examples
+of max(P - retained P, 0), P being an example's own mean over the noise seeds. A mean of P alone would let some answers
+stay likely because others became impossible.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corruption import RANDOM_METHODS, CorruptionSpec
+from optimizer.objective.metric_task import MetricTask, Scores
+from optimizer.search.protocol import Measurement
+from scoring.metrics import DEFAULT_TOLERANCE, MetricError, perplexity, repetition
+from scoring.scorer import Request, Scorer
+
+__all__ = ["ForgetObjective", "Retained", "retained_from_model"]
+
+#: What generated answers are scored after when their form is judged: a question that has nothing to do with them.
+_NEUTRAL_PROMPT: Final = "Write one sentence."
+
+
+@dataclass(frozen=True, slots=True)
+class Retained:
+    """What a model that never learned scores, and how that is known.
+
+    Attributes:
+        values: (N,), one for each example of the task.
+        origin: JSON values that say where they come from (`source`: "retain model", "surrogate" or "chance") and
+            identify it.
+    """
+
+    values: NDArray[np.float64]
+    origin: Mapping[str, object]
+
+
+def retained_from_model(scorer: Scorer, task: MetricTask) -> Retained:
+    """The scores of a model that was trained without the forget set."""
+    return Retained(task.scores(scorer, [(None, 0)])[0].values, {"source": "retain model", **scorer.describe()})
+
+
+class ForgetObjective:
+    """The `Objective` of a search (see `optimizer.search.protocol`) over one scorer.
+
+    Args:
+        scorer: the model to make forget.
+        task: the metric and the examples to forget.
+        retained: the task's values for a model that never learned.
+        gibberish: whether the form of generated answers is measured too: one more forward pass over them. It is
+            the sum of two excesses over the uncorrupted model's answers, each at least 0: of the mean negative
+            log-probability of a token under the uncorrupted model (nats; the log of the perplexity), and of the
+            share of repeated 4-grams. 0 for metrics that generate nothing.
+
+    Raises:
+        MetricError: the retained values are not the task's.
+    """
+
+    def __init__(self, scorer: Scorer, task: MetricTask, retained: Retained, *, gibberish: bool = True) -> None:
+        if retained.values.shape != (len(task.examples),):
+            raise MetricError(f"retained: {retained.values.size} values for {len(task.examples)} examples")
+        self._scorer = scorer
+        self._task = task
+        self.retained = retained
+        self._judges_form = gibberish and task.generates
+        self._whole: tuple[ForgetObjective, list[int]] | None = None
+        self._clean: Scores | None = None
+        self._clean_form: tuple[float, float] | None = None
+
+    @property
+    def retained_value(self) -> float:
+        return float(self.retained.values.mean())
+
+    @property
+    def default_tolerance(self) -> float:
+        """The distance at which a search is content, where nothing else is said."""
+        return DEFAULT_TOLERANCE[self._task.metric]
+
+    def uncorrupted(self) -> Scores:
+        """The scores of the model as it is; measured once."""
+        if self._clean is None and self._whole is not None:
+            whole, picked = self._whole
+            clean = whole.uncorrupted()
+            answers = tuple(clean.answers[i] for i in picked) if clean.answers else ()
+            self._clean = Scores(clean.values[picked], answers)
+        if self._clean is None:
+            self._clean = self._task.scores(self._scorer, [(None, 0)])[0]
+        return self._clean
+
+    def part(self, size: int, seed: int) -> Self | None:
+        """See `Objective.part`. Drawn evenly over the range of the examples' retained values (systematic sampling), so
+        that the part has its share of what is hard and easy to guess. None for more than half of the examples."""
+        count = len(self._task.examples)
+        if 2 * size > count:
+            return None
+        offset = np.random.default_rng(seed).random()
+        order = np.argsort(self.retained.values, kind="stable")
+        picked = sorted(order[np.floor((np.arange(size) + offset) * count / size).astype(np.int64)].tolist())
+        limit = self._task.answer_limit(self._scorer) if self._task.generates else None
+        task = MetricTask(self._task.metric, [self._task.examples[i] for i in picked], max_new_tokens=limit)
+        values = Retained(self.retained.values[picked], self.retained.origin)
+        part = type(self)(self._scorer, task, values, gibberish=self._judges_form)
+        part._whole = self, picked
+        return part
+
+    def measure(self, specs: Sequence[CorruptionSpec], noise_seeds: Sequence[int]) -> list[Measurement]:
+        """See `Objective.measure`. A method without noise is measured once, whatever the seeds.
+
+        Raises:
+            MetricError: no noise seeds.
+        """
+        if not noise_seeds:
+            raise MetricError("noise_seeds: none given; give at least one")
+        started, passes = time.perf_counter(), self._scorer.forward_passes
+        seeds = [tuple(noise_seeds) if spec.method in RANDOM_METHODS else (0,) for spec in specs]
+        conditions = [(spec, seed) for spec, mine in zip(specs, seeds, strict=True) for seed in mine]
+        scores = self._task.scores(self._scorer, conditions)
+        groups, start = [], 0
+        for mine in seeds:
+            groups.append(scores[start : start + len(mine)])
+            start += len(mine)
+        gibberish = self._gibberish(groups)
+        seconds = (time.perf_counter() - started) / max(len(specs), 1)
+        spent = self._scorer.forward_passes - passes
+        shares = [spent // len(specs) + (i < spent % len(specs)) for i in range(len(specs))]
+        return [
+            self._measurement(group, form, share, seconds)
+            for group, form, share in zip(groups, gibberish, shares, strict=True)
+        ]
+
+    def _measurement(self, scores: Sequence[Scores], gibberish: float, passes: int, seconds: float) -> Measurement:
+        values = np.stack([one.values for one in scores])  # (S, N) for S seeds
+        value, per_seed = float(values.mean()), values.mean(axis=1)
+        gap = value - self.retained_value
+        distance = abs(gap)
+        if self._task.metric == "answer_probability":
+            distance = float(np.maximum(values.mean(axis=0) - self.retained.values, 0.0).mean())
+        error = float(per_seed.std(ddof=1) / len(per_seed) ** 0.5) if len(per_seed) > 1 else 0.0
+        return Measurement(value, distance, gap, error, gibberish, passes, seconds)
+
+    def _gibberish(self, groups: Sequence[Sequence[Scores]]) -> list[float]:
+        """One number for each group of scores: see the class."""
+        if not self._judges_form:
+            return [0.0] * len(groups)
+        if self._clean_form is None:
+            (self._clean_form,) = self._forms([self.uncorrupted().answers])
+        surprise, repeated = self._clean_form
+        forms = self._forms([[answer for one in group for answer in one.answers] for group in groups])
+        return [max(s - surprise, 0.0) + max(r - repeated, 0.0) for s, r in forms]
+
+    def _forms(self, groups: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[float, float]]:
+        """For each group of answers, the log of their perplexity under the uncorrupted model, and their repetition.
+
+        They are scored after a question that has nothing to do with them: after their own, a model that knows it by
+        heart finds every other answer impossible, however well formed.
+        """
+        prompt_ids = self._scorer.pair(_NEUTRAL_PROMPT, "x").prompt_ids
+        distinct = sorted({answer for group in groups for answer in group if answer})
+        scored = self._scorer.answer_logprobs([Request(prompt_ids, answer) for answer in distinct])
+        logprobs = dict(zip(distinct, scored, strict=True))
+        forms = []
+        for group in groups:
+            written = [logprobs[answer] for answer in group if answer]
+            forms.append((math.log(perplexity(written)) if written else 0.0, repetition(group)))
+        return forms
+
+    def describe(self) -> Mapping[str, object]:
+        examples = [
+            [e.prompt, e.answer, e.choices, e.answer_index, e.paraphrased_answer, e.perturbed_answers]
+            for e in self._task.examples
+        ]
+        digest = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
+        return {
+            "metric": self._task.metric,
+            "examples": len(self._task.examples),
+            "examples_sha256": digest,
+            "max_new_tokens": self._task.max_new_tokens,
+            "gibberish": self._judges_form,
+            "retained": dict(self.retained.origin),
+            "scorer": dict(self._scorer.describe()),
+        }

@@ -1,0 +1,1 @@
+"""Zeroth-order search of the corruption (ECO, section 3.3)."""

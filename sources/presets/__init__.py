@@ -1,0 +1,1 @@
+"""Published experiments as forget and retain sets."""

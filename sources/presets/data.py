@@ -1,0 +1,204 @@
+"""What a task is: its sources, the sets read from them row by row, and what must hold between the sets."""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from classifiers.errors import ExampleFileError
+from sources.examples import Example, check_disjoint, comparison_key, example_of
+from sources.presets.files import LocatedSource, Row, Source, Table, TaskError, open_table
+
+__all__ = ["Convert", "Preset", "TaskData", "TaskReader", "finished", "keys_of"]
+
+#: A row, and the words an error message names it by, to the examples in it.
+Convert = Callable[[Row, str], Sequence[Example]]
+
+#: Rows of a published data set that are no example (an empty title, an empty option) are passed over, and counted, up
+#: to this share. Rows of an operator's own file never are.
+_TOLERATED_SHARE = 0.01
+_CHUNK_ROWS = 1024
+_TEST_SETS = ("forget_test", "retain_test", "neighbours", "general_test")
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's examples. `forget` and `retain` are for training, calibration and search; the rest only judges."""
+
+    forget: list[Example]
+    retain: list[Example]
+    forget_test: list[Example]
+    """Must be flagged; none of its prompts is in `forget`."""
+    retain_test: list[Example]
+    """Must pass: more of what `retain` is made of."""
+    neighbours: list[Example]
+    """Must pass: what lies closest to the forget set without being part of it."""
+    general_test: list[Example]
+    """Must pass: anything else."""
+    notes: tuple[str, ...] = ()
+    """What was passed over or dropped, and how many."""
+
+    def summary(self) -> str:
+        """The sizes of the sets, and the notes; one line each."""
+        names = ("forget", "retain", *_TEST_SETS)
+        sizes = [f"{name:<13}{len(getattr(self, name)):>8,} examples" for name in names]
+        return "\n".join((*sizes, *self.notes))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A task: its sources, what each set is made of in words, and the function that does it."""
+
+    title: str
+    sources: tuple[Source, ...]
+    sets: Mapping[str, str]
+    kept_out: str
+    assemble: "Callable[[TaskReader], TaskData]"
+
+
+class TaskReader:
+    """Examples from the located sources of one task.
+
+    Opens what lies in files at once, so that a wrong file is found before anything is fetched from the hub.
+    """
+
+    def __init__(self, sources: Sequence[LocatedSource], seed: int) -> None:
+        self.notes: list[str] = []
+        self._sources = {located.source.name: located for located in sources}
+        self._seed = seed
+        self._tables = {name: open_table(located) for name, located in self._sources.items() if located.paths}
+
+    def has(self, name: str) -> bool:
+        """False for an optional source that is not at hand."""
+        return self._sources[name].origin not in ("left out", "missing")
+
+    def is_own(self, name: str) -> bool:
+        """Whether the operator wrote the file."""
+        return self._sources[name].origin == "own"
+
+    def random(self, purpose: str) -> np.random.Generator:
+        """A generator of this purpose's own: adding one source to a task moves no draw of another."""
+        return np.random.default_rng([self._seed, zlib.crc32(purpose.encode())])
+
+    def table(self, name: str) -> Table:
+        """The rows of a source as they are."""
+        if name not in self._tables:
+            self._tables[name] = open_table(self._sources[name])
+        return self._tables[name]
+
+    def groups(self, name: str, convert: Convert | None = None, by: str | None = None) -> dict[str, list[Example]]:
+        """All examples of a source, by the value of column `by`, or all under ""."""
+        table, rows = self.table(name), _Rows(self.is_own(name), convert)
+        groups: dict[str, list[Example]] = {}
+        for where, row in table.rows():
+            groups.setdefault(str(row[by]) if by else "", []).extend(rows.examples(row, where))
+        rows.check(table, self.notes)
+        return groups
+
+    def examples(self, name: str, convert: Convert | None = None) -> list[Example]:
+        """All examples of a source, in its order; none where an optional source is not at hand."""
+        return self.groups(name, convert).get("", []) if self.has(name) else []
+
+    def sample(
+        self,
+        name: str,
+        count: int,
+        avoid: Set[str],
+        convert: Convert | None = None,
+        indices: Sequence[int] | None = None,
+    ) -> list[Example]:
+        """Up to `count` different examples drawn with the seed, none with a comparison key in `avoid`.
+
+        `indices` are the rows to draw from (all, where None). Only as many rows as needed are read. How many of
+        these were to be avoided is noted.
+        """
+        table, rows = self.table(name), _Rows(self.is_own(name), convert)
+        avoided, seen = 0, set(avoid)
+        order = self.random(name).permutation(range(table.size) if indices is None else indices).tolist()
+        drawn: list[Example] = []
+        for start in range(0, len(order), _CHUNK_ROWS):
+            for where, row in table.at(order[start : start + _CHUNK_ROWS]):
+                for example in rows.examples(row, where):
+                    key = comparison_key(example.prompt)
+                    avoided += key in avoid
+                    if key not in seen:
+                        seen.add(key)
+                        drawn.append(example)
+            if len(drawn) >= count:
+                break
+        rows.check(table, self.notes)
+        if avoided:
+            self.notes.append(f"{table.place}: {avoided} dropped from what was drawn, they are in another set")
+        return drawn[:count]
+
+
+class _Rows:
+    """Rows to examples, counting those that are none."""
+
+    def __init__(self, strict: bool, convert: Convert | None) -> None:
+        self._strict = strict
+        self._convert = convert or (lambda row, where: [example_of(row, where)])
+        self._passed_over = 0
+        self._first: ExampleFileError | None = None
+
+    def examples(self, row: Row, where: str) -> Sequence[Example]:
+        try:
+            return self._convert(row, where)
+        except ExampleFileError as error:
+            if self._strict:
+                raise TaskError(str(error)) from error
+            self._passed_over += 1
+            self._first = self._first or error
+            return ()
+
+    def check(self, table: Table, notes: list[str]) -> None:
+        if self._first is None:
+            return
+        if self._passed_over > _TOLERATED_SHARE * table.size:
+            raise TaskError(
+                f"{table.place}: {self._passed_over} of {table.size} rows are no examples, the first: {self._first}"
+            ) from self._first
+        notes.append(f"{table.place}: {self._passed_over} of {table.size} rows passed over, the first: {self._first}")
+
+
+def keys_of(*sets: Sequence[Example]) -> set[str]:
+    """The comparison keys of all prompts of some sets."""
+    return {comparison_key(example.prompt) for examples in sets for example in examples}
+
+
+def finished(data: TaskData) -> TaskData:
+    """The task with everything dropped that may not be where it is, and a note for each drop.
+
+    A test question is in no training set. What is to be forgotten counts in no test as something that must pass.
+
+    Raises:
+        TaskError: a prompt is in both forget and retain (listed), or one of these sets is empty.
+    """
+    notes = list(data.notes)
+    forget_test = keys_of(data.forget_test)
+    reason = "must be flagged in forget_test"
+    data = replace(
+        data,
+        retain_test=_without(data.retain_test, forget_test, "retain_test", reason, notes),
+        neighbours=_without(data.neighbours, forget_test, "neighbours", reason, notes),
+        general_test=_without(data.general_test, forget_test, "general_test", reason, notes),
+    )
+    tests = keys_of(*(getattr(data, name) for name in _TEST_SETS))
+    forget = _without(data.forget, tests, "forget", "are test questions", notes)
+    retain = _without(data.retain, tests, "retain", "are test questions", notes)
+    for name, examples in (("forget", forget), ("retain", retain)):
+        if not examples:
+            raise TaskError(f"the {name} set is empty; {'; '.join(notes) or 'give more rows'}")
+    try:
+        check_disjoint(forget, retain)
+    except ExampleFileError as error:
+        raise TaskError(str(error)) from error
+    return replace(data, forget=forget, retain=retain, notes=tuple(notes))
+
+
+def _without(examples: Sequence[Example], keys: set[str], name: str, reason: str, notes: list[str]) -> list[Example]:
+    kept = [example for example in examples if comparison_key(example.prompt) not in keys]
+    if len(kept) < len(examples):
+        notes.append(f"{name}: {len(examples) - len(kept)} of {len(examples)} dropped, they {reason}")
+    return kept

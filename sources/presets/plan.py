@@ -1,0 +1,99 @@
+"""Task presets: `eco policy build --task NAME` puts a known experiment's forget, retain and test sets together.
+
+A plan says what would come from where without reading any of it; loading follows the plan.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sources.presets.data import Preset, TaskData, TaskReader, finished
+from sources.presets.files import LocatedSource, TaskError, locate
+from sources.presets.questions import mmlu_preset, synthetic_wmdp_preset, tofu_preset, wmdp_preset
+from sources.presets.texts import bbc_news_preset, hp_book_preset
+
+__all__ = ["TASKS", "TaskData", "TaskError", "TaskPlan", "load_task", "plan_task"]
+
+_PRESETS: dict[str, Preset] = {
+    "tofu-forget01": tofu_preset(1),
+    "tofu-forget05": tofu_preset(5),
+    "tofu-forget10": tofu_preset(10),
+    "wmdp": wmdp_preset(),
+    "synthetic-wmdp": synthetic_wmdp_preset(),
+    "mmlu-economics": mmlu_preset(
+        "economics", ("high_school_macroeconomics", "high_school_microeconomics"), ("econometrics",)
+    ),
+    "mmlu-law": mmlu_preset("law", ("international_law", "professional_law"), ("jurisprudence",)),
+    "mmlu-physics": mmlu_preset(
+        "physics",
+        ("college_physics", "conceptual_physics", "high_school_physics"),
+        ("college_mathematics", "high_school_mathematics"),
+    ),
+    "bbc-news": bbc_news_preset(),
+    "hp-book": hp_book_preset(),
+}
+
+#: Names of all presets, as `--task` takes them.
+TASKS = tuple(_PRESETS)
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What a task will read, from where, and how it divides the rows."""
+
+    name: str
+    data_dir: Path | None
+    """Folder looked in before the hub; None: everything comes from the hub."""
+    seed: int
+    sources: tuple[LocatedSource, ...]
+
+    @property
+    def missing(self) -> tuple[LocatedSource, ...]:
+        """Sources that are in no hub and not in the data folder: `load_task` refuses while there are any."""
+        return tuple(located for located in self.sources if located.origin == "missing")
+
+    def describe(self) -> str:
+        """The plan as text: sources with their columns, what each set is made of, and what is kept out."""
+        preset = _PRESETS[self.name]
+        lines = [f"task {self.name}", f"  {preset.title}", "sources"]
+        for located in self.sources:
+            lines += [f"  {located.source.name}: {located.place}", f"      columns: {located.columns}"]
+        lines += ["sets", *(f"  {name}: {words}" for name, words in preset.sets.items())]
+        lines += ["kept out", f"  {preset.kept_out}", "  prompts of any test set are dropped from forget and retain"]
+        return "\n".join([*lines, f"seed {self.seed}"])
+
+
+def plan_task(name: str, data_dir: str | Path | None = None, seed: int = 0) -> TaskPlan:
+    """Find the sources of a task: in the folder, under the names the hub repository uses, else on the hub.
+
+    Nothing is read or fetched. A source that cannot be had is in `TaskPlan.missing`, so that a plan can say so.
+
+    Raises:
+        TaskError: an unknown task, a folder that is none, or a negative seed.
+    """
+    if name not in _PRESETS:
+        raise TaskError(f"--task: {name!r}: no such task; choose one of {', '.join(TASKS)}")
+    if seed < 0:
+        raise TaskError(f"--seed: {seed}: expected 0 or more")
+    folder = None if data_dir is None else Path(data_dir)
+    if folder is not None and not folder.is_dir():
+        raise TaskError(f"--task-data: {folder}: no such folder; give the one with the task's files")
+    return TaskPlan(name, folder, seed, tuple(locate(source, folder) for source in _PRESETS[name].sources))
+
+
+def load_task(plan: TaskPlan) -> TaskData:
+    """Read the sources and divide the rows as planned; the same plan and files give the same sets.
+
+    Raises:
+        TaskError: a source is missing, unreadable, or lacks a column; a row of an operator's own file, or more than
+            1 % of the rows of a published one, are no examples; forget and retain share prompts, or one is empty.
+    """
+    preset = _PRESETS[plan.name]
+    if plan.missing:
+        wanted = "; ".join(f"{located.wanted_files} with {located.columns}" for located in plan.missing)
+        raise TaskError(f"--task {plan.name}: --task-data: {plan.data_dir or 'not given'}: put there {wanted}")
+    try:
+        reader = TaskReader(plan.sources, plan.seed)
+        data = preset.assemble(reader)
+        return finished(replace(data, notes=tuple(reader.notes)))
+    except TaskError as error:
+        raise TaskError(f"--task {plan.name}: {error}") from error

@@ -1,0 +1,1 @@
+"""Text as a guard compares it: one normal form, one way to split words and sentences."""

@@ -1,0 +1,154 @@
+"""Calendar dates in a text, however they are written: the one thing about a person that is as good as a name.
+
+"08/09/1956", "9 August 1956" and "the ninth of August, nineteen fifty-six" are one date. Day and month are not told
+apart where both could be either, so a date written day first equals the same one written month first.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from text.names import Word, split_words
+from text.normalise import normalise
+
+__all__ = ["find_dates", "write_date"]
+
+_NUMERIC = re.compile(r"(?<![\w/.-])(\d{1,4})\s?([/.\-])\s?(\d{1,2})\s?\2\s?(\d{1,4})(?![\w/-])")
+_CJK = re.compile(r"(\d{4})\s*年\s*(\d{1,2})\s*月\s*(\d{1,2})\s*日")
+_FIRST_YEAR, _LAST_YEAR = 1000, 2999
+_REACH = 6  # words on either side of a month that its day and year stand within
+
+# English, German, French, Spanish, Italian, Portuguese, Dutch: without accents, as words are compared.
+_MONTHS = (
+    "january jan januar janvier enero gennaio janeiro januari",
+    "february feb februar fevrier febrero febbraio fevereiro februari",
+    "march mar marz mars marzo marco maart",
+    "april apr avril abril aprile",
+    "may mai mayo maggio maio mei",
+    "june jun juni juin junio giugno junho",
+    "july jul juli juillet julio luglio julho",
+    "august aug aout agosto augustus",
+    "september sep sept septembre septiembre settembre setembro",
+    "october oct oktober octobre octubre ottobre outubro",
+    "november nov novembre noviembre novembro",
+    "december dec dezember decembre diciembre dicembre dezembro",
+)
+_MONTH = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
+_WRITTEN = (
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+)
+_UNITS = (
+    *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+_TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
+_CARDINAL = {word: number for number, word in enumerate(_UNITS, 1)} | _TENS
+_ORDINALS = (
+    *("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh"),
+    *("twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth", "seventeenth", "eighteenth", "nineteenth"),
+)
+_ORDINAL = {word: number for number, word in enumerate(_ORDINALS, 1)} | {"twentieth": 20, "thirtieth": 30}
+_DAY = re.compile(r"(\d{1,2})(?:st|nd|rd|th|er|o|a)?")
+_FILLERS = frozenset(
+    {"the", "of", "in", "on", "year", "day", "le", "la", "el", "den", "der", "am", "de", "del", "do", "di"}
+)
+_CENTURIES = {word: number for number, word in enumerate(_UNITS, 1) if number >= 10} | {"twenty": 20}
+
+
+def find_dates(text: str, words: Sequence[Word] | None = None) -> list[str]:
+    """The full dates of a text, each once, as "year-a-b": a and b are month and day, the smaller number first. Dates
+    without day, month or a year of four digits are none.
+
+    `words` are the text's (`names.split_words`), for a caller who has them already.
+    """
+    words = split_words(text) if words is None else words
+    found = [*_numeric(normalise(text)), *_written([word.text for word in words])]
+    return list(dict.fromkeys(found))
+
+
+def write_date(date: str, form: int) -> str:
+    """A date of `find_dates` in one of four forms: ISO, figures, month first in words, day first in words.
+
+    In figures alone where day and month could be either: in words one of the two would be another date.
+    """
+    year, first, second = date.split("-")
+    figures = (date, f"{first}/{second}/{year}")
+    if int(second) <= 12 and first != second:
+        return figures[form % 2]
+    name = _WRITTEN[int(first) - 1]
+    return (*figures, f"{name} {int(second)}, {year}", f"the {int(second)}. of {name} {year}")[form % 4]
+
+
+def _numeric(text: str) -> Iterator[str]:
+    for found in _NUMERIC.finditer(text):
+        one, _, two, three = found.groups()
+        if len(one) == 4:
+            yield from _date(int(one), int(two), int(three))
+        elif len(one) <= 2 and len(three) == 4:
+            yield from _date(int(three), int(one), int(two))
+    for found in _CJK.finditer(text):
+        yield from _date(*map(int, found.groups()))
+
+
+def _written(words: Sequence[str]) -> Iterator[str]:
+    """Dates with a month in words: its day right before or after it, its year behind the two or before them."""
+    for at, word in enumerate(words):
+        if (month := _MONTH.get(word)) is None:
+            continue
+        before = [w for w in words[max(at - _REACH, 0) : at] if w not in _FILLERS]
+        after = [w for w in words[at + 1 : at + 1 + _REACH] if w not in _FILLERS]
+        day, rest = _day_at_end(before), after
+        if day is None or _leading_year(after) is None:
+            day, used = _leading_day(after)
+            rest = after[used:] if day is not None else rest
+        year = _leading_year(rest)
+        if day is not None and year is not None:
+            yield from _date(year, month, day)
+
+
+def _day_at_end(words: Sequence[str]) -> int | None:
+    if not words:
+        return None
+    if len(words) > 1 and words[-2] in ("twenty", "thirty") and words[-1] in _ORDINAL:
+        return _TENS[words[-2]] + _ORDINAL[words[-1]]
+    return _day(words[-1])
+
+
+def _leading_day(words: Sequence[str]) -> tuple[int | None, int]:
+    """(day, how many words say it)."""
+    if len(words) > 1 and words[0] in ("twenty", "thirty") and words[1] in _ORDINAL:
+        return _TENS[words[0]] + _ORDINAL[words[1]], 2
+    return (_day(words[0]), 1) if words else (None, 0)
+
+
+def _day(word: str) -> int | None:
+    found = _DAY.fullmatch(word)
+    return int(found.group(1)) if found else _ORDINAL.get(word)
+
+
+def _leading_year(words: Sequence[str]) -> int | None:
+    """A year in figures, or in English words: "nineteen fifty-six", "nineteen hundred and six", "two thousand two"."""
+    if not words:
+        return None
+    if words[0].isdigit() and len(words[0]) == 4:
+        return int(words[0])
+    rest = [word for word in words[1:] if word not in ("hundred", "and", "oh")]
+    if words[:2] == ["two", "thousand"]:
+        return 2000 + _below_hundred(rest[1:])
+    if words[0] in _CENTURIES and ("hundred" in words[1:2] or any(word in _CARDINAL for word in rest[:1])):
+        return 100 * _CENTURIES[words[0]] + _below_hundred(rest)
+    return None
+
+
+def _below_hundred(words: Sequence[str]) -> int:
+    if not words or words[0] not in _CARDINAL:
+        return 0
+    tens = _CARDINAL[words[0]]
+    unit = _CARDINAL.get(words[1], 0) if len(words) > 1 and tens in _TENS.values() else 0
+    return tens + (unit if unit < 10 else 0)
+
+
+def _date(year: int, first: int, second: int) -> Iterator[str]:
+    low, high = sorted((first, second))
+    if _FIRST_YEAR <= year <= _LAST_YEAR and 1 <= low <= 12 and high <= 31:
+        yield f"{year:04d}-{low:02d}-{high:02d}"
