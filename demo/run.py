@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from demo.servers import ServerProcess, guarded_server, plain_server
 from demo.verdict import Answered, Figures, check, figures
 from demo.world import World
 from storage.places import default_cache_dir
+from storage.whole import write_whole
 
 __all__ = ["DemoOptions", "run_demo"]
 
@@ -169,16 +169,10 @@ def _write_json(path: Path, answered: Sequence[Answered], measured: Figures) -> 
         }
         for row in answered
     ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(
-            json.dumps({"figures": dataclasses.asdict(measured), "table": rows}, indent=2, ensure_ascii=False) + "\n",
-            encoding="utf-8",
-        )
-        temporary.replace(path)
+        content = {"figures": dataclasses.asdict(measured), "table": rows}
+        write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DemoError(f"--json: {path} cannot be written ({error.strerror})") from error
 
 
