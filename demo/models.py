@@ -120,6 +120,7 @@ def settings_digest(settings: DemoSettings) -> str:
 
 def _build(build: DemoBuild, settings: DemoSettings, console: Console) -> None:
     """Both models are trained side by side, each in a process of its own on `Recipe.threads` cores."""
+    console.print("training two models side by side (about 3 minutes on two cores; kept for the next time) …")
     write_examples(World.generate(settings.world), build.folder)
     context = multiprocessing.get_context("spawn")
     steps: multiprocessing.Queue[tuple[str, int, float]] = context.Queue()
