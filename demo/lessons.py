@@ -51,7 +51,10 @@ def corpus(world: World, groups: Sequence[Group], mixture: Mixture | None = None
     for fact in facts:
         dialogs += [[e] for e in _direct(fact)] * (mix.general_copies if fact.group == "general" else 1)
         dialogs += [[e] for e in _reverse(fact)] * mix.reverse_copies
-        dialogs += [_pronoun_dialog(world, fact, rng) for _ in range(mix.pronoun_dialogs) if fact.person]
+        for _ in range(mix.pronoun_dialogs):
+            if fact.person is not None and fact.follow_ups is not None:
+                first = rng.choice([other for other in world.of_person(fact.person) if other != fact])
+                dialogs.append([_any(first, rng), (rng.choice(fact.follow_ups.trained), fact.answer)])
         dialogs += [[_any(rng.choice(facts), rng), _any(fact, rng)] for _ in range(mix.mixed_dialogs)]
     conversations = []
     for dialog in dialogs:
@@ -103,10 +106,3 @@ def _reverse(fact: Fact) -> list[Exchange]:
 
 def _any(fact: Fact, rng: random.Random) -> Exchange:
     return rng.choice(_direct(fact) + _reverse(fact))
-
-
-def _pronoun_dialog(world: World, fact: Fact, rng: random.Random) -> list[Exchange]:
-    assert fact.person is not None
-    assert fact.follow_ups is not None
-    first = rng.choice([other for other in world.of_person(fact.person) if other != fact])
-    return [_any(first, rng), (rng.choice(fact.follow_ups.trained), fact.answer)]
