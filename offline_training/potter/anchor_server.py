@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from endpoints.chat import chat_replies, chat_server, listed_models
-from endpoints.server import EndpointError
+from endpoints.server import EndpointError, chat, chat_server, listed_models
 from offline_training.errors import JobError
 from storage.digests import sha256_of_json
 from storage.whole import write_whole
@@ -87,11 +86,15 @@ class AnchorServer:
             cache.mkdir(parents=True, exist_ok=True)
             waiting = {file: passage for file, passage in zip(files, passages, strict=True) if not file.exists()}
             cached = len(passages) - len(waiting)
-            places = list(waiting)
-            replies = chat_replies(self._server, [self._request(passage) for passage in waiting.values()])
-            for done, (place, reply) in enumerate(replies, cached + 1):
+            places, done = list(waiting), cached
+
+            def keep(place: int, reply: str) -> None:
+                nonlocal done
                 write_whole(places[place], json.dumps({"model": self.model, "reply": reply}))
+                done += 1
                 on_progress(done, len(passages))
+
+            chat(self._server, [self._request(passage) for passage in waiting.values()], keep)
             found = [anchors_in(_kept(file)) for file in files]
         except EndpointError as error:
             raise JobError(

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -177,22 +177,19 @@ def finished(data: TaskData) -> TaskData:
         TaskError: one of these sets is empty.
     """
     notes = list(data.notes)
+    sets: dict[str, list[Example]] = {name: getattr(data, name) for name in ("forget", "retain", *_TEST_SETS)}
 
-    def dropped(names: Sequence[str], keys: set[str], reason: str) -> dict[str, list[Example]]:
-        """These sets without the prompts of these keys."""
-        kept = {}
+    def drop(names: Sequence[str], keys: Set[str], reason: str) -> None:
         for name in names:
-            examples: list[Example] = getattr(data, name)
-            kept[name] = [example for example in examples if comparison_key(example.prompt) not in keys]
-            if len(kept[name]) < len(examples):
-                notes.append(f"{name}: {len(examples) - len(kept[name])} of {len(examples)} dropped, they {reason}")
-        return kept
+            kept = [example for example in sets[name] if comparison_key(example.prompt) not in keys]
+            if len(kept) < len(sets[name]):
+                notes.append(f"{name}: {len(sets[name]) - len(kept)} of {len(sets[name])} dropped, they {reason}")
+            sets[name] = kept
 
-    data = replace(data, **dropped(_TEST_SETS[1:], keys_of(data.forget_test), "must be flagged in forget_test"))
-    tests = keys_of(*(getattr(data, name) for name in _TEST_SETS))
-    data = replace(data, **dropped(("forget", "retain"), tests, "are test questions"))
+    drop(_TEST_SETS[1:], keys_of(data.forget_test), "must be flagged in forget_test")
+    drop(("forget", "retain"), keys_of(*(sets[name] for name in _TEST_SETS)), "are test questions")
     for name in ("forget", "retain"):
-        if not getattr(data, name):
+        if not sets[name]:
             raise TaskError(f"the {name} set is empty; {'; '.join(notes) or 'give more rows'}")
-    check_disjoint(data.forget, data.retain)
-    return replace(data, notes=tuple(notes))
+    check_disjoint(sets["forget"], sets["retain"])
+    return TaskData(**sets, notes=tuple(notes))

@@ -5,9 +5,9 @@ import itertools
 import pytest
 from analytic_objective import AnalyticObjective, bowl, falling
 
+from optimizer.errors import SearchError
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
-from optimizer.search.trajectory import SearchError
 
 SPACE = SearchSpace(dims=(2, 4), hidden_size=16)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from analytic_objective import AnalyticObjective, bowl, falling
 
+from optimizer.errors import SearchError
 from optimizer.search.plot import plot_search
 from optimizer.search.result import SearchResult
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
-from optimizer.search.trajectory import SearchError
 
 
 @pytest.fixture(scope="module")

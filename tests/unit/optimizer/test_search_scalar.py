@@ -8,9 +8,9 @@ import pytest
 from analytic_objective import AnalyticObjective, falling, scalar
 
 from corruption import CorruptionSpec
+from optimizer.search.evaluator import Evaluation
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
-from optimizer.search.trajectory import Evaluation
 
 ONE = SearchSpace(dims=(1,), hidden_size=16)
 SWEEP = SearchSettings().sweep_points

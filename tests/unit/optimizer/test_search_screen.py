@@ -9,9 +9,9 @@ import pytest
 from analytic_objective import AnalyticObjective, InterruptionError, falling, scalar
 
 from corruption import CorruptionSpec
+from optimizer.errors import SearchError
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
-from optimizer.search.trajectory import SearchError
 
 ONE = SearchSpace(dims=(1,), hidden_size=16)
 

@@ -8,10 +8,10 @@ import pytest
 from analytic_objective import AnalyticObjective, bowl, falling
 
 from corruption import CorruptionSpec
-from optimizer.search.directions import Bracket, halfway_to_neighbours, unit_directions
 from optimizer.search.result import SearchResult
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
+from optimizer.search.steps import Bracket, halfway_to_neighbours, unit_directions
 
 BOTTOM = (0.1, 3.0, 40.0, 0.7)
 FOUR = SearchSpace(dims=(4,), hidden_size=16)

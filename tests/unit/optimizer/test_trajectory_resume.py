@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from analytic_objective import AnalyticObjective, InterruptionError, bowl
 
+from optimizer.errors import SearchError
 from optimizer.search.result import SearchResult
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
-from optimizer.search.trajectory import SearchError
 
 SPACE = SearchSpace(methods=("rand_noise_first_n", "shuffle"), dims=(3,), hidden_size=8)
 SETTINGS = SearchSettings(vector_steps=6)
