@@ -95,7 +95,12 @@ class AnchorServer:
                 on_progress(done, len(passages))
 
             chat(self._server, [self._request(passage) for passage in waiting.values()], keep)
-            found = [anchors_in(_kept(file)) for file in files]
+            found = []
+            for file in files:
+                try:
+                    found.append(anchors_in(str(json.loads(file.read_text(encoding="utf-8"))["reply"])))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise JobError(f"--cache: {file}: no kept reply; delete this file and run again") from error
         except EndpointError as error:
             raise JobError(
                 f"{_FLAG}: {self._endpoint}: {error.problem}; replies so far are kept, run again to go on"
@@ -148,10 +153,3 @@ def merged(replies: Sequence[dict[str, str]]) -> dict[str, str]:
             spellings.setdefault(anchor.casefold(), Counter())[anchor] += 1
             generics.setdefault(anchor.casefold(), Counter())[generic] += 1
     return {counts.most_common(1)[0][0]: generics[key].most_common(1)[0][0] for key, counts in spellings.items()}
-
-
-def _kept(file: Path) -> str:
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["reply"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise JobError(f"--cache: {file}: no kept reply; delete this file and run again") from error

@@ -9,7 +9,7 @@ from optimizer.guarded_answers import NOISE_DRAWS, half_width
 @pytest.mark.parametrize(("between_examples", "between_draws"), [(0.1, 0.0), (0.05, 0.02), (0.0, 0.05)])
 def test_it_covers_the_mean_of_other_examples_under_another_draw(between_examples: float, between_draws: float) -> None:
     rng = np.random.default_rng(0)
-    examples, trials, covered = 48, 2000, 0
+    examples, trials, covered = 48, 1000, 0
     for _ in range(trials):
         own = rng.normal(0.5, between_examples, examples)  # what is the example's, under any draw
         shared = rng.normal(0, between_draws, (NOISE_DRAWS, 1))  # what is the draw's, for all examples

@@ -108,7 +108,7 @@ def test_the_noise_is_the_same_on_both_sides_and_that_is_needed() -> None:
 
     left = {}
     for metric in (common, fresh):
-        found = [search(AnalyticObjective(metric, 0.0), vector_steps=30, seed=seed) for seed in range(15)]
+        found = [search(AnalyticObjective(metric, 0.0), vector_steps=30, seed=seed) for seed in range(7)]
         left[metric] = statistics.median(bowl(BOTTOM)(result.spec, 0) for result in found)
     assert left[common] < 0.05 < 0.5 < left[fresh]
 
