@@ -124,11 +124,8 @@ class ForgetObjective:
         started, passes = time.perf_counter(), self._scorer.forward_passes
         seeds = [tuple(noise_seeds) if spec.method in RANDOM_METHODS else (0,) for spec in specs]
         conditions = [(spec, seed) for spec, mine in zip(specs, seeds, strict=True) for seed in mine]
-        scores = self._task.scores(self._scorer, conditions)
-        groups, start = [], 0
-        for mine in seeds:
-            groups.append(scores[start : start + len(mine)])
-            start += len(mine)
+        scores = iter(self._task.scores(self._scorer, conditions))
+        groups = [[next(scores) for _ in mine] for mine in seeds]
         gibberish = self._gibberish(groups)
         seconds = (time.perf_counter() - started) / max(len(specs), 1)
         spent = self._scorer.forward_passes - passes
