@@ -7,22 +7,9 @@ import click
 
 from cli.calibration_options import calibration_options, take_calibration
 from cli.search_options import scorer_options, search_options, take_scoring, take_search
+from sources.presets.names import TASKS
 
 __all__ = ["policy"]
-
-TASKS = (
-    "tofu-forget01",
-    "tofu-forget05",
-    "tofu-forget10",
-    "wmdp",
-    "synthetic-wmdp",
-    "mmlu-economics",
-    "mmlu-law",
-    "mmlu-physics",
-    "bbc-news",
-    "hp-book",
-)
-
 
 @click.group()
 def policy() -> None:
