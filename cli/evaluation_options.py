@@ -148,8 +148,7 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
     """
     from rich.console import Console
 
-    from evaluation.runs.run import run_suite
-    from evaluation.runs.show import show_run
+    from evaluation.runs.run import run_suite, show_run
     from evaluation.targets.nobody import Nobody
     from evaluation.targets.options import TargetOptions, TargetRow, open_target, row_of
 

@@ -8,9 +8,9 @@ import pytest
 from evaluated_runs import TOFU_RUNS, tofu_answers, tofu_scores, write_gate_run, write_run, write_tofu_runs
 
 from evaluation.report import ReportError
-from evaluation.report.comparison import SuiteRuns, compared
+from evaluation.report.compare import SuiteRuns, compared
 from evaluation.report.load import load_runs
-from evaluation.report.readings import readings
+from evaluation.report.section import readings
 from evaluation.suite import Answer, Figure, Score
 
 

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from evaluation.report import write_report
-from evaluation.report.markdown import escaped
+from evaluation.report.pages import escaped
 from evaluation.suite import Answer, Figure
 
 HOSTILE = (

@@ -11,15 +11,12 @@ from evaluated_runs import AUTHORS, gate_scores, tofu_scores, write_gate_run, wr
 from matplotlib.figure import Figure as Canvas
 from sklearn.metrics import roc_auc_score
 
-from evaluation.report import plot_gate
-from evaluation.report.comparison import SuiteRuns, compared
+from evaluation.report.compare import SuiteRuns, compared
 from evaluation.report.drawing import Plot, inline_svg, looks
+from evaluation.report.figure_plots import plane_plot, strength_plot
 from evaluation.report.load import load_runs
-from evaluation.report.plot_gate import gate_plot, roc
-from evaluation.report.plot_groups import breakdowns, group_plots
-from evaluation.report.plot_plane import plane_plot
-from evaluation.report.plot_strength import strength_plot
-from evaluation.report.plots import suite_plots
+from evaluation.report.score_plots import breakdowns, gate_curves, gate_plot, group_plots
+from evaluation.report.section import suite_plots
 from evaluation.suite import Figure, Score
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -182,15 +179,6 @@ def test_one_strength_makes_no_curve(tofu: SuiteRuns) -> None:
 # --- the gate --------------------------------------------------------------------------------------------------
 
 
-def test_the_curve_is_that_of_scikit_learn() -> None:
-    rng = np.random.default_rng(3)
-    positives, negatives = rng.normal(1, 1, 80).round(1), rng.normal(0, 1, 120).round(1)  # with ties
-    false_positives, recall = roc(positives.tolist(), negatives.tolist())
-    labels, values = np.repeat([1, 0], [80, 120]), np.concatenate([positives, negatives])
-    assert np.trapezoid(recall, false_positives) == pytest.approx(roc_auc_score(labels, values), abs=1e-12)
-    assert (false_positives[0], recall[0], false_positives[-1], recall[-1]) == (0, 0, 1, 1)
-
-
 def test_the_gates_operating_point_is_what_it_flagged(tmp_path: Path, drawn: list[Canvas]) -> None:
     suite = suite_of([write_gate_run(tmp_path / "gate")])
     plot = gate_plot(suite)
@@ -214,14 +202,14 @@ def test_several_gates_have_a_curve_each_and_the_same_gate_one(tmp_path: Path) -
         write_run(tmp_path / name, "attacks", name, rows, kind="guarded", strength=strength)
         for name, rows, strength in (("one", scores, 1.0), ("same", scores, 2.0), ("worse", worse, 3.0))
     ]
-    names = [curve.name for curve in plot_gate._curves(suite_of(folders))]
+    names = [curve.name for curve in gate_curves(suite_of(folders))]
     assert names == ["one", "worse"]
 
 
 def test_scores_without_verdicts_have_no_operating_point(tmp_path: Path) -> None:
     scores = [score for score in gate_scores() if score.metric == "gate_score"]
     suite = suite_of([write_run(tmp_path / "gate", "attacks", "gate", scores)])
-    assert [curve.operating for curve in plot_gate._curves(suite)] == [None, None]
+    assert [curve.operating for curve in gate_curves(suite)] == [None, None]
 
 
 def test_indirect_questions_are_told_from_their_neighbours(tmp_path: Path) -> None:
@@ -231,7 +219,7 @@ def test_indirect_questions_are_told_from_their_neighbours(tmp_path: Path) -> No
         for number, value in enumerate(values)
         for metric in ("gate_score", "flagged")
     ]
-    (curve,) = plot_gate._curves(suite_of([write_run(tmp_path / "gate", "attacks", "gate", scores)]))
+    (curve,) = gate_curves(suite_of([write_run(tmp_path / "gate", "attacks", "gate", scores)]))
     assert (curve.name, curve.auc) == ("indirect against neighbour", 0.75)
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from evaluated_runs import write_run, write_tofu_runs
 
-from evaluation.report.comparison import compared
+from evaluation.report.compare import compared
 from evaluation.report.load import load_runs
-from evaluation.report.table import ABSENT, LONG_COLUMNS, Cell, Column, headline_table, long_rows, number
+from evaluation.report.section import ABSENT, Cell, Column, Section, number
+from evaluation.report.write import LONG_COLUMNS, long_rows
 from evaluation.suite import Figure
 
 
@@ -31,7 +32,7 @@ def test_numbers_keep_what_they_say(value: float, text: str) -> None:
 
 def test_cells_have_value_interval_and_count(tmp_path: Path) -> None:
     (suite,) = compared(load_runs(write_tofu_runs(tmp_path)))
-    table = headline_table(suite)
+    table = Section.of(suite).table
     assert table.columns[0] == Column("model_utility", "up", ())
     assert table.columns[1] == Column("forget_quality", "up", (1,))  # one note that all values share
     assert [column.better for column in table.columns[2:]] == ["down", "up", "down"]
@@ -48,7 +49,7 @@ def test_a_figure_that_a_run_lacks_is_not_explained_away(tmp_path: Path) -> None
         write_run(tmp_path / "b", "tofu", "b", [], extra=[Figure("y", math.nan, 3)], headline=["y"]),
     ]
     (suite,) = compared(load_runs(folders))
-    table = headline_table(suite)
+    table = Section.of(suite).table
     assert [column.name for column in table.columns] == ["x", "y"]
     assert [row.cells for row in table.rows] == [
         (Cell("1.000", "", "3", ()), Cell(ABSENT, "", "", ())),
@@ -63,7 +64,7 @@ def test_notes_that_differ_stand_at_their_cells(tmp_path: Path) -> None:
         for name, note in (("a", "one"), ("b", "two"), ("c", "one"), ("d", ""))
     ]
     (suite,) = compared(load_runs(folders))
-    table = headline_table(suite)
+    table = Section.of(suite).table
     assert table.columns[0].marks == ()
     assert [row.cells[0].marks for row in table.rows] == [(1,), (2,), (1,), ()]
     assert table.footnotes == ("one", "two")
