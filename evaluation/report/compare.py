@@ -5,10 +5,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from evaluation.report.load import ReportError, Run
-from evaluation.runs.record import KINDS
+from evaluation.runs.record import Kind
 
 __all__ = ["SuiteRuns", "compared"]
 
@@ -76,7 +76,11 @@ def compared(runs: Sequence[Run]) -> list[SuiteRuns]:
     )
     found = []
     for suite in suites:
-        mine = sorted((run for run in runs if run.record.suite == suite), key=_place_in_table)
+        mine = [run for run in runs if run.record.suite == suite]
+        # By kind and method, then by strength, then by name.
+        mine.sort(key=lambda run: (run.label, run.folder))
+        mine.sort(key=lambda run: (run.record.strength is None, run.record.strength or 0.0))
+        mine.sort(key=lambda run: (get_args(Kind).index(run.record.kind), run.record.method or ""))
         labelled: dict[str, Run] = {}
         for run in mine:
             if (same := labelled.setdefault(run.label, run)) is not run:
@@ -88,11 +92,6 @@ def compared(runs: Sequence[Run]) -> list[SuiteRuns]:
             _check_same_questions(one, other)
         found.append(SuiteRuns(suite, tuple(mine), tuple(_differing(mine))))
     return found
-
-
-def _place_in_table(run: Run) -> tuple[int, str, bool, float, str, str]:
-    kind, strength = KINDS.index(run.record.kind), run.record.strength
-    return kind, run.record.method or "", strength is None, strength or 0.0, run.label, run.folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,9 +180,8 @@ def _root(svg: str) -> ElementTree.Element:
 def _recoloured(root: ElementTree.Element, colours: dict[str, str]) -> str:
     for element in root.iter():
         for key in ("style", "fill", "stroke"):
-            value = element.get(key)
-            for old, new in colours.items() if value else ():
-                value = (value or "").replace(old, new)
-            if value is not None:
+            if (value := element.get(key)) is not None:
+                for old, new in colours.items():
+                    value = value.replace(old, new)
                 element.set(key, value)
     return ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -51,6 +51,20 @@ def plane_plot(suite: SuiteRuns) -> Plot | None:
     plane = _choose_plane(suite)
     if plane is None:
         return None
+    x, y = (
+        name + {"up": ", more is better", "down": ", less is better"}.get(suite.directions.get(name, ""), "")
+        for name in (plane.x, plane.y)
+    )
+    caption = f"Across: {x}; upwards: {y}."
+    if plane.y != _QUALITY and any(_QUALITY in run.figures for run in suite.runs):
+        caption += f" Too few runs have {_QUALITY}, which needs a retain model to compare with."
+    caption += " Bars are 95 % intervals; numbers are strengths, joined in order."
+    placed = [run.label for run in suite.runs if plane.place(run)]
+    missing = [run.label for run in suite.runs if not plane.place(run) and not plane.marks_utility(run)]
+    if missing:
+        caption += f" Not drawn, for want of a figure: {', '.join(missing)}."
+    title = f"{plane.y} against {plane.x}"
+    alt = f"{suite.title}: {title} for {len(placed)} runs: {', '.join(placed)}. The table holds the numbers."
     series = looks(suite.runs)
     with report_look():
         figure = Figure(figsize=(7.6, 4.6 + 0.2 * ((len(series) + 2) // 3)), layout="constrained")
@@ -65,10 +79,7 @@ def plane_plot(suite: SuiteRuns) -> Plot | None:
             axes.axhline(_SIGNIFICANT, color=INK, linestyle=":", linewidth=1, label=f"p = {_SIGNIFICANT:g}")
         axes.margins(0.08)
         legend(figure, axes)
-        title = f"{plane.y} against {plane.x}"
-        placed = [run.label for run in suite.runs if plane.place(run)]
-        alt = f"{suite.title}: {title} for {len(placed)} runs: {', '.join(placed)}. The table holds the numbers."
-        return finished(figure, f"{suite.suite}-plane", title, alt, _plane_caption(suite, plane))
+        return finished(figure, f"{suite.suite}-plane", title, alt, caption)
 
 
 def _choose_plane(suite: SuiteRuns) -> _Plane | None:
@@ -85,19 +96,6 @@ def _choose_plane(suite: SuiteRuns) -> _Plane | None:
             if len(places) > 1 and any(across > 0 for across, _ in places):
                 return plane
     return None
-
-
-def _plane_caption(suite: SuiteRuns, plane: _Plane) -> str:
-    x, y = (
-        name + {"up": ", more is better", "down": ", less is better"}.get(suite.directions.get(name, ""), "")
-        for name in (plane.x, plane.y)
-    )
-    caption = f"Across: {x}; upwards: {y}."
-    if plane.y != _QUALITY and any(_QUALITY in run.figures for run in suite.runs):
-        caption += f" Too few runs have {_QUALITY}, which needs a retain model to compare with."
-    caption += " Bars are 95 % intervals; numbers are strengths, joined in order."
-    missing = [run.label for run in suite.runs if not plane.place(run) and not plane.marks_utility(run)]
-    return caption + (f" Not drawn, for want of a figure: {', '.join(missing)}." if missing else "")
 
 
 def _paint_series(axes: Axes, plane: _Plane, look: Look, runs: Sequence[Run]) -> None:

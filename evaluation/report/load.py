@@ -100,6 +100,26 @@ class Run:
     def figures(self) -> Mapping[str, FigureRecord]:
         return {figure.name: figure for figure in self.record.figures}
 
+    @property
+    def kind_name(self) -> str:
+        """A method's name, or what kind of run it is."""
+        names = {"retain": "retain model", "method": "trained"}
+        return self.record.method or names.get(self.record.kind, self.record.kind)
+
+    @property
+    def tag(self) -> str:
+        """What stands below its label: kind and strength, where the label is not the kind itself."""
+        kind = "" if self.label.casefold() == self.kind_name.casefold() else self.kind_name
+        strength = "" if self.record.strength is None else f"strength {self.record.strength:g}"
+        return " · ".join(part for part in (kind, strength) if part)
+
+    @property
+    def model(self) -> str:
+        """The target's model, as the target names it; only the last part of a folder's path."""
+        model = self.record.target.get("model", "")
+        text = str(model) if model is not None else ""
+        return text.rstrip("/").rpartition("/")[2] if text.startswith(("/", "~", ".")) else text
+
     def value(self, name: str) -> float | None:
         """Of a figure; None where it was not measured or is no finite number."""
         figure = self.figures.get(name)

@@ -12,7 +12,6 @@ import jinja2
 from markupsafe import Markup
 
 from evaluation.report.drawing import counted, inline_svg
-from evaluation.report.load import Run
 from evaluation.report.section import Section
 
 __all__ = ["escaped", "html_page", "markdown_page"]
@@ -20,7 +19,6 @@ __all__ = ["escaped", "html_page", "markdown_page"]
 _DATA: Final = Path(__file__).parent / "data"
 _ARROWS: Final = {"up": "↑", "down": "↓"}
 _MEANINGS: Final = {"up": "more is better", "down": "less is better"}
-_KIND_NAMES: Final = {"retain": "retain model", "method": "trained"}
 
 #: GitHub sets formulas between dollar signs, also escaped ones.
 _ESCAPES = str.maketrans(
@@ -45,7 +43,7 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
         for plot in section.plots
     }
     style = Markup((_DATA / "report.css").read_text(encoding="utf-8"))  # noqa: S704  the project's own file
-    return _filled("report.html", title, sections, pictures=pictures, style=style, tag_of=_tag_of)
+    return _filled("report.html", title, sections, pictures=pictures, style=style)
 
 
 def escaped(text: str) -> str:
@@ -74,26 +72,5 @@ def _filled(template: str, title: str, sections: Sequence[Section], **values: An
         arrows=_ARROWS,
         meanings=_MEANINGS,
         counted=counted,
-        kind_of=_kind_of,
-        model_of=_model_of,
         **values,
     )
-
-
-def _kind_of(run: Run) -> str:
-    """A method's name, or what kind of run it is."""
-    return run.record.method or _KIND_NAMES.get(run.record.kind, run.record.kind)
-
-
-def _tag_of(run: Run) -> str:
-    """What stands below a run's label: kind and strength, where the label is not the kind itself."""
-    kind = "" if run.label.casefold() == _kind_of(run).casefold() else _kind_of(run)
-    strength = "" if run.record.strength is None else f"strength {run.record.strength:g}"
-    return " · ".join(part for part in (kind, strength) if part)
-
-
-def _model_of(run: Run) -> str:
-    """The target's model, as the target names it; only the last part of a folder's path."""
-    model = run.record.target.get("model", "")
-    text = str(model) if model is not None else ""
-    return text.rstrip("/").rpartition("/")[2] if text.startswith(("/", "~", ".")) else text

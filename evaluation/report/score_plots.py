@@ -182,20 +182,19 @@ def breakdowns(suite: SuiteRuns) -> list[Breakdown]:
     chosen += [key for key in first_metric.items() if key[0] not in dict(chosen)]
     tables = [("/".join(key).removeprefix("/"), grouped[key]) for key in chosen if len(grouped[key]) > 1]
     tables = tables or [(metric, rows) for metric, rows in parts.items() if len(rows) > 1]
-    return [_breakdown(suite, name, rows) for name, rows in tables]
-
-
-def _breakdown(suite: SuiteRuns, name: str, rows: _Rows) -> Breakdown:
-    runs = tuple(run for run in suite.runs if any(run.label in values for values in rows.values()))
-    groups, means = list(rows), np.full((len(rows), len(runs)), np.nan)
-    for row, column in np.ndindex(means.shape):
-        if values := rows[groups[row]].get(runs[column].label):
-            means[row, column] = np.mean(values)
-    if len(rows) > _MOST_GROUPS:
-        weight = np.nanmax(means, axis=1) - (np.nanmin(means, axis=1) if len(runs) > 1 else 0.0)
-        kept = sorted(np.argsort(-weight, kind="stable")[:_MOST_GROUPS].tolist())
-        groups, means = [groups[row] for row in kept], means[kept]
-    return Breakdown(name, tuple(groups), runs, means, len(rows))
+    found = []
+    for name, rows in tables:
+        runs = tuple(run for run in suite.runs if any(run.label in values for values in rows.values()))
+        groups, means = list(rows), np.full((len(rows), len(runs)), np.nan)
+        for row, column in np.ndindex(means.shape):
+            if values := rows[groups[row]].get(runs[column].label):
+                means[row, column] = np.mean(values)
+        if len(rows) > _MOST_GROUPS:
+            weight = np.nanmax(means, axis=1) - (np.nanmin(means, axis=1) if len(runs) > 1 else 0.0)
+            kept = sorted(np.argsort(-weight, kind="stable")[:_MOST_GROUPS].tolist())
+            groups, means = [groups[row] for row in kept], means[kept]
+        found.append(Breakdown(name, tuple(groups), runs, means, len(rows)))
+    return found
 
 
 def _heat_map(shown: Breakdown) -> Figure:

@@ -18,20 +18,8 @@ from evaluation.runs.record import without_nan
 __all__ = ["DEFAULT_TITLE", "LONG_COLUMNS", "long_rows", "write_report"]
 
 DEFAULT_TITLE: Final = "Forgetting, and what it cost"
-LONG_COLUMNS: Final = (
-    "run",
-    "suite",
-    "figure",
-    "value",
-    "low",
-    "high",
-    "n",
-    "note",
-    "kind",
-    "method",
-    "strength",
-    "direction",
-)
+_FIGURE_COLUMNS: Final = ("figure", "value", "low", "high", "n", "note")
+LONG_COLUMNS: Final = ("run", "suite", *_FIGURE_COLUMNS, "kind", "method", "strength", "direction")
 #: What marks a folder as a report's.
 _KIND: Final = "eco report"
 _FORMAT: Final = 1
@@ -117,25 +105,14 @@ def _put(files: dict[str, str], out: Path) -> None:
 
 def long_rows(suites: Sequence[SuiteRuns]) -> list[tuple[str | float | int | None, ...]]:
     """Every figure of every run under `LONG_COLUMNS`; None where there is no number."""
-    return [
-        (
-            run.label,
-            suite.suite,
-            figure.name,
-            figure.value,
-            figure.low,
-            figure.high,
-            figure.n,
-            figure.note,
-            run.record.kind,
-            run.record.method,
-            run.record.strength,
-            suite.directions.get(figure.name),
-        )
-        for suite in suites
-        for run in suite.runs
-        for figure in run.record.figures
-    ]
+    rows: list[tuple[str | float | int | None, ...]] = []
+    for suite in suites:
+        for record in (run.record for run in suite.runs):
+            for figure in record.figures:
+                measured = (figure.name, figure.value, figure.low, figure.high, figure.n, figure.note)
+                made_by = (record.kind, record.method, record.strength)
+                rows.append((record.label, record.suite, *measured, *made_by, suite.directions.get(figure.name)))
+    return rows
 
 
 def _as_json(title: str, sections: Sequence[Section]) -> dict[str, Any]:

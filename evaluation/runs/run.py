@@ -16,11 +16,13 @@ from console.progress import shown_progress
 from evaluation.errors import RunError
 from evaluation.intervals import mean_figures
 from evaluation.replies import Asker, Target
-from evaluation.runs.record import ANSWERS, LOCK, REPLIES, RUN, SCORES, Kind, RunRecord, read_record, read_scores
+from evaluation.runs.record import ANSWERS, REPLIES, RUN, SCORES, Kind, RunRecord, read_record, read_scores
 from evaluation.runs.store import CachedAsker, ReplyStore
 from evaluation.suite import Answer, Score, Suite
 
 __all__ = ["MakeSuite", "RunOptions", "check_folder", "clear_folder", "locked", "now", "run_suite", "show_run"]
+
+_LOCK = ".lock"
 
 MakeSuite = Callable[[Callable[[Target], Asker]], Suite]
 """Builds a suite. Takes what makes an asker of a further model (a judge, a reference), cached in its folder."""
@@ -157,7 +159,7 @@ def check_folder(folder: Path) -> None:
         read_record(folder)
     except RunError as error:
         is_run = not (folder / RUN).exists() and (folder / REPLIES).is_file()
-        if not is_run and any(path.name != LOCK for path in folder.iterdir()):
+        if not is_run and any(path.name != _LOCK for path in folder.iterdir()):
             raise RunError(f"--out: {folder} holds something that is no run; choose another folder") from error
 
 
@@ -176,7 +178,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=0):
+        with FileLock(folder / _LOCK, timeout=0):
             yield
     except Timeout as error:
         raise RunError(f"--out: {folder}: another process is writing this run; wait for it") from error

@@ -34,9 +34,6 @@ class ReplyStore:
     def __getitem__(self, digest: str) -> Reply:
         return self._replies[digest]
 
-    def __len__(self) -> int:
-        return len(self._replies)
-
     @contextmanager
     def open(self) -> Iterator[None]:
         """Appends while the block runs."""
