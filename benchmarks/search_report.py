@@ -90,8 +90,8 @@ def _rows(found: Found) -> list[Row]:
     for name, run, value in [*plain, ("as published", reference.published, None)]:
         answers = run.evaluations * found.examples
         measured = (answers, run.forward_passes, run.strength, run.value, run.distance, run.reached)
-        costs = (run.seconds, run.core_seconds)
-        rows.append(Row(name, run.descent.start, *costs, *measured, value, reference.startup_s))
+        start, startup_s = run.descent.start, reference.startup_s
+        rows.append(Row(name, start, run.seconds, run.core_seconds, *measured, value, startup_s))
     return rows
 
 

@@ -90,9 +90,11 @@ def table_of(suite: SuiteRuns, names: Sequence[str]) -> Table:
     def cell(figure: FigureRecord | None, note_of_column: str) -> Cell:
         if figure is None:
             return Cell(ABSENT, "", "", ())
+        reason = "not a finite number; the run gives no reason" if figure.value is None else ""
+        note = figure.note or reason
+        own_marks = marks(note) if note != note_of_column else ()
         if figure.value is None:
-            return Cell(ABSENT, "", "", marks(figure.note or "not a finite number; the run gives no reason"))
-        own_marks = marks(figure.note) if figure.note != note_of_column else ()
+            return Cell(ABSENT, "", "", own_marks)
         interval = "" if figure.low is None or figure.high is None else f"{number(figure.low)} to {number(figure.high)}"
         return Cell(number(figure.value), interval, str(figure.n), own_marks)
 
