@@ -84,8 +84,7 @@ def evaluate_tofu(**options: Any) -> None:
 def _tofu_logs(options: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from evaluation.runs.run import RunOptions
-    from evaluation.runs.show import show_run
+    from evaluation.runs.run import RunOptions, show_run
     from evaluation.tofu.logged_run import run_tofu_logs
 
     context = click.get_current_context()
