@@ -7,7 +7,7 @@ from pathlib import Path
 from click.testing import CliRunner
 from evaluated_runs import write_run
 
-from cli.report import report
+from cli.evaluate import report
 from evaluation.errors import EvaluationError
 from evaluation.suite import Figure
 
