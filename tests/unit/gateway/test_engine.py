@@ -23,8 +23,8 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from gateway import SelfTestError
 from gateway.engine import EcoWorkerExtension, GuardedEngine, input_rows
-from gateway.errors import SelfTestError
 from gateway.metrics import GuardMetrics
 
 FLAGGED = [BOS, 5, FORBIDDEN, 6]

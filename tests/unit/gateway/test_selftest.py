@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from gateway.errors import LaunchError, SelfTestError
+from gateway import LaunchError, SelfTestError
 from gateway.selftest import derive_scale, run_self_test
 
 VOCAB, WIDTH = 64, 256
