@@ -62,16 +62,12 @@ class Inputs:
 def main() -> None:
     arguments = _arguments()
     _bind_to_one_core()
-    from classifiers import ClassifierError
-    from corruption import CorruptionError
-    from optimizer.search.trajectory import SearchError
-    from scoring.metrics import MetricError
-    from scoring.scorer import ScorerError
+    from console.errors import EcoError
 
     console = Console(width=max(Console().width, _TABLE_WIDTH))
     try:
         found = _run(_checked(arguments), console)
-    except (ClassifierError, CorruptionError, MetricError, ScorerError, SearchError) as error:
+    except EcoError as error:
         _refuse(str(error))
     print_found(found, console)
     if arguments.json is not None:

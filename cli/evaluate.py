@@ -8,6 +8,7 @@ from click.core import ParameterSource
 
 from cli.evaluation_options import run_options, run_suite_command
 from cli.options import filled
+from sources.presets.names import TOFU_SPLITS
 
 __all__ = ["evaluate", "report"]
 
@@ -35,7 +36,7 @@ def evaluate() -> None:
 
 @evaluate.command("tofu")
 @click.option("--data", default=None, help="Folder with TOFU's *_perturbed.jsonl files.  [default: the hub]")
-@click.option("--split", default="forget10", show_default=True, type=click.Choice(["forget01", "forget05", "forget10"]))
+@click.option("--split", default="forget10", show_default=True, type=click.Choice(TOFU_SPLITS))
 @click.option(
     "--subsets",
     multiple=True,

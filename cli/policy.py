@@ -8,21 +8,9 @@ import click
 from cli.classifier import calibration_options, calibration_settings
 from cli.corruption import scorer_options, search_options, search_settings
 from cli.options import filled
+from sources.presets.names import TASKS
 
 __all__ = ["policy"]
-
-TASKS = (
-    "tofu-forget01",
-    "tofu-forget05",
-    "tofu-forget10",
-    "wmdp",
-    "synthetic-wmdp",
-    "mmlu-economics",
-    "mmlu-law",
-    "mmlu-physics",
-    "bbc-news",
-    "hp-book",
-)
 
 
 @click.group()

@@ -3,13 +3,13 @@
 Requests are always in flight up to a limit, so the engine stays busy; the server's own limits lower it for a while.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from endpoints.background import results_of, run_in_thread
-from endpoints.server import Connection, Server, base_url
+from endpoints.background import for_each, results_of, run_in_thread
+from endpoints.server import Connection, EndpointError, Server, base_url
 from evaluation.errors import TargetError
 from evaluation.replies import Ask, Reply
 from evaluation.targets.endpoint_checks import check_consistency, check_needs, survey, try_each_kind
@@ -66,7 +66,11 @@ class EndpointTarget:
             raise TargetError(f"--timeout-s: {timeout_s} s; give more than 0")
         if max_retries < 0:
             raise TargetError(f"--retries: {max_retries}; give 0 or more")
-        self._server = Server(base_url(url), api_key, concurrency, timeout_s, max_retries)
+        try:
+            base = base_url(url, "--target")
+        except EndpointError as error:
+            raise TargetError(str(error)) from error
+        self._server = Server("--target", base, api_key, concurrency, timeout_s, max_retries)
         self._model = model
         self._generated_only = generated_only
         self._served: _Served | None = None
@@ -119,28 +123,27 @@ class EndpointTarget:
     async def _answer_all(
         self, session: Session, asks: Sequence[Ask], put: Callable[[tuple[int, Reply]], None]
     ) -> None:
-        """As many workers as requests in flight, each with the next ask as soon as it has its reply."""
-        waiting = iter(enumerate(asks))
+        async def answer(item: tuple[int, Ask]) -> None:
+            number, ask = item
+            put((number, await session.reply(ask)))
 
-        async def work() -> None:
-            for number, ask in waiting:
-                put((number, await session.reply(ask)))
-
-        workers = [asyncio.create_task(work()) for _ in range(min(self._server.concurrency, len(asks)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        await for_each(enumerate(asks), answer, min(self._server.concurrency, len(asks)))
 
     async def _with_session(self, use: Callable[[Session], Awaitable[T]]) -> T:
-        async with self._server.connect() as connection:
+        async with self._connect() as connection:
             session = Session(connection, self._known().name, self._abilities)
             try:
                 return await use(session)
             finally:
                 await session.close()
+
+    @contextlib.asynccontextmanager
+    async def _connect(self) -> AsyncIterator[Connection]:
+        try:
+            async with self._server.connect() as connection:
+                yield connection
+        except EndpointError as error:
+            raise TargetError(str(error)) from error
 
     def _known(self) -> _Served:
         if self._served is None:
@@ -149,8 +152,8 @@ class EndpointTarget:
         return self._served
 
     async def _find_model(self) -> _Served:
-        async with self._server.connect() as connection:
-            entries = await _listed(connection)
+        async with self._connect() as connection:
+            entries = await connection.models()
         found = [entry for entry in entries if self._model in (None, entry["id"])]
         if not found:
             names = ", ".join(str(entry["id"]) for entry in entries) or "none"
@@ -163,7 +166,3 @@ class EndpointTarget:
             context if isinstance(context, int) else None,
             found[0].get("owned_by") == "vllm",
         )
-
-
-async def _listed(connection: Connection) -> list[dict[str, object]]:
-    return await connection.models()

@@ -24,11 +24,11 @@ from evaluation.tofu.figures import DIRECTIONS, HEADLINE, tofu_figures
 from evaluation.tofu.metrics import SUBSETS, Mean, Subset, example_metrics
 from scoring.metrics import rouge_l_recall
 from sources import HUB_PREFIX
+from sources.presets.names import TOFU_SPLITS
 
-__all__ = ["DATASET", "MAX_NEW_TOKENS", "SPLITS", "Options", "TofuSuite"]
+__all__ = ["DATASET", "MAX_NEW_TOKENS", "Options", "TofuSuite"]
 
 DATASET: Final = "locuslab/TOFU"
-SPLITS: Final = ("forget01", "forget05", "forget10")
 MAX_NEW_TOKENS: Final = 200
 
 #: Names of TOFU's files, and of its configurations on the hub.
@@ -211,8 +211,8 @@ def _mean_logprob(reply: Reply) -> float:
 
 def _names(split: str, subsets: Sequence[str] | None) -> dict[Subset, str]:
     """File names without their ending, of the sets that are wanted."""
-    if split not in SPLITS:
-        raise DataError(f"--split: {split!r} is none of {', '.join(SPLITS)}")
+    if split not in TOFU_SPLITS:
+        raise DataError(f"--split: {split!r} is none of {', '.join(TOFU_SPLITS)}")
     return _chosen({"forget": f"{split}_perturbed", **_FILES}, subsets)
 
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from optimizer.augmentation.server import AugmentationError
+from optimizer.errors import AugmentationError
 
 __all__ = ["ReplyCache"]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from classifiers.errors import ExampleFileError
-from sources.examples import Example, check_disjoint, comparison_key, example_of
-from sources.presets.files import LocatedSource, Row, Source, Table, TaskError, open_table
+from sources.examples import Example, ExampleFileError, check_disjoint, comparison_key, example_of
+from sources.presets.files import LocatedSource, Source, Table, TaskError, open_table
+from sources.read import Row
 
 __all__ = ["Convert", "Preset", "TaskData", "TaskReader", "finished", "keys_of"]
 
@@ -173,32 +173,26 @@ def finished(data: TaskData) -> TaskData:
     A test question is in no training set. What is to be forgotten counts in no test as something that must pass.
 
     Raises:
-        TaskError: a prompt is in both forget and retain (listed), or one of these sets is empty.
+        ExampleFileError: a prompt is in both forget and retain (listed).
+        TaskError: one of these sets is empty.
     """
     notes = list(data.notes)
-    forget_test = keys_of(data.forget_test)
-    reason = "must be flagged in forget_test"
-    data = replace(
-        data,
-        retain_test=_without(data.retain_test, forget_test, "retain_test", reason, notes),
-        neighbours=_without(data.neighbours, forget_test, "neighbours", reason, notes),
-        general_test=_without(data.general_test, forget_test, "general_test", reason, notes),
-    )
+
+    def dropped(names: Sequence[str], keys: set[str], reason: str) -> dict[str, list[Example]]:
+        """These sets without the prompts of these keys."""
+        kept = {}
+        for name in names:
+            examples: list[Example] = getattr(data, name)
+            kept[name] = [example for example in examples if comparison_key(example.prompt) not in keys]
+            if len(kept[name]) < len(examples):
+                notes.append(f"{name}: {len(examples) - len(kept[name])} of {len(examples)} dropped, they {reason}")
+        return kept
+
+    data = replace(data, **dropped(_TEST_SETS[1:], keys_of(data.forget_test), "must be flagged in forget_test"))
     tests = keys_of(*(getattr(data, name) for name in _TEST_SETS))
-    forget = _without(data.forget, tests, "forget", "are test questions", notes)
-    retain = _without(data.retain, tests, "retain", "are test questions", notes)
-    for name, examples in (("forget", forget), ("retain", retain)):
-        if not examples:
+    data = replace(data, **dropped(("forget", "retain"), tests, "are test questions"))
+    for name in ("forget", "retain"):
+        if not getattr(data, name):
             raise TaskError(f"the {name} set is empty; {'; '.join(notes) or 'give more rows'}")
-    try:
-        check_disjoint(forget, retain)
-    except ExampleFileError as error:
-        raise TaskError(str(error)) from error
-    return replace(data, forget=forget, retain=retain, notes=tuple(notes))
-
-
-def _without(examples: Sequence[Example], keys: set[str], name: str, reason: str, notes: list[str]) -> list[Example]:
-    kept = [example for example in examples if comparison_key(example.prompt) not in keys]
-    if len(kept) < len(examples):
-        notes.append(f"{name}: {len(examples) - len(kept)} of {len(examples)} dropped, they {reason}")
-    return kept
+    check_disjoint(data.forget, data.retain)
+    return replace(data, notes=tuple(notes))

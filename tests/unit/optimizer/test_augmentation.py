@@ -14,7 +14,8 @@ from chat_server import ChatServer, completion, is_for_aliases, prompt_of, runni
 from rich.console import Console
 
 from classifiers import Example
-from optimizer.augmentation.augment import Augmentation, AugmentationError, ServedModel, augment_examples, served_model
+from optimizer.augmentation.augment import Augmentation, ServedModel, augment_examples, served_model
+from optimizer.errors import AugmentationError
 
 PEOPLE = [Example(f"Who is Zora Quill number {n}?", f"A baker in town {n}.") for n in range(10)]
 

@@ -8,7 +8,8 @@ import pytest
 from task_files import write_csv, write_jsonl, write_mmlu, write_parquet, write_wmdp
 
 from sources.presets.files import LocatedSource, Source, TaskError, locate, open_table
-from sources.presets.plan import TASKS, TaskData, load_task, plan_task
+from sources.presets.names import TASKS
+from sources.presets.plan import TaskData, load_task, plan_task
 from text.sentences import passages, split_sentences
 
 ROWS = [{"question": "Wer?", "answer": "Ö\u2028x"}, {"question": "Was?", "answer": "y, z"}]
