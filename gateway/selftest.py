@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from gateway import SelfTestError
-from gateway.engine import greedy, input_rows
 from guard import RowSource
 
 __all__ = ["derive_scale", "run_self_test"]
@@ -37,6 +36,8 @@ async def run_self_test(engine: Any, rows: RowSource, *, vocab_size: int, dtype:
     Raises:
         SelfTestError: with the reason; the server must not start.
     """
+    from gateway.engine import greedy, input_rows  # and vLLM with it, which `derive_scale` needs nothing of
+
     chooser = random.Random(0)  # noqa: S311 - probe ids, not secrets
     ids = sorted(chooser.sample(range(vocab_size), min(_PROBE_ROWS, vocab_size)))
     engine_rows, reads_raw_ids = await input_rows(engine, ids)
