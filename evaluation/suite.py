@@ -122,6 +122,6 @@ class Suite(Protocol):
         ...
 
 
-def spread(found: Sequence[_T]) -> Sequence[_T]:
+def spread(examples: Sequence[_T]) -> Sequence[_T]:
     """A few of them, evenly over all: for `Suite.probe`."""
-    return found[:: max(1, len(found) // _TRIED)][:_TRIED]
+    return examples[:: max(1, len(examples) // _TRIED)][:_TRIED]
