@@ -13,8 +13,7 @@ from typing import Final
 from evaluation.errors import DataError
 from evaluation.judged.judges import UNREADABLE, Judge, Judged, check_measures, is_refusal, readable_figures
 from evaluation.replies import Ask, Asker
-from evaluation.rows import check_limit, digest_of_rows, drawn
-from evaluation.shipped import sample
+from evaluation.rows import check_limit, digest_of_rows, drawn, sample_file
 from evaluation.suite import Answer, Direction, Figure, Outcome, Score
 from scoring.metrics import repetition
 from sources import Row, SourceError, read_source
@@ -87,7 +86,7 @@ class HarmfulSuite:
         check_limit(limit)
         check_measures(judge, "harm")
         self.source_name = prompts or "the sample that ships"
-        source = prompts or sample("harmful", "prompts.jsonl")
+        source = prompts or sample_file("judged", "harmful_prompts.jsonl")
         self.judge, self.limit, self.seed, self.max_new_tokens = judge, limit, seed, max_new_tokens
         found = _read(source)
         self.prompts = drawn(found, limit, seed)

@@ -23,8 +23,7 @@ import numpy as np
 from evaluation.errors import DataError
 from evaluation.judged.judges import UNREADABLE, Judge, Judged, check_measures, readable_figures
 from evaluation.replies import Ask, Asker, Reply
-from evaluation.rows import check_limit, digest_of_rows, drawn
-from evaluation.shipped import sample
+from evaluation.rows import check_limit, digest_of_rows, drawn, sample_file
 from evaluation.suite import Answer, Direction, Figure, Outcome, Score, spread
 from sources import Row, SourceError, read_source
 
@@ -109,7 +108,7 @@ class PotterSuite:
         check_limit(limit)
         check_measures(judge, "familiarity")
         self.source_name = prompts or "the sample that ships"
-        source = prompts or sample("potter", "prompts.jsonl")
+        source = prompts or sample_file("judged", "potter_prompts.jsonl")
         self.judge, self.limit, self.seed, self.max_new_tokens = judge, limit, seed, max_new_tokens
         found = _read(source)
         if judge is None and not any(prompt.telling for prompt in found):

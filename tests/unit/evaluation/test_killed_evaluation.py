@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from scripted_endpoint import Answer, echo_of, running
 
 from cli.evaluate import evaluate
-from evaluation.shipped import sample
+from evaluation.rows import sample_file
 
-SAMPLES = Path(sample("tofu", "retain_perturbed.jsonl")).parent
+SAMPLES = Path(sample_file("tofu", "retain_perturbed.jsonl")).parent
 #: Requests that are answered before the server falls silent.
 ANSWERED = 30
 #: What a target asks before a run to know its server.
