@@ -211,7 +211,7 @@ def test_index_that_points_elsewhere(name: str, sharded: Path) -> None:
 
 
 def test_oversized_index(sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("corruption.checkpoint._MAX_INDEX_BYTES", 10)
+    monkeypatch.setattr("corruption.rows._MAX_INDEX_BYTES", 10)
     assert "larger than 10 bytes" in refusal(sharded)
 
 
