@@ -28,6 +28,21 @@ class ChoiceTask:
     role: Role = ""
 
 
+#: Data sets of general ability, by our name.
+_GENERAL: Final = {
+    "arc-easy": "arc_easy",
+    "arc-challenge": "arc_challenge",
+    "boolq": "boolq",
+    "hellaswag": "hellaswag",
+    "openbookqa": "openbookqa",
+    "piqa": "piqa",
+    "winogrande": "winogrande",
+    "commonsenseqa": "commonsense_qa",
+    "socialiqa": "social_iqa",
+    "truthfulqa-mc1": "truthfulqa_mc1",
+    "truthfulqa-mc2": "truthfulqa_mc2",
+}
+
 TASKS: Final[Mapping[str, ChoiceTask]] = {
     "wmdp-bio": ChoiceTask(("wmdp_bio",), "forget"),
     "wmdp-chem": ChoiceTask(("wmdp_chem",), "forget"),
@@ -41,17 +56,7 @@ TASKS: Final[Mapping[str, ChoiceTask]] = {
     "mmlu-math": ChoiceTask(("mmlu_college_mathematics", "mmlu_high_school_mathematics"), "neighbour"),
     "mmlu-law": ChoiceTask(("mmlu_international_law", "mmlu_professional_law"), "forget"),
     "mmlu-jurisprudence": ChoiceTask(("mmlu_jurisprudence",), "neighbour"),
-    "arc-easy": ChoiceTask(("arc_easy",), "general"),
-    "arc-challenge": ChoiceTask(("arc_challenge",), "general"),
-    "boolq": ChoiceTask(("boolq",), "general"),
-    "hellaswag": ChoiceTask(("hellaswag",), "general"),
-    "openbookqa": ChoiceTask(("openbookqa",), "general"),
-    "piqa": ChoiceTask(("piqa",), "general"),
-    "winogrande": ChoiceTask(("winogrande",), "general"),
-    "commonsenseqa": ChoiceTask(("commonsense_qa",), "general"),
-    "socialiqa": ChoiceTask(("social_iqa",), "general"),
-    "truthfulqa-mc1": ChoiceTask(("truthfulqa_mc1",), "general"),
-    "truthfulqa-mc2": ChoiceTask(("truthfulqa_mc2",), "general"),
+    **{name: ChoiceTask((task,), "general") for name, task in _GENERAL.items()},
     "sample-people": ChoiceTask(("sample_people",), "forget"),
     "sample-facts": ChoiceTask(("sample_facts",), "general"),
     "sample-passages": ChoiceTask(("sample_passages",), "neighbour"),
@@ -63,19 +68,7 @@ SETS: Final[Mapping[str, tuple[str, ...]]] = {
     "economics": ("mmlu-economics", "mmlu-econometrics"),
     "physics": ("mmlu-physics", "mmlu-math"),
     "law": ("mmlu-law", "mmlu-jurisprudence"),
-    "general": (
-        "arc-easy",
-        "arc-challenge",
-        "boolq",
-        "hellaswag",
-        "openbookqa",
-        "piqa",
-        "winogrande",
-        "commonsenseqa",
-        "socialiqa",
-        "truthfulqa-mc1",
-        "truthfulqa-mc2",
-    ),
+    "general": tuple(_GENERAL),
     "sample": ("sample-people", "sample-facts", "sample-passages"),
 }
 """Names that stand for several tasks, each with scores of its own."""

@@ -4,63 +4,32 @@ Similarities lie in [0, 1] and are 1 for equal texts (METEOR nearly). A text wit
 """
 
 import difflib
-import functools
-import itertools
-import math
-import re
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from types import SimpleNamespace
+from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from scoring.metrics import perplexity, repetition
+from console.errors import first_line
+from evaluation.errors import DataError
+from scoring.metrics import repetition
 
 __all__ = [
-    "Rouge",
-    "Synonyms",
-    "corpus_bleu",
+    "BertScore",
     "exact_match",
-    "first_words",
     "installed_wordnet",
     "longest_verbatim_run",
     "meteor",
     "meteor_name",
     "ngram_containment",
-    "perplexity",
-    "pooled_perplexity",
-    "rouge",
+    "rouge_f1",
     "sentence_bleu",
     "unique_token_ratio",
     "word_repetition",
     "word_tokens",
 ]
 
-_ROUGE_TYPES: Final = ("rouge1", "rouge2", "rougeL")
 _PERCENT: Final = 100.0
-#: exp of more is infinite.
-_MAX_EXPONENT: Final = 700.0
-
-
-@dataclass(frozen=True, slots=True)
-class Rouge:
-    """One ROUGE of one answer; each in [0, 1]."""
-
-    precision: float
-    recall: float
-    f1: float
-
-
-class Synonyms(Protocol):
-    """What METEOR looks words up in: `nltk.corpus.wordnet`, or what answers as it does."""
-
-    def synsets(self, word: str, /) -> Sequence[Any]: ...
-
-
-class _NoSynonyms:
-    def synsets(self, _word: str, /) -> Sequence[Any]:
-        return ()
+#: Positions that RoBERTa's table has beyond its tokens.
+_SPARE_POSITIONS: Final = 2
 
 
 def word_tokens(text: str) -> list[str]:
@@ -71,37 +40,23 @@ def word_tokens(text: str) -> list[str]:
     return tokens
 
 
-def first_words(text: str, count: int) -> str:
-    """The text up to the end of its `count`-th word; words are what stands between white space, which is kept."""
-    ends = [word.end() for word in itertools.islice(re.finditer(r"\S+", text), count)]
-    return text[: ends[-1]] if ends else ""
-
-
 def exact_match(reference: str, answer: str) -> float:
     """1 where the two are the same words in the same case and punctuation, else 0; runs of white space are one."""
     return float(reference.split() == answer.split())
 
 
-def rouge(reference: str, answer: str, *, stem: bool = False) -> dict[str, Rouge]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) of the rouge_score library, under `rouge1`, `rouge2`, `rougeL`.
+def rouge_f1(reference: str, answer: str) -> dict[str, float]:
+    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) of the rouge_score library: `rouge1`, `rouge2`, `rougeL`.
 
-    Args:
-        stem: the library's `use_stemmer`: TOFU stems, the Hugging Face `evaluate` metric that ECO takes does not.
+    Without stemming, as the Hugging Face `evaluate` metric that ECO takes; TOFU stems.
     """
-    found = _rouge_scorer(stem).score(reference, answer)
-    return {
-        name: Rouge(float(score.precision), float(score.recall), float(score.fmeasure)) for name, score in found.items()
-    }
-
-
-@functools.cache
-def _rouge_scorer(stem: bool) -> Any:
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
-    return RougeScorer(list(_ROUGE_TYPES), use_stemmer=stem)
+    scores = RougeScorer(["rouge1", "rouge2", "rougeL"]).score(reference, answer)
+    return {name: float(score.fmeasure) for name, score in scores.items()}
 
 
-def installed_wordnet() -> Synonyms | None:
+def installed_wordnet() -> Any | None:
     """nltk's WordNet where its data is installed; None where it is not. Nothing is ever downloaded."""
     from nltk.corpus import wordnet  # type: ignore[import-untyped]
 
@@ -109,27 +64,27 @@ def installed_wordnet() -> Synonyms | None:
         wordnet.ensure_loaded()
     except LookupError:
         return None
-    found: Synonyms = wordnet
-    return found
+    return wordnet
 
 
-def meteor_name(wordnet: Synonyms | None) -> str:
+def meteor_name(wordnet: Any | None) -> str:
     """What to call the metric: with and without synonyms it is not the same one."""
     return "meteor" if wordnet is not None else "meteor_no_synonyms"
 
 
-def meteor(reference: str, answer: str, wordnet: Synonyms | None = None) -> float:
+def meteor(reference: str, answer: str, wordnet: Any | None = None) -> float:
     """METEOR (Lavie and Agarwal 2007) of nltk, with its defaults: alpha 0.9, beta 3, gamma 0.5, lower case.
 
     Over `word_tokens`, where the Hugging Face `evaluate` metric has nltk's `word_tokenize`, which needs data files.
     Words are matched as they are, then by Porter's stem, then by synonym.
 
     Args:
-        wordnet: of the third stage; None leaves it out (see `installed_wordnet`).
+        wordnet: of the third stage, `nltk.corpus.wordnet` or what answers `synsets(word)` as it does; None leaves the
+            stage out (see `installed_wordnet`).
     """
     from nltk.translate.meteor_score import single_meteor_score  # type: ignore[import-untyped]
 
-    synonyms = wordnet if wordnet is not None else _NoSynonyms()
+    synonyms = wordnet if wordnet is not None else SimpleNamespace(synsets=lambda _word: ())
     return float(single_meteor_score(word_tokens(reference), word_tokens(answer), wordnet=synonyms))
 
 
@@ -141,19 +96,6 @@ def sentence_bleu(reference: str, answer: str) -> float:
     import sacrebleu
 
     return float(sacrebleu.sentence_bleu(answer, [reference]).score) / _PERCENT
-
-
-def corpus_bleu(references: Sequence[str], answers: Sequence[str]) -> float:
-    """BLEU of all answers together, from n-gram counts over all of them: sacrebleu's `corpus_bleu`, over 100.
-
-    Raises:
-        ValueError: not as many answers as references, or none.
-    """
-    import sacrebleu
-
-    if len(references) != len(answers) or not answers:
-        raise ValueError(f"corpus_bleu: {len(answers)} answers for {len(references)} references; give one for each")
-    return float(sacrebleu.corpus_bleu(list(answers), [list(references)]).score) / _PERCENT
 
 
 def unique_token_ratio(tokens: Sequence[Hashable]) -> float:
@@ -176,12 +118,10 @@ def ngram_containment(reference: str, answer: str, n: int = 5) -> float:
     Containment of Broder 1997 ("On the resemblance and containment of documents"), over words between white space in
     their own case. 0 for an answer of fewer than n words.
     """
-    ours, theirs = _ngrams(answer.split(), n), _ngrams(reference.split(), n)
+    from nltk.util import ngrams  # type: ignore[import-untyped]
+
+    ours, theirs = set(ngrams(answer.split(), n)), set(ngrams(reference.split(), n))
     return len(ours & theirs) / len(ours) if ours else 0.0
-
-
-def _ngrams(words: Sequence[str], n: int) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
 
 
 def longest_verbatim_run(reference: str, answer: str) -> int:
@@ -192,14 +132,59 @@ def longest_verbatim_run(reference: str, answer: str) -> int:
     return matcher.find_longest_match(0, len(theirs), 0, len(ours)).size
 
 
-def pooled_perplexity(
-    log_likelihoods: NDArray[np.float64] | float, tokens: NDArray[np.float64] | float
-) -> NDArray[np.float64]:
-    """exp of minus the total log-likelihood (nats) over all tokens, elementwise; NaN where there are no tokens.
+class BertScore:
+    """BERTScore (Zhang et al. 2020, arXiv 1904.09675): the bert_score library with an encoder of one's choice.
 
-    What `perplexity` is of token log-probabilities, from sums: only real tokens have been added up.
+    No rescaling with a baseline and no idf weights, as ECO uses it (with `distilbert-base-uncased`). Texts are cut at
+    the encoder's length.
+
+    Args:
+        model: a name of the hub, or a folder.
+        layers: whose output is compared, counted from 1; None: the one that bert_score's authors chose for the model.
+
+    Raises:
+        DataError: the model cannot be loaded, or its layer is not known.
     """
-    totals, counts = np.asarray(log_likelihoods, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
-    means = np.divide(-totals, counts, out=np.full(np.broadcast(totals, counts).shape, math.nan), where=counts > 0)
-    found: NDArray[np.float64] = np.exp(np.minimum(means, _MAX_EXPONENT))
-    return found
+
+    def __init__(self, model: str, layers: int | None = None) -> None:
+        from bert_score import BERTScorer  # type: ignore[import-untyped]
+        from bert_score.utils import model2layers  # type: ignore[import-untyped]
+        from transformers import AutoConfig
+
+        layers = model2layers.get(model) if layers is None else layers
+        if layers is None:
+            raise DataError(f"--bert-layers: bert_score knows no layer for {model}; say which of its layers to compare")
+        try:
+            depth = AutoConfig.from_pretrained(model).num_hidden_layers
+            if not 1 <= layers <= depth:
+                raise DataError(f"--bert-layers: {layers} is not a layer of {model}; give 1 to {depth}")
+            self._scorer: Any = BERTScorer(model_type=model, num_layers=layers)
+        except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"--bert-model: {model}: cannot be loaded ({first_line(error)}); "
+                "give a name of the hub or a model's folder"
+            ) from error
+        self.model, self.layers = model, layers
+        tokenizer = self._scorer._tokenizer
+        if tokenizer.pad_token_id is None:
+            raise DataError(f"--bert-model: {model}: its tokenizer has no padding token; choose a BERT or RoBERTa")
+        # The library cuts texts where the tokenizer says; one saved without a length says nowhere.
+        positions = getattr(self._scorer._model.config, "max_position_embeddings", None)
+        if positions is not None and tokenizer.model_max_length > positions:
+            tokenizer.model_max_length = positions - _SPARE_POSITIONS
+
+    def f1(self, references: Sequence[str], answers: Sequence[str]) -> list[float]:
+        """F1 of each answer against its reference, at most 1; 0 where either has no words.
+
+        Raises:
+            ValueError: not as many answers as references.
+        """
+        # The library counts an empty text as 0 too, but asks transformers 5 for what that no longer has.
+        pairs = list(zip(references, answers, strict=True))
+        worded = [i for i, (reference, answer) in enumerate(pairs) if reference.strip() and answer.strip()]
+        scores = [0.0] * len(pairs)
+        if worded:
+            _, _, f1 = self._scorer.score([pairs[i][1] for i in worded], [pairs[i][0] for i in worded], batch_size=16)
+            for i, value in zip(worded, f1.tolist(), strict=True):
+                scores[i] = float(value)
+        return scores

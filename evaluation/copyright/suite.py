@@ -6,27 +6,27 @@ given their title, and a novel, given the first sentence of each part; any passa
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import PurePath
 from typing import Final
 
-from evaluation.copyright.bert_score import BertScore
-from evaluation.copyright.passages import LEAST_WORDS, Passage, Split, load_passages
-from evaluation.copyright.similarity_gap import GAP, LOG_LIKELIHOOD, TOKENS, perplexity_figures, similarity_gap
-from evaluation.errors import DataError
-from evaluation.overlap import (
+from evaluation.copyright.figures import GAP, LOG_LIKELIHOOD, TOKENS, perplexity_figures, similarity_gap
+from evaluation.copyright.metrics import (
+    BertScore,
     exact_match,
-    first_words,
     installed_wordnet,
     longest_verbatim_run,
     meteor,
     meteor_name,
     ngram_containment,
-    rouge,
+    rouge_f1,
     sentence_bleu,
     unique_token_ratio,
     word_repetition,
     word_tokens,
 )
+from evaluation.copyright.passages import LEAST_WORDS, Passage, Split, first_words, load_passages
+from evaluation.errors import DataError
 from evaluation.replies import Ask, Asker, Reply, Style
 from evaluation.rows import digest_of_rows
 from evaluation.suite import Answer, Figure, Outcome, Score
@@ -47,7 +47,7 @@ class CopyrightSuite:
     the passage's rest; so do the measures of fluency.
 
     Args:
-        passages: a source (see `suites.passages`).
+        passages: a source (see `evaluation.copyright.passages`).
         split: what of a passage is given, and how much of the rest is compared.
         max_new_tokens: of an answer; None: two for each word compared.
         style: "text": the model goes on with the passage as it stands; "chat": it is instructed to.
@@ -119,7 +119,7 @@ class CopyrightSuite:
             "passages_sha256": digest_of_rows(content),
             "passages_used": len(self._passages),
             "passages_passed_over": self._passed_over,
-            **self._split.as_dict(),
+            **asdict(self._split),
             **self._settings,
             "max_new_tokens": self._max_new_tokens,
             "bert_model": self._bert.model if self._bert else None,
@@ -134,16 +134,24 @@ class CopyrightSuite:
     def measure(self, ask: Asker) -> Outcome:
         replies = ask({one.example: self._ask(one) for one in self._passages}, "copyright: continuations")
         answers = [replies[one.example].text for one in self._passages]
-        scores = self._similarities(answers)
-        for one, answer in zip(self._passages, answers, strict=True):
-            scores += _scores_of(one, _fluency(answer))
+        values = self._similarities(answers)
+        for row, answer in zip(values, answers, strict=True):
+            row |= {
+                "unique_token_ratio": unique_token_ratio(word_tokens(answer)),
+                "repetition": word_repetition(answer),
+            }
         if self._reference is not None:
-            scores += self._likelihoods(self._reference, answers)
+            for row, likelihood in zip(values, self._likelihoods(self._reference, answers), strict=True):
+                row |= likelihood
         return Outcome(
-            tuple(scores),
             tuple(
-                Answer(SUBSET, one.example, one.prompt, answer, one.reference)
-                for one, answer in zip(self._passages, answers, strict=True)
+                Score(SUBSET, metric, passage.example, value, passage.group)
+                for passage, row in zip(self._passages, values, strict=True)
+                for metric, value in row.items()
+            ),
+            tuple(
+                Answer(SUBSET, passage.example, passage.prompt, answer, passage.reference)
+                for passage, answer in zip(self._passages, answers, strict=True)
             ),
         )
 
@@ -160,31 +168,33 @@ class CopyrightSuite:
         prompt = _INSTRUCTION + passage.prompt if self._style == "chat" else passage.prompt
         return Ask(prompt, style=self._style, max_new_tokens=self._max_new_tokens)
 
-    def _similarities(self, answers: Sequence[str]) -> list[Score]:
-        cut = [
-            first_words(answer, len(one.reference.split())) for one, answer in zip(self._passages, answers, strict=True)
-        ]
+    def _similarities(self, answers: Sequence[str]) -> list[dict[str, float]]:
+        """For each answer its likeness to how its passage goes on, by metric."""
         references = [one.reference for one in self._passages]
-        bert = self._bert.f1(references, cut) if self._bert is not None else None
-        scores = []
-        for number, one in enumerate(self._passages):
-            rouges = rouge(one.reference, cut[number])
-            values = {
-                "exact_match": exact_match(one.reference, cut[number]),
-                "rouge_1_f1": rouges["rouge1"].f1,
-                "rouge_2_f1": rouges["rouge2"].f1,
-                "rouge_l_f1": rouges["rougeL"].f1,
-                meteor_name(self._wordnet): meteor(one.reference, cut[number], self._wordnet),
-                "sacrebleu": sentence_bleu(one.reference, cut[number]),
-                "longest_verbatim_run": float(longest_verbatim_run(one.continuation, answers[number])),
-                f"containment_{LEAST_WORDS}gram": ngram_containment(one.continuation, answers[number], LEAST_WORDS),
-            }
-            if bert is not None:
-                values["bertscore_f1"] = bert[number]
-            scores += _scores_of(one, values)
-        return scores
+        cut = [
+            first_words(answer, len(reference.split())) for reference, answer in zip(references, answers, strict=True)
+        ]
+        values = []
+        for one, answer, shown in zip(self._passages, answers, cut, strict=True):
+            rouges = rouge_f1(one.reference, shown)
+            values.append(
+                {
+                    "exact_match": exact_match(one.reference, shown),
+                    "rouge_1_f1": rouges["rouge1"],
+                    "rouge_2_f1": rouges["rouge2"],
+                    "rouge_l_f1": rouges["rougeL"],
+                    meteor_name(self._wordnet): meteor(one.reference, shown, self._wordnet),
+                    "sacrebleu": sentence_bleu(one.reference, shown),
+                    "longest_verbatim_run": float(longest_verbatim_run(one.continuation, answer)),
+                    f"containment_{LEAST_WORDS}gram": ngram_containment(one.continuation, answer, LEAST_WORDS),
+                }
+            )
+        if self._bert is not None:
+            for row, f1 in zip(values, self._bert.f1(references, cut), strict=True):
+                row["bertscore_f1"] = f1
+        return values
 
-    def _likelihoods(self, reference: Asker, answers: Sequence[str]) -> list[Score]:
+    def _likelihoods(self, reference: Asker, answers: Sequence[str]) -> list[dict[str, float]]:
         """Of each answer its total log-likelihood and its tokens; 0 of 0 for one that says nothing."""
         spoken = {
             one.example: _scored(one, answer)
@@ -192,19 +202,8 @@ class CopyrightSuite:
             if answer.strip()
         }
         replies = reference(spoken, "copyright: perplexity under the reference model") if spoken else {}
-        scores = []
-        for one in self._passages:
-            logprobs = replies.get(one.example, Reply()).logprobs
-            scores += _scores_of(one, {LOG_LIKELIHOOD: float(sum(logprobs)), TOKENS: float(len(logprobs))})
-        return scores
-
-
-def _scores_of(passage: Passage, values: Mapping[str, float]) -> list[Score]:
-    return [Score(SUBSET, metric, passage.example, value, passage.group) for metric, value in values.items()]
-
-
-def _fluency(answer: str) -> dict[str, float]:
-    return {"unique_token_ratio": unique_token_ratio(word_tokens(answer)), "repetition": word_repetition(answer)}
+        logprobs = [replies.get(one.example, Reply()).logprobs for one in self._passages]
+        return [{LOG_LIKELIHOOD: float(sum(each)), TOKENS: float(len(each))} for each in logprobs]
 
 
 def _scored(passage: Passage, answer: str) -> Ask:

@@ -97,17 +97,20 @@ def other_forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("num_fewshot", [None, 2])
-def test_scores_equal_those_of_simple_evaluate(target: OfflineTarget, tmp_path: Path, num_fewshot: int | None) -> None:
+@pytest.mark.parametrize(("num_fewshot", "limit"), [(None, None), (2, 4)])
+def test_scores_equal_those_of_simple_evaluate(
+    target: OfflineTarget, tmp_path: Path, num_fewshot: int | None, limit: int | None
+) -> None:
     roomy_model().save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
-    suite = ChoiceSuite(SAMPLE_TASKS, num_fewshot=num_fewshot)
+    suite = ChoiceSuite(SAMPLE_TASKS, num_fewshot=num_fewshot, limit=limit)
     outcome, ours = measured(suite, target, tmp_path)
     results = lm_eval.simple_evaluate(
         model="hf",
         model_args={"pretrained": str(tmp_path / "model")},
         tasks=SAMPLE_TASKS,
         num_fewshot=num_fewshot,
+        limit=limit,
         batch_size=8,
         device="cpu",
         task_manager=TaskManager(include_path=SAMPLES, include_defaults=False),
