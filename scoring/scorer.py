@@ -266,6 +266,7 @@ class Scorer(ABC):
 
     Attributes:
         renderer: texts as ids of this model.
+        context_tokens: what a prompt and its answer may have together; None: unknown.
         forward_passes: of the model, for all calls so far; a batch counts once for each pass.
         seconds: wall time spent in `answer_scores`, `generate` and `next_logits` so far.
         startup_s: wall time it took to load the model.
@@ -279,6 +280,7 @@ class Scorer(ABC):
             content: finds what gets corrupted; None: what the chat template calls content.
         """
         self.renderer = Renderer(tokenizer)
+        self.context_tokens: int | None = None
         self._corruption = PromptCorruption(rows, content or template_of(tokenizer))
         self.forward_passes = 0
         self.seconds = 0.0
@@ -295,11 +297,6 @@ class Scorer(ABC):
     def answer_logprobs(self, requests: Sequence[Request]) -> list[NDArray[np.float64]]:
         """For each request (A,): log P of each answer token after the prompt and the answer so far, in nats."""
         return [scores.logprobs for scores in self.answer_scores(requests)]
-
-    @property
-    @abstractmethod
-    def context_tokens(self) -> int | None:
-        """Tokens that a prompt and its answer may have together; None: unknown."""
 
     @abstractmethod
     def answer_scores(self, requests: Sequence[Request], *, vocabulary: bool = False) -> list[AnswerScores]:

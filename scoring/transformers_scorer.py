@@ -71,7 +71,7 @@ class TransformersScorer(Scorer):
         ends = [] if ends is None else ends if isinstance(ends, list | tuple) else [ends]
         self._end_ids = self.renderer.end_ids | {int(end) for end in ends}
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
-        self._context_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.context_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     @classmethod
     def load(
@@ -131,10 +131,6 @@ class TransformersScorer(Scorer):
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    @property
-    def context_tokens(self) -> int | None:
-        return self._context_tokens
-
     def answer_scores(self, requests: Sequence[Request], *, vocabulary: bool = False) -> list[AnswerScores]:
         check_answers(requests)
         lengths = [len(request.prompt_ids) + len(request.answer_ids) for request in requests]
@@ -166,7 +162,7 @@ class TransformersScorer(Scorer):
             kept_positions: of how many positions logits are kept; None: of all.
         """
         started = time.perf_counter()
-        check_context(max(lengths, default=0) + room, self._context_tokens)
+        check_context(max(lengths, default=0) + room, self.context_tokens)
         corrupted = self._corruption.corrupted(requests)
         answers: dict[int, _T] = {}
         with torch.inference_mode():

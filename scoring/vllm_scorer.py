@@ -94,6 +94,7 @@ class VllmScorer(Scorer):
         )
         try:
             super().__init__(self._llm.get_tokenizer(), self._rows, content)
+            self.context_tokens = self._llm.model_config.max_model_len - 1  # one is generated after a scored answer
             self._dtype: torch.dtype = self._llm.model_config.dtype
             self._scale = self._derive_scale()
             self._prove_rows()
@@ -116,11 +117,6 @@ class VllmScorer(Scorer):
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown(timeout=_STOP_TIMEOUT_S)
             self._llm = None
-
-    @property
-    def context_tokens(self) -> int | None:
-        tokens: int = self._llm.model_config.max_model_len
-        return tokens - 1  # one is generated after an answer that is scored
 
     def answer_scores(self, requests: Sequence[Request], *, vocabulary: bool = False) -> list[AnswerScores]:
         if vocabulary:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from console.errors import first_line
+from console.quiet import quiet_transformers
 from evaluation.errors import DataError
 from scoring.metrics import repetition
 
@@ -46,14 +47,14 @@ def exact_match(reference: str, answer: str) -> float:
 
 
 def rouge_f1(reference: str, answer: str) -> dict[str, float]:
-    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) of the rouge_score library: `rouge1`, `rouge2`, `rougeL`.
+    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004) of the rouge_score library, as `rouge_1_f1` and so on.
 
     Without stemming, as the Hugging Face `evaluate` metric that ECO takes; TOFU stems.
     """
     from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
 
     scores = RougeScorer(["rouge1", "rouge2", "rougeL"]).score(reference, answer)
-    return {name: float(score.fmeasure) for name, score in scores.items()}
+    return {f"rouge_{name[-1].lower()}_f1": float(score.fmeasure) for name, score in scores.items()}
 
 
 def installed_wordnet() -> Any | None:
@@ -158,7 +159,8 @@ class BertScore:
             depth = AutoConfig.from_pretrained(model).num_hidden_layers
             if not 1 <= layers <= depth:
                 raise DataError(f"--bert-layers: {layers} is not a layer of {model}; give 1 to {depth}")
-            self._scorer: Any = BERTScorer(model_type=model, num_layers=layers)
+            with quiet_transformers():
+                self._scorer: Any = BERTScorer(model_type=model, num_layers=layers)
         except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError) as error:
             raise DataError(
                 f"--bert-model: {model}: cannot be loaded ({first_line(error)}); "

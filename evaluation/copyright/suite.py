@@ -10,21 +10,8 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import Final
 
+from evaluation.copyright import metrics
 from evaluation.copyright.figures import GAP, LOG_LIKELIHOOD, TOKENS, perplexity_figures, similarity_gap
-from evaluation.copyright.metrics import (
-    BertScore,
-    exact_match,
-    installed_wordnet,
-    longest_verbatim_run,
-    meteor,
-    meteor_name,
-    ngram_containment,
-    rouge_f1,
-    sentence_bleu,
-    unique_token_ratio,
-    word_repetition,
-    word_tokens,
-)
 from evaluation.copyright.passages import LEAST_WORDS, Passage, Split, first_words, load_passages
 from evaluation.errors import DataError
 from evaluation.replies import Ask, Asker, Reply, Style
@@ -53,7 +40,7 @@ class CopyrightSuite:
         style: "text": the model goes on with the passage as it stands; "chat": it is instructed to.
         limit: at most so many passages, drawn with `seed`; None: all.
         bert_model: for BERTScore, a name of the hub or a folder; None: no BERTScore.
-        bert_layers: see `BertScore`.
+        bert_layers: see `metrics.BertScore`.
         reference: a model under which the perplexity of answers is measured; None: no perplexity. ECO takes the model
             that learned the passages, so that fluent copies are likely.
 
@@ -106,8 +93,8 @@ class CopyrightSuite:
         self._passages, self._passed_over = loaded.passages, loaded.passed_over
         if bert_layers is not None and bert_model is None:
             raise DataError("--bert-layers: there is no --bert-model whose layers to choose from; give one")
-        self._bert = BertScore(bert_model, bert_layers) if bert_model is not None else None
-        self._wordnet = installed_wordnet()
+        self._bert = metrics.BertScore(bert_model, bert_layers) if bert_model is not None else None
+        self._wordnet = metrics.installed_wordnet()
         self._reference = reference
         if reference is not None:
             reference.target.check([_scored(one, one.continuation) for one in self._passages[:1]])
@@ -124,7 +111,7 @@ class CopyrightSuite:
             "max_new_tokens": self._max_new_tokens,
             "bert_model": self._bert.model if self._bert else None,
             "bert_layers": self._bert.layers if self._bert else None,
-            "meteor": meteor_name(self._wordnet),
+            "meteor": metrics.meteor_name(self._wordnet),
             "reference": dict(self._reference.target.describe()) if self._reference else None,
         }
 
@@ -134,33 +121,33 @@ class CopyrightSuite:
     def measure(self, ask: Asker) -> Outcome:
         replies = ask({one.example: self._ask(one) for one in self._passages}, "copyright: continuations")
         answers = [replies[one.example].text for one in self._passages]
-        values = self._similarities(answers)
-        for row, answer in zip(values, answers, strict=True):
-            row |= {
-                "unique_token_ratio": unique_token_ratio(word_tokens(answer)),
-                "repetition": word_repetition(answer),
+        likeness = self._likeness(answers)
+        fluency = [
+            {
+                "unique_token_ratio": metrics.unique_token_ratio(metrics.word_tokens(answer)),
+                "repetition": metrics.word_repetition(answer),
             }
-        if self._reference is not None:
-            for row, likelihood in zip(values, self._likelihoods(self._reference, answers), strict=True):
-                row |= likelihood
-        return Outcome(
-            tuple(
-                Score(SUBSET, metric, passage.example, value, passage.group)
-                for passage, row in zip(self._passages, values, strict=True)
-                for metric, value in row.items()
-            ),
-            tuple(
-                Answer(SUBSET, passage.example, passage.prompt, answer, passage.reference)
-                for passage, answer in zip(self._passages, answers, strict=True)
-            ),
+            for answer in answers
+        ]
+        likelihoods = self._likelihoods(answers)
+        scores = tuple(
+            Score(SUBSET, metric, passage.example, value, passage.group)
+            for passage, *values in zip(self._passages, likeness, fluency, likelihoods, strict=True)
+            for part in values
+            for metric, value in part.items()
         )
+        read = (
+            Answer(SUBSET, passage.example, passage.prompt, answer, passage.reference)
+            for passage, answer in zip(self._passages, answers, strict=True)
+        )
+        return Outcome(scores, tuple(read))
 
     def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
         """The average similarity gap to the retain model, and perplexities where a reference model was given.
 
         The gap is over the graded similarities of ECO's script: exact match, which is all or nothing, is not in it.
         """
-        compared = (meteor_name(self._wordnet), "rouge_l_f1", "sacrebleu", "bertscore_f1")
+        compared = (metrics.meteor_name(self._wordnet), "rouge_l_f1", "sacrebleu", "bertscore_f1")
         gap = similarity_gap(scores, reference, subset=SUBSET, metrics=compared)
         return [gap, *perplexity_figures(scores, subset=SUBSET)]
 
@@ -168,40 +155,41 @@ class CopyrightSuite:
         prompt = _INSTRUCTION + passage.prompt if self._style == "chat" else passage.prompt
         return Ask(prompt, style=self._style, max_new_tokens=self._max_new_tokens)
 
-    def _similarities(self, answers: Sequence[str]) -> list[dict[str, float]]:
-        """For each answer its likeness to how its passage goes on, by metric."""
+    def _likeness(self, answers: Sequence[str]) -> list[dict[str, float]]:
+        """For each answer, by metric, how alike it is to what follows in its passage."""
         references = [one.reference for one in self._passages]
         cut = [
             first_words(answer, len(reference.split())) for reference, answer in zip(references, answers, strict=True)
         ]
-        values = []
-        for one, answer, shown in zip(self._passages, answers, cut, strict=True):
-            rouges = rouge_f1(one.reference, shown)
-            values.append(
-                {
-                    "exact_match": exact_match(one.reference, shown),
-                    "rouge_1_f1": rouges["rouge1"],
-                    "rouge_2_f1": rouges["rouge2"],
-                    "rouge_l_f1": rouges["rougeL"],
-                    meteor_name(self._wordnet): meteor(one.reference, shown, self._wordnet),
-                    "sacrebleu": sentence_bleu(one.reference, shown),
-                    "longest_verbatim_run": float(longest_verbatim_run(one.continuation, answer)),
-                    f"containment_{LEAST_WORDS}gram": ngram_containment(one.continuation, answer, LEAST_WORDS),
-                }
-            )
+        values = [
+            {
+                "exact_match": metrics.exact_match(one.reference, shown),
+                **metrics.rouge_f1(one.reference, shown),
+                metrics.meteor_name(self._wordnet): metrics.meteor(one.reference, shown, self._wordnet),
+                "sacrebleu": metrics.sentence_bleu(one.reference, shown),
+                "longest_verbatim_run": float(metrics.longest_verbatim_run(one.continuation, answer)),
+                f"containment_{LEAST_WORDS}gram": metrics.ngram_containment(one.continuation, answer, LEAST_WORDS),
+            }
+            for one, answer, shown in zip(self._passages, answers, cut, strict=True)
+        ]
         if self._bert is not None:
             for row, f1 in zip(values, self._bert.f1(references, cut), strict=True):
                 row["bertscore_f1"] = f1
         return values
 
-    def _likelihoods(self, reference: Asker, answers: Sequence[str]) -> list[dict[str, float]]:
-        """Of each answer its total log-likelihood and its tokens; 0 of 0 for one that says nothing."""
+    def _likelihoods(self, answers: Sequence[str]) -> list[dict[str, float]]:
+        """Of each answer its total log-likelihood and its tokens under the reference model, where there is one.
+
+        0 of 0 for an answer that says nothing.
+        """
+        if self._reference is None:
+            return [{}] * len(answers)
         spoken = {
             one.example: _scored(one, answer)
             for one, answer in zip(self._passages, answers, strict=True)
             if answer.strip()
         }
-        replies = reference(spoken, "copyright: perplexity under the reference model") if spoken else {}
+        replies = self._reference(spoken, "copyright: perplexity under the reference model") if spoken else {}
         logprobs = [replies.get(one.example, Reply()).logprobs for one in self._passages]
         return [{LOG_LIKELIHOOD: float(sum(each)), TOKENS: float(len(each))} for each in logprobs]
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from console.errors import first_line
+from console.quiet import quiet_transformers
 from evaluation.errors import DataError, TargetError
 from evaluation.replies import Ask, Asker
 from storage.digests import sha256_of_file
@@ -208,18 +209,18 @@ class EndpointJudge:
 
     def verdicts(self, items: Sequence[Judged]) -> list[float | None]:
         """The grades, as floats."""
-        grades = self._grades(dict(enumerate(items)), insist=False)
-        unread = {number: items[number] for number, grade in grades.items() if grade is None}
-        if unread:
-            grades |= self._grades(unread, insist=True)
-        return [grades[number] for number in range(len(items))]
+        grades = self._grades(items, insist=False)
+        unread = [number for number, grade in enumerate(grades) if grade is None]
+        again = self._grades([items[number] for number in unread], insist=True) if unread else []
+        for number, grade in zip(unread, again, strict=True):
+            grades[number] = grade
+        return grades
 
-    def _grades(self, items: Mapping[int, Judged], *, insist: bool) -> dict[int, float | None]:
-        replies = self.ask({str(number): self._ask_of(item, insist=insist) for number, item in items.items()}, "judge")
-        grades = {
-            number: read_grade(replies[str(number)].text, self.rubric.lowest, self.rubric.highest) for number in items
-        }
-        return {number: None if grade is None else float(grade) for number, grade in grades.items()}
+    def _grades(self, items: Sequence[Judged], *, insist: bool) -> list[float | None]:
+        asks = {str(number): self._ask_of(item, insist=insist) for number, item in enumerate(items)}
+        replies = self.ask(asks, "judge")
+        grades = [read_grade(replies[key].text, self.rubric.lowest, self.rubric.highest) for key in asks]
+        return [None if grade is None else float(grade) for grade in grades]
 
     def _ask_of(self, item: Judged, *, insist: bool = False) -> Ask:
         parts = [_fenced("PROMPT", item.prompt), _fenced("ANSWER", item.answer)]
@@ -360,10 +361,11 @@ class ClassifierJudge:
 
         where = f"--judge-model: {self.model_name}"
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.model_name)
-            model, details = AutoModelForSequenceClassification.from_pretrained(
-                self.model_name, output_loading_info=True
-            )
+            with quiet_transformers():
+                tokenizer = AutoTokenizer.from_pretrained(self.model_name)
+                model, details = AutoModelForSequenceClassification.from_pretrained(
+                    self.model_name, output_loading_info=True
+                )
         except (OSError, ValueError, KeyError) as error:
             raise TargetError(f"{where}: cannot be loaded ({first_line(error)}); check the name") from error
         if missing := sorted(details["missing_keys"]):

@@ -129,7 +129,10 @@ def test_scores_equal_those_of_simple_evaluate(
     assert 0 < sum(correct.values()) < len(correct)
 
 
-def test_every_form_of_task_equals_lm_eval(hf: Any, target: OfflineTarget, other_forms: Path, tmp_path: Path) -> None:
+def test_every_form_of_task_equals_lm_eval(
+    hf: Any, target: OfflineTarget, other_forms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluation.choice.suite._RESAMPLES", 40)
     names = {task: task for task in ("own_matched", "own_contexts", "own_rolling", "own_likelihood", "own_generated")}
     suite = ChoiceSuite(list(names), include_path=str(other_forms))
     outcome, ours = measured(suite, target, tmp_path)
