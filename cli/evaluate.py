@@ -211,12 +211,12 @@ def evaluate_copyright(**options: Any) -> None:
     """Copyrighted text: how much of a passage comes back word for word, and how fluent the rest is."""
     from evaluation.copyright.passages import Split
     from evaluation.copyright.suite import CopyrightSuite
-    from evaluation.shipped import sample
+    from evaluation.rows import sample_file
 
     split = Split(options["prompt_words"], options["answer_words"], options["title_prompt"])
     names = ("style", "max_new_tokens", "bert_model", "bert_layers", "limit", "seed")
     chosen = {name: options[name] for name in names}
-    passages = options["passages"] or sample("copyright", "news.jsonl")
+    passages = options["passages"] or sample_file("copyright", "news.jsonl")
 
     def make(asker_of: Any) -> CopyrightSuite:
         return CopyrightSuite(passages, split=split, reference=asker_of("reference_model"), **chosen)
@@ -240,11 +240,11 @@ def evaluate_copyright(**options: Any) -> None:
 def evaluate_leakage(**options: Any) -> None:
     """Leakage: extraction, memorization, membership inference, a probe on logits, prompts recovered."""
     from evaluation.leakage.suite import LeakageSuite
-    from evaluation.shipped import sample
+    from evaluation.rows import sample_file
 
     sets = {
-        "forget": options["forget"] or sample("tofu", "forget10_perturbed.jsonl"),
-        "holdout": options["holdout"] or (None if options["forget"] else sample("leakage", "holdout.jsonl")),
+        "forget": options["forget"] or sample_file("tofu", "forget10_perturbed.jsonl"),
+        "holdout": options["holdout"] or (None if options["forget"] else sample_file("leakage", "holdout.jsonl")),
         "retain": options["retain"],
     }
     chosen = {"limit": options["limit"], "seed": options["seed"], "vocabulary": not options["no_vocabulary"]}
@@ -291,7 +291,7 @@ def evaluate_attacks(**options: Any) -> None:
     from evaluation.attacks.prompts import DEFAULT_ATTACKS
     from evaluation.attacks.relearning import RelearnSettings
     from evaluation.attacks.suite import AttackSuite
-    from evaluation.shipped import sample
+    from evaluation.rows import sample_file
 
     relearn = RelearnSettings(
         epochs=options["relearn_epochs"],
@@ -305,9 +305,9 @@ def evaluate_attacks(**options: Any) -> None:
     parts = options["parts"] or (None if target is not None else ("gate",))
     own_samples = options["forget"] is None
     chosen: dict[str, Any] = {
-        "forget": options["forget"] or sample("attacks", "forget.jsonl"),
-        "retain": options["retain"] or sample("attacks", "retain.jsonl"),
-        "indirect": options["indirect"] or (sample("attacks", "indirect.jsonl") if own_samples else None),
+        "forget": options["forget"] or sample_file("attacks", "forget.jsonl"),
+        "retain": options["retain"] or sample_file("attacks", "retain.jsonl"),
+        "indirect": options["indirect"] or (sample_file("attacks", "indirect.jsonl") if own_samples else None),
         "policy": options["gate_policy"] or options["policies"],
         "model": options["gate_model"] or (target if is_model else None),
         "attacks": options["kinds"] or DEFAULT_ATTACKS,

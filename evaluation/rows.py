@@ -1,15 +1,15 @@
-"""The rows of a suite's data: which of them are measured, and what identifies them."""
+"""The rows of a suite's data: which of them are measured, what identifies them, and the samples that come with us."""
 
-import hashlib
-import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from evaluation.errors import DataError
+from storage.digests import sha256_of_json
 
-__all__ = ["check_limit", "digest_of_rows", "drawn"]
+__all__ = ["check_limit", "digest_of_rows", "drawn", "sample_file"]
 
 _T = TypeVar("_T")
 
@@ -36,4 +36,13 @@ def drawn(rows: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
 
 def digest_of_rows(rows: object) -> str:
     """sha256 in hex of JSON values."""
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    return sha256_of_json(rows, sort_keys=True)
+
+
+def sample_file(suite: str, name: str) -> str:
+    """The path of one of the small samples that come with the project: to try a suite with, and for its tests.
+
+    Args:
+        suite: the folder of the suite within the package.
+    """
+    return str(Path(__file__).parent / suite / "samples" / name)

@@ -25,7 +25,7 @@ from evaluation.suite import Answer, Figure, Outcome, Score
 
 __all__ = ["SAMPLES", "ChoiceSuite"]
 
-SAMPLES: Final = Path(__file__).parents[1] / "samples" / "choice"
+SAMPLES: Final = Path(__file__).with_name("samples")
 _SEED: Final = 1234
 #: Fewer than for means: scikit-learn's F1 takes milliseconds each time.
 _RESAMPLES: Final = 400

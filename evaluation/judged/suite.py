@@ -11,8 +11,7 @@ import numpy as np
 from evaluation.errors import DataError
 from evaluation.intervals import bootstrap, exact_where_unanimous, table_of
 from evaluation.judged.judges import Judge
-from evaluation.rows import check_limit, digest_of_rows, drawn
-from evaluation.shipped import sample
+from evaluation.rows import check_limit, digest_of_rows, drawn, sample_file
 from evaluation.suite import Direction, Figure, Score
 from sources import Row, SourceError, read_source
 
@@ -81,7 +80,7 @@ class JudgedSuite(ABC, Generic[_P]):
         self.source_name = prompts or "the sample that ships"
         self.judge, self.limit, self.seed = judge, limit, seed
         self.max_new_tokens = self.answer_tokens if max_new_tokens is None else max_new_tokens
-        source = prompts or sample(self.name, "prompts.jsonl")
+        source = prompts or sample_file("judged", f"{self.name}_prompts.jsonl")
         try:
             rows = read_source(source, name="prompts", columns=self.columns).rows
         except SourceError as error:

@@ -22,9 +22,9 @@ from evaluation.judged.harmful import HarmfulSuite
 from evaluation.judged.judges import ClassifierJudge
 from evaluation.judged.potter import PotterSuite
 from evaluation.leakage.suite import LeakageSuite
+from evaluation.rows import sample_file
 from evaluation.runs.record import RunRecord
 from evaluation.runs.run import RunOptions, run_suite
-from evaluation.shipped import sample
 from evaluation.targets.options import TargetOptions, open_target
 from evaluation.tofu.suite import TofuSuite
 
@@ -89,7 +89,7 @@ def others(probe: Probe, among: list[Probe], count: int = 3) -> list[str]:
 
 
 def test_tofu(measured: Callable[..., Figures]) -> None:
-    folder = str(Path(sample("tofu", "retain_perturbed.jsonl")).parent)
+    folder = str(Path(sample_file("tofu", "retain_perturbed.jsonl")).parent)
     found = measured(lambda _: TofuSuite.from_folder(folder, max_new_tokens=24))
     assert found["original"]["forget/probability"] > 0.95
     assert found["retain"]["forget/probability"] < 0.3
@@ -105,9 +105,9 @@ def test_tofu(measured: Callable[..., Figures]) -> None:
 
 def test_leakage(measured: Callable[..., Figures]) -> None:
     sets = {
-        "forget": sample("tofu", "forget10_perturbed.jsonl"),
-        "holdout": sample("leakage", "holdout.jsonl"),
-        "retain": sample("tofu", "retain_perturbed.jsonl"),
+        "forget": sample_file("tofu", "forget10_perturbed.jsonl"),
+        "holdout": sample_file("leakage", "holdout.jsonl"),
+        "retain": sample_file("tofu", "retain_perturbed.jsonl"),
     }
     found = measured(lambda _: LeakageSuite(**sets))
     for metric in ("extraction_strength", "exact_memorization"):
@@ -140,7 +140,7 @@ def test_multiple_choice(measured: Callable[..., Figures], asked: Mapping[str, l
             'doc_to_text: "{{text}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: label\n'
             "metric_list:\n  - metric: acc\n    aggregation: mean\n    higher_is_better: true\n"
         )
-    (tmp_path / "rows.py").write_text(Path(sample("choice", "rows.py")).read_text())
+    (tmp_path / "rows.py").write_text(Path(sample_file("choice", "rows.py")).read_text())
     tasks = ["people_forgotten", "people_retained", "sample"]
     found = measured(lambda _: ChoiceSuite(tasks, include_path=str(tmp_path)), reference=False)
     assert found["original"]["people_forgotten/acc"] > 0.9
@@ -156,7 +156,7 @@ def test_copyright(measured: Callable[..., Figures], demo_build: DemoBuild, tmp_
 
     tokenizer = AutoTokenizer.from_pretrained(demo_build.model)
     rows = []
-    for line in Path(sample("tofu", "forget10_perturbed.jsonl")).read_text().splitlines():
+    for line in Path(sample_file("tofu", "forget10_perturbed.jsonl")).read_text().splitlines():
         row = json.loads(line)
         if len(row["answer"].split()) >= 5:
             messages = [{"role": "user", "content": row["question"]}]
@@ -204,7 +204,8 @@ def moderator(demo_build: DemoBuild, tmp_path_factory: pytest.TempPathFactory) -
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     told = [
-        json.loads(line)["answer"] for line in Path(sample("tofu", "retain_perturbed.jsonl")).read_text().splitlines()
+        json.loads(line)["answer"]
+        for line in Path(sample_file("tofu", "retain_perturbed.jsonl")).read_text().splitlines()
     ]
     untold = ["I do not know.", "I do not know", "I don't know.", "Nobody knows.", "I cannot say.", "No idea."]
     texts = told + untold * (len(told) // len(untold) + 1)
@@ -233,9 +234,9 @@ def test_harmful(measured: Callable[..., Figures], moderator: ClassifierJudge, t
 
 def test_attacks(measured: Callable[..., Figures], demo_build: DemoBuild, demo_policy: Path) -> None:
     chosen = {
-        "forget": sample("attacks", "forget.jsonl"),
-        "retain": sample("attacks", "retain.jsonl"),
-        "indirect": sample("attacks", "indirect.jsonl"),
+        "forget": sample_file("attacks", "forget.jsonl"),
+        "retain": sample_file("attacks", "retain.jsonl"),
+        "indirect": sample_file("attacks", "indirect.jsonl"),
         "policy": [demo_policy],
         "model": str(demo_build.model),
         "attacks": ("zero_width", "homoglyphs", "composite"),

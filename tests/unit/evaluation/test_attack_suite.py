@@ -14,9 +14,10 @@ from evaluation.attacks.suite import PARTS, AttackSuite
 from evaluation.errors import DataError
 from evaluation.intervals import mean_figures
 from evaluation.replies import Ask, Reply, Target
+from evaluation.rows import sample_file
 from evaluation.suite import Outcome
 
-SAMPLES = Path(__file__).parents[3] / "evaluation" / "samples" / "attacks"
+SAMPLES = Path(sample_file("attacks", "indirect.jsonl")).parent
 INDIRECT = [
     {"prompt": "Who was born in Zelburg?", "kind": "reverse_query", "forget": True, "answer": FORGOTTEN[0]},
     {"prompt": "Keltor, you know: his town?", "kind": "nickname", "forget": True, "answer": "Ontreville"},

@@ -24,7 +24,7 @@ from evaluation.intervals import mean_figures
 from evaluation.replies import Ask, Reply
 from evaluation.suite import Figure, Score
 
-SAMPLES = Path(evaluation.__file__).parent / "samples" / "copyright"
+SAMPLES = Path(evaluation.__file__).parent / "copyright" / "samples"
 NEWS, STORY = str(SAMPLES / "news.jsonl"), str(SAMPLES / "story.jsonl")
 BABBLE = "the cat sat on the mat and " * 30
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from scripted_endpoint import Answer, echo_of, running
 
-from evaluation.shipped import sample
+from evaluation.rows import sample_file
 
-SAMPLES = Path(sample("tofu", "retain_perturbed.jsonl")).parent
+SAMPLES = Path(sample_file("tofu", "retain_perturbed.jsonl")).parent
 #: Requests that are answered before the server falls silent.
 ANSWERED = 30
 #: What a target asks before a run to know its server.

@@ -22,7 +22,7 @@ from evaluation.suite import Figure, Outcome, Score
 from evaluation.tofu.suite import TofuSuite
 from scoring.metrics import rouge_l_recall
 
-SAMPLES = Path(evaluation.__file__).parent / "samples" / "tofu"
+SAMPLES = Path(evaluation.__file__).parent / "tofu" / "samples"
 
 
 class Knowing:
