@@ -196,10 +196,7 @@ def _rewritten(rows: Tensor, spec: CorruptionSpec, seeds: Tensor) -> Tensor:
         raise ValueError("embeddings: a masked row holds NaN or infinity where the method touches it")
     values = recipe.action(old_values, amount.to(rows.device))
     limits = torch.finfo(rows.dtype)
-    rows[torch.arange(len(rows), device=rows.device)[:, None], dims] = values.clamp(limits.min, limits.max).to(
-        rows.dtype
-    )
-    return rows
+    return rows.scatter_(1, dims, values.clamp(limits.min, limits.max).to(rows.dtype))
 
 
 def _masked_seeds(
