@@ -67,15 +67,15 @@ def evaluate_tofu(**options: Any) -> None:
         return
     if options["retain_logs"] is not None:
         raise click.UsageError("--retain-logs: goes with --from-logs; with --target give --retain-run")
+    from evaluation.tofu.data import folder_sources, hub_sources
     from evaluation.tofu.suite import TofuSuite
 
     chosen = {name: options[name] for name in ("limit", "seed", "generated_only", "max_new_tokens", "mean")}
     chosen["subsets"] = options["subsets"] or None
 
     def make(_: object) -> TofuSuite:
-        if options["data"] is None:
-            return TofuSuite.from_hub(options["split"], **chosen)
-        return TofuSuite.from_folder(options["data"], options["split"], **chosen)
+        data, split = options["data"], options["split"]
+        return TofuSuite(hub_sources(split) if data is None else folder_sources(data, split), **chosen)
 
     run_suite_command(options, make)
 
@@ -85,7 +85,7 @@ def _tofu_logs(options: dict[str, Any]) -> None:
 
     from evaluation.runs.run import RunOptions
     from evaluation.runs.show import show_run
-    from evaluation.tofu.logged_run import run_tofu_logs
+    from evaluation.tofu.official_log import run_tofu_logs
 
     context = click.get_current_context()
     for parameter in context.command.params:
@@ -290,7 +290,7 @@ def evaluate_attacks(**options: Any) -> None:
     """
     from evaluation.attacks.prompts import DEFAULT_ATTACKS
     from evaluation.attacks.relearning import RelearnSettings
-    from evaluation.attacks.suite import AttackSuite
+    from evaluation.attacks.suite import AttackSettings, AttackSuite
     from evaluation.rows import sample_file
 
     relearn = RelearnSettings(
@@ -304,17 +304,19 @@ def evaluate_attacks(**options: Any) -> None:
     is_model = target is not None and not target.startswith(("http://", "https://"))
     parts = options["parts"] or (None if target is not None else ("gate",))
     own_samples = options["forget"] is None
+    names = ("samples", "temperature", "leak_rouge", "max_new_tokens", "limit", "seed")
+    settings = AttackSettings(
+        attacks=options["kinds"] or DEFAULT_ATTACKS, relearn=relearn, **{name: options[name] for name in names}
+    )
     chosen: dict[str, Any] = {
         "forget": options["forget"] or sample_file("attacks", "forget.jsonl"),
         "retain": options["retain"] or sample_file("attacks", "retain.jsonl"),
+        "general": options["general"],
         "indirect": options["indirect"] or (sample_file("attacks", "indirect.jsonl") if own_samples else None),
         "policy": options["gate_policy"] or options["policies"],
         "model": options["gate_model"] or (target if is_model else None),
-        "attacks": options["kinds"] or DEFAULT_ATTACKS,
-        "limit": options["limit"],
+        "relearn_base": options["relearn_base"],
     }
-    names = ("general", "samples", "temperature", "leak_rouge", "relearn_base", "max_new_tokens", "seed")
-    chosen |= {name: options[name] for name in names}
     run_suite_command(
-        options, lambda _: AttackSuite(parts=parts, relearn=relearn, **chosen), needs_target=parts != ("gate",)
+        options, lambda _: AttackSuite(parts=parts, settings=settings, **chosen), needs_target=parts != ("gate",)
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from evaluation.replies import Ask, Asker
 
@@ -71,6 +71,11 @@ class Figure:
     low: float | None = None
     high: float | None = None
     note: str = ""
+
+    @classmethod
+    def within(cls, interval: tuple[float, float] | None, name: str, value: float, n: int, note: str = "") -> Self:
+        """A number with its 95 % interval, if it has one."""
+        return cls(name, value, n, *(interval or (None, None)), note)
 
 
 Direction = Mapping[str, str]

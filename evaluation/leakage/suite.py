@@ -10,12 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.errors import DataError, TargetError
-from evaluation.leakage.extraction import exact_memorization, extraction_strength
+from evaluation.leakage.data import Question, Subset, choice_questions, load_subset
 from evaluation.leakage.figures import PRIVLEAK_METRIC, auc_figures, chance_figures, priv_leak_figures
-from evaluation.leakage.membership import PRIVLEAK_K, likelihood, min_k, min_k_plus_plus, zlib_ratio
-from evaluation.leakage.probing import ChoiceQuestion, choice_questions, probe_predictions, row_span
-from evaluation.leakage.prompt_recovery import DISTANCES, PromptRows, recovery_rates, repeat_ask
-from evaluation.leakage.rows import Question, Subset, load_subset, probe_options
+from evaluation.leakage.metrics import (
+    PRIVLEAK_K,
+    exact_memorization,
+    extraction_strength,
+    likelihood,
+    min_k,
+    min_k_plus_plus,
+    zlib_ratio,
+)
+from evaluation.leakage.probes import (
+    DISTANCES,
+    PromptRows,
+    probe_predictions,
+    recovery_rates,
+    repeat_ask,
+    row_span,
+)
 from evaluation.replies import Ask, Asker, Reply
 from evaluation.suite import Answer, Direction, Figure, Outcome, Score, spread
 from scoring.metrics import CHOICE_LETTERS, rouge_l_recall
@@ -100,21 +113,16 @@ class LeakageSuite:
             for name, source in sources.items()
             if source is not None
         }
-        self._parts = frozenset(parts or self._possible_parts())
+        possible: list[LeakagePart] = ["extraction", "repeat", "nearest"]
+        if holdout is not None:
+            possible.append("membership")
+        if any(question.wrong for question in self._subsets["forget"].questions):
+            possible.append("probe")
+        self._parts = frozenset(parts or possible)
         if "membership" in self._parts and holdout is None:
             raise DataError("--holdout: membership needs questions that were never learned; give a file of them")
-        self._questions = (
-            choice_questions(probe_options(self._subsets["forget"]), seed) if "probe" in self._parts else []
-        )
+        self._questions = choice_questions(self._subsets["forget"], seed) if "probe" in self._parts else []
         self._seed, self._reference, self._vocabulary = seed, reference, vocabulary
-
-    def _possible_parts(self) -> list[LeakagePart]:
-        found: list[LeakagePart] = ["extraction", "repeat", "nearest"]
-        if "holdout" in self._subsets:
-            found.append("membership")
-        if any(question.wrong for question in self._subsets["forget"].questions):
-            found.append("probe")
-        return found
 
     def describe(self) -> Mapping[str, object]:
         return {
@@ -136,13 +144,16 @@ class LeakageSuite:
         Raises:
             TargetError: the reference model's tokenizer is not the target's, or nothing could be measured.
         """
-        if self._reference is not None and "membership" in self._parts:
-            _check_tokenizers(ask, self._reference)
+        reference = self._reference if "membership" in self._parts else None
+        if reference is not None:
+            mine, other = (asker.target.describe().get("tokenizer_sha256") for asker in (ask, reference))
+            if mine and other and mine != other:
+                raise TargetError(_TOKENIZERS_DIFFER)
         scored, repeats = self._scored_asks(), self._repeat_asks()
         replies = ask({**scored, **repeats, **self._letter_asks()}, "answers and repetitions")
         scores = [one for subset in self._subsets.values() for one in self._answer_scores(subset, replies)]
-        if self._reference is not None and "membership" in self._parts:
-            scores += self._reference_scores(self._reference, replies)
+        if reference is not None:
+            scores += self._reference_scores(reference, replies)
         said, answers = self._repetitions(replies)
         scores += said + self._probe_scores(ask, replies)
         if "nearest" in self._parts and isinstance(ask.target, PromptRows):
@@ -152,8 +163,8 @@ class LeakageSuite:
         return Outcome(tuple(scores), tuple(answers))
 
     def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
-        found = [*auc_figures(scores), *priv_leak_figures(scores, reference)]
-        return found + (chance_figures(scores, 1.0 / len(self._letters())) if self._questions else [])
+        figures = [*auc_figures(scores), *priv_leak_figures(scores, reference)]
+        return figures + (chance_figures(scores, 1.0 / len(self._letters())) if self._questions else [])
 
     # --- answers that are scored ----------------------------------------------------------------------------------
 
@@ -168,7 +179,7 @@ class LeakageSuite:
         }
 
     def _answer_scores(self, subset: Subset, replies: Mapping[str, Reply]) -> list[Score]:
-        found = []
+        scores = []
         for one in subset.questions:
             values: dict[str, float] = {}
             if "extraction" in self._parts:
@@ -176,33 +187,30 @@ class LeakageSuite:
                 values["extraction_strength"] = extraction_strength(greedy)
                 values["exact_memorization"] = exact_memorization(greedy)
             if "membership" in self._parts:
-                values |= self._membership_values(replies[_key(subset, one)], one.answer)
-            found += [_score(subset, one, metric, value) for metric, value in values.items()]
-        return found
-
-    def _membership_values(self, reply: Reply, answer: str) -> dict[str, float]:
-        values = {
-            "mia_loss": likelihood(reply.logprobs),
-            "mia_zlib": zlib_ratio(reply.logprobs, answer),
-            "mia_min_k": min_k(reply.logprobs),
-            PRIVLEAK_METRIC: min_k(reply.logprobs, PRIVLEAK_K),
-        }
-        if self._vocabulary:
-            values["mia_min_k_plus_plus"] = min_k_plus_plus(reply.logprobs, reply.vocabulary_mean, reply.vocabulary_std)
-        return values
+                reply = replies[_key(subset, one)]
+                values["mia_loss"] = likelihood(reply.logprobs)
+                values["mia_zlib"] = zlib_ratio(reply.logprobs, one.answer)
+                values["mia_min_k"] = min_k(reply.logprobs)
+                values[PRIVLEAK_METRIC] = min_k(reply.logprobs, PRIVLEAK_K)
+                if self._vocabulary:
+                    values["mia_min_k_plus_plus"] = min_k_plus_plus(
+                        reply.logprobs, reply.vocabulary_mean, reply.vocabulary_std
+                    )
+            scores += [_score(subset, one, metric, value) for metric, value in values.items()]
+        return scores
 
     def _reference_scores(self, reference: Asker, replies: Mapping[str, Reply]) -> list[Score]:
         """Difference of log-likelihoods (Carlini et al. 2021, arXiv 2012.07805, as the mean over tokens)."""
         asks = {key: replace(one, vocabulary=False) for key, one in self._scored_asks().items()}
         others = reference(asks, "answers of the reference model")
-        found = []
+        scores = []
         for subset in self._subsets.values():
             for one in subset.questions:
                 mine, other = replies[_key(subset, one)].logprobs, others[_key(subset, one)].logprobs
                 if len(mine) != len(other):
                     raise TargetError(_TOKENIZERS_DIFFER)
-                found.append(_score(subset, one, "mia_reference", likelihood(mine) - likelihood(other)))
-        return found
+                scores.append(_score(subset, one, "mia_reference", likelihood(mine) - likelihood(other)))
+        return scores
 
     # --- prompts that are read again -------------------------------------------------------------------------------
 
@@ -255,27 +263,28 @@ class LeakageSuite:
     def _probe_scores(self, ask: Asker, replies: Mapping[str, Reply]) -> list[Score]:
         if not self._questions:
             return []
-        logits = self._logits(ask)
-        labels = np.array([one.right for one in self._questions])
+        rows: list[NDArray[np.float32]] = []
+        # Some questions at a time: as Python numbers logits take eight times as much memory.
+        for start in range(0, len(self._questions), _PROBE_CHUNK):
+            asks = {
+                f"logits/{one.example}": Ask(one.prompt, next_logits=True)
+                for one in self._questions[start : start + _PROBE_CHUNK]
+            }
+            found = ask(asks, "logits")
+            rows += [np.asarray(found[key].next_logits, dtype=np.float32) for key in asks]
+        logits = np.stack(rows)  # (N, V)
         features = {"probe_logits": row_span(logits)}
         letters = [replies[f"letter/{letter}"].token_ids for letter in self._letters()]
         # A letter of several tokens, or beside others in one, has no logit of its own.
         if len({ids[0] for ids in letters if len(ids) == 1}) == len(letters):
-            features["probe_letters"] = _standardised(logits[:, [ids[0] for ids in letters]])
+            wide = logits[:, [ids[0] for ids in letters]].astype(np.float64)
+            features["probe_letters"] = (wide - wide.mean(axis=0)) / np.maximum(wide.std(axis=0), 1e-12)
+        labels = np.array([one.right for one in self._questions])
         return [
             Score("forget", metric, one.example, float(guess == one.right), _GROUPS["forget"])
             for metric, values in features.items()
             for one, guess in zip(self._questions, probe_predictions(values, labels, self._seed), strict=True)
         ]
-
-    def _logits(self, ask: Asker) -> NDArray[np.float32]:
-        """(N, V), some questions at a time: as Python numbers they take eight times as much memory."""
-        found = []
-        for start in range(0, len(self._questions), _PROBE_CHUNK):
-            chunk: Sequence[ChoiceQuestion] = self._questions[start : start + _PROBE_CHUNK]
-            replies = ask({f"logits/{one.example}": Ask(one.prompt, next_logits=True) for one in chunk}, "logits")
-            found += [np.asarray(replies[f"logits/{one.example}"].next_logits, dtype=np.float32) for one in chunk]
-        return np.stack(found)
 
 
 _TOKENIZERS_DIFFER: Final = (
@@ -284,20 +293,9 @@ _TOKENIZERS_DIFFER: Final = (
 )
 
 
-def _check_tokenizers(ask: Asker, reference: Asker) -> None:
-    mine, other = (asker.target.describe().get("tokenizer_sha256") for asker in (ask, reference))
-    if mine and other and mine != other:
-        raise TargetError(_TOKENIZERS_DIFFER)
-
-
 def _key(subset: Subset, one: Question) -> str:
     return f"{subset.name}/{one.example}"
 
 
 def _score(subset: Subset, one: Question, metric: str, value: float) -> Score:
     return Score(subset.name, metric, one.example, value, _GROUPS[subset.name])
-
-
-def _standardised(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = features.astype(np.float64)
-    return np.asarray((wide - wide.mean(axis=0)) / np.maximum(wide.std(axis=0), 1e-12))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from evaluation.errors import TargetError
-from evaluation.leakage.prompt_recovery import CorruptedPrompt
+from evaluation.leakage.probes import CorruptedPrompt
 from evaluation.replies import Ask, Reply, all_needs
 from evaluation.targets.guarded import GuardedPrompts, Protection
 from scoring.scorer import AnswerScores, Renderer, Request, Scorer, ScorerError

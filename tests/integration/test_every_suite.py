@@ -14,7 +14,7 @@ from rich.console import Console
 from demo.models import DemoBuild
 from demo.probes import Probe, probes
 from demo.world import World
-from evaluation.attacks.suite import AttackSuite
+from evaluation.attacks.suite import AttackSettings, AttackSuite
 from evaluation.choice.suite import ChoiceSuite
 from evaluation.copyright.passages import Split
 from evaluation.copyright.suite import CopyrightSuite
@@ -26,6 +26,7 @@ from evaluation.rows import sample_file
 from evaluation.runs.record import RunRecord
 from evaluation.runs.run import RunOptions, run_suite
 from evaluation.targets.options import TargetOptions, open_target
+from evaluation.tofu.data import folder_sources
 from evaluation.tofu.suite import TofuSuite
 
 NAMES = ("retain", "original", "guarded")
@@ -90,7 +91,7 @@ def others(probe: Probe, among: list[Probe], count: int = 3) -> list[str]:
 
 def test_tofu(measured: Callable[..., Figures]) -> None:
     folder = str(Path(sample_file("tofu", "retain_perturbed.jsonl")).parent)
-    found = measured(lambda _: TofuSuite.from_folder(folder, max_new_tokens=24))
+    found = measured(lambda _: TofuSuite(folder_sources(folder), max_new_tokens=24))
     assert found["original"]["forget/probability"] > 0.95
     assert found["retain"]["forget/probability"] < 0.3
     assert found["guarded"]["forget/probability"] < 0.3
@@ -239,12 +240,10 @@ def test_attacks(measured: Callable[..., Figures], demo_build: DemoBuild, demo_p
         "indirect": sample_file("attacks", "indirect.jsonl"),
         "policy": [demo_policy],
         "model": str(demo_build.model),
-        "attacks": ("zero_width", "homoglyphs", "composite"),
-        "samples": 4,
-        "limit": 24,
-        "max_new_tokens": 24,
     }
-    found = measured(lambda _: AttackSuite(**chosen), reference=False)
+    kinds = ("zero_width", "homoglyphs", "composite")
+    settings = AttackSettings(attacks=kinds, samples=4, limit=24, max_new_tokens=24)
+    found = measured(lambda _: AttackSuite(settings=settings, **chosen), reference=False)
     assert found["original"]["forget/leak_at_1"] > 0.9
     assert found["guarded"]["forget/leak_at_4"] < 0.2
     assert found["original"]["indirect/leak"] >= found["original"]["indirect/leak_output_classified"]

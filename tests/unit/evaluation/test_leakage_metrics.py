@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_model import tiny_model
 
-from evaluation.leakage.extraction import exact_memorization, extraction_strength
+from evaluation.leakage.metrics import exact_memorization, extraction_strength
 
 PROMPT = [1, 40, 41, 42]
 

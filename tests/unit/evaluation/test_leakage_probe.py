@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from evaluation.leakage.probing import Options, choice_questions, probe_predictions, row_span
+from evaluation.leakage.data import Question, Subset, choice_questions
+from evaluation.leakage.probes import probe_predictions, row_span
 
 QUESTIONS, VOCABULARY = 200, 600
 
 
-def options(count):
-    return [Options(str(i), f"Question {i}?", f"right {i}", ("x", "y", "z")) for i in range(count)]
+def asked(count):
+    rows = (Question(i, f"Question {i}?", f"right {i}", f"right {i}", ("x", "y", "z")) for i in range(count))
+    return Subset("forget", "questions.jsonl", tuple(rows))
 
 
 def logits_and_labels(strength, seed=0):
@@ -55,7 +57,7 @@ def test_logits_that_are_all_the_same_have_an_empty_span():
 
 
 def test_right_options_are_balanced_and_where_they_are_said_to_be():
-    questions = choice_questions(options(42), seed=7)
+    questions = choice_questions(asked(42), seed=7)
     places = [one.right for one in questions]
     assert sorted(places.count(place) for place in range(4)) == [10, 10, 11, 11]
     for number, one in enumerate(questions):
@@ -67,8 +69,8 @@ def test_right_options_are_balanced_and_where_they_are_said_to_be():
 
 
 def test_order_of_options_follows_from_the_seed():
-    assert choice_questions(options(20), seed=7) == choice_questions(options(20), seed=7)
-    assert choice_questions(options(20), seed=7) != choice_questions(options(20), seed=8)
+    assert choice_questions(asked(20), seed=7) == choice_questions(asked(20), seed=7)
+    assert choice_questions(asked(20), seed=7) != choice_questions(asked(20), seed=8)
 
 
 def test_a_label_that_is_too_rare_is_refused():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from corruption import CorruptionSpec, corrupt
-from evaluation.leakage.prompt_recovery import DISTANCES, CorruptedPrompt, nearest_tokens, recovery_rates, repeat_ask
+from evaluation.leakage.probes import DISTANCES, CorruptedPrompt, nearest_tokens, recovery_rates, repeat_ask
 
 VOCABULARY, WIDTH = 500, 64
 TOKENS = (3, 77, 410, 12, 3, 250, 499, 0)
@@ -32,7 +32,7 @@ def test_rows_are_read_back_until_they_are_drowned_in_noise(table, metric):
 
 @pytest.mark.parametrize("metric", DISTANCES)
 def test_nearest_is_that_of_all_pairs(table, metric, monkeypatch):
-    monkeypatch.setattr("evaluation.leakage.prompt_recovery._MAX_PRODUCTS", 3 * VOCABULARY)  # several steps
+    monkeypatch.setattr("evaluation.leakage.probes._MAX_PRODUCTS", 3 * VOCABULARY)  # several steps
     rows = torch.randn(10, WIDTH, generator=torch.Generator().manual_seed(6)) * 2
     a, b = rows.double().numpy(), table.double().numpy()
     if metric == "l2":

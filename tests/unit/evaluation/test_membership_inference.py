@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from tiny_model import tiny_model
 
-from evaluation.leakage.membership import (
+from evaluation.leakage.metrics import (
     auc,
     auc_with_interval,
     likelihood,
@@ -34,9 +34,8 @@ def reference_auc(members, nonmembers):
 
 
 def test_auc_is_scikit_learns_with_ties():
-    for seed in range(5):
-        (members,), (nonmembers,) = two_sets(seed=seed)
-        assert auc(members, nonmembers) == pytest.approx(reference_auc(members, nonmembers), abs=1e-12)
+    (members,), (nonmembers,) = two_sets()
+    assert auc(members, nonmembers) == pytest.approx(reference_auc(members, nonmembers), abs=1e-12)
 
 
 def test_auc_at_its_ends():

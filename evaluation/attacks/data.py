@@ -6,7 +6,7 @@ from typing import Final
 
 from classifiers import Example, ExampleFileError
 from evaluation.errors import DataError
-from sources import SourceError, read_source
+from evaluation.rows import read_rows
 from sources.examples import example_of
 
 __all__ = ["IndirectQuestion", "options_of", "read_indirect", "read_questions"]
@@ -38,12 +38,8 @@ def read_indirect(source: str) -> list[IndirectQuestion]:
     Raises:
         DataError: the source cannot be read, or a row lacks one of them; file and column are named.
     """
-    try:
-        rows = read_source(source, name="indirect", columns=_INDIRECT_COLUMNS).rows
-    except SourceError as error:
-        raise DataError(str(error)) from error
-    found = []
-    for where, row in rows:
+    questions = []
+    for where, row in read_rows(source, name="indirect", columns=_INDIRECT_COLUMNS):
         forget = row.get("forget")
         if isinstance(forget, str) and forget.casefold() in ("true", "false"):  # CSV has no booleans
             forget = forget.casefold() == "true"
@@ -53,8 +49,8 @@ def read_indirect(source: str) -> list[IndirectQuestion]:
             if not isinstance(row.get(column), str) or not str(row[column]).strip():
                 raise DataError(f"{where}: column {column}: found {row.get(column)!r}; expected text")
         answer = str(row["answer"]) if row.get("answer") else None
-        found.append(IndirectQuestion(str(row["prompt"]), str(row["kind"]), forget, answer))
-    return found
+        questions.append(IndirectQuestion(str(row["prompt"]), str(row["kind"]), forget, answer))
+    return questions
 
 
 def read_questions(source: str, name: str, *, answers_for: Sequence[str] = ()) -> list[Example]:
@@ -66,10 +62,10 @@ def read_questions(source: str, name: str, *, answers_for: Sequence[str] = ()) -
     Raises:
         DataError: the source cannot be read, or a row lacks a column; file and column are named.
     """
+    rows = read_rows(source, name=name, columns=_QUESTION_COLUMNS)
     try:
-        rows = read_source(source, name=name, columns=_QUESTION_COLUMNS).rows
         examples = [example_of(row, where) for where, row in rows]
-    except (SourceError, ExampleFileError) as error:
+    except ExampleFileError as error:
         raise DataError(str(error)) from error
     for (where, _), example in zip(rows, examples, strict=True):
         if answers_for and not example.answer:

@@ -1,19 +1,86 @@
-"""Can a corrupted prompt be read again? By asking the model to repeat it, and from its embedding rows themselves.
+"""What can be read off a model's inside: answers off its logits, corrupted prompts off its embedding rows.
 
-The second is an attacker's best case: who holds a corrupted row and the model's embedding table looks up the nearest
-row. A server shows neither. After the repeat test and the decoding of ECO's public code (arXiv 2406.07933).
+A model may say nothing and still know. As in ECO's public code (arXiv 2406.07933, `scripts/linear_probe.py`) a logistic
+regression predicts the right option's number from the logits after the prompt. Here it is cross-validated, so that
+every question is predicted once.
+
+Who holds a corrupted row and the model's embedding table looks up the nearest row: an attacker's best case, for a
+server shows neither. Less is needed to ask the model to repeat its prompt. After the repeat test and the decoding of
+ECO's public code.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Final, Literal, Protocol, get_args, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.replies import Ask
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DISTANCES", "CorruptedPrompt", "Distance", "PromptRows", "nearest_tokens", "recovery_rates", "repeat_ask"]
+__all__ = [
+    "DISTANCES",
+    "MIN_PER_CHOICE",
+    "CorruptedPrompt",
+    "PromptRows",
+    "nearest_tokens",
+    "probe_predictions",
+    "recovery_rates",
+    "repeat_ask",
+    "row_span",
+]
+
+_FOLDS: Final = 5
+#: Questions per option number: fewer leave one fold without any to learn from.
+MIN_PER_CHOICE: Final = 2
+
+_MAX_ITERATIONS: Final = 5000
+
+
+def row_span(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, V) logits -> (N, N or fewer): the same rows in coordinates of the space that they span.
+
+    Centred, and scaled so that an entry of the (N, V) rows has mean square 1. A rotation changes neither the
+    L2 penalty nor a prediction, so a regularised linear classifier on these is the one on all V logits. No label is
+    used.
+    """
+    centred = logits - logits.mean(axis=0, dtype=np.float64).astype(np.float32)
+    gram = (centred @ centred.T).astype(np.float64)  # (N, N)
+    mean_square = float(np.trace(gram)) / logits.size
+    if mean_square == 0.0:
+        return np.zeros((len(logits), 1))
+    values, vectors = np.linalg.eigh(gram / mean_square)
+    kept = values > values[-1] * 1e-6  # beyond is float32's rounding
+    return np.asarray(vectors[:, kept] * np.sqrt(values[kept]))
+
+
+def probe_predictions(features: NDArray[np.float64], labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """What a logistic regression fitted on the other folds predicts for each question.
+
+    Args:
+        features: (N, F).
+        labels: (N,) each at least `MIN_PER_CHOICE` times.
+        seed: of the folds, which have about as many of each label.
+
+    Returns:
+        (N,) labels.
+
+    Raises:
+        ValueError: a label is too rare.
+    """
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict  # type: ignore[import-untyped]
+
+    rarest = int(np.bincount(labels)[np.unique(labels)].min())
+    if rarest < MIN_PER_CHOICE:
+        raise ValueError(f"labels: one occurs {rarest} times; the probe needs each {MIN_PER_CHOICE} times")
+    folds = StratifiedKFold(min(_FOLDS, rarest), shuffle=True, random_state=seed)
+    classifier = LogisticRegression(max_iter=_MAX_ITERATIONS)
+    return np.asarray(cross_val_predict(classifier, features, labels, cv=folds))
+
 
 Distance = Literal["cosine", "l2"]
 DISTANCES: tuple[Distance, ...] = get_args(Distance)

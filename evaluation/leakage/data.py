@@ -5,18 +5,19 @@ right option is not the only one worded like the question; or multiple choice: `
 one in `answer`.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
 
-from evaluation.errors import DataError
-from evaluation.leakage.probing import MIN_PER_CHOICE, Options
-from evaluation.rows import check_limit, digest_of_rows, drawn
-from sources import Row, SourceError, flag_of, read_source
+import numpy as np
 
-__all__ = ["WRONG_ANSWERS", "Question", "Subset", "load_subset", "probe_options"]
+from evaluation.errors import DataError
+from evaluation.leakage.probes import MIN_PER_CHOICE
+from evaluation.rows import check_limit, digest_of_rows, drawn, question_id, read_rows
+from scoring.metrics import choice_prompt
+from sources import Row, flag_of
+
+__all__ = ["WRONG_ANSWERS", "ChoiceQuestion", "Question", "Subset", "choice_questions", "load_subset"]
 
 #: Wrong answers of one probe question: four options, as ECO's WMDP has.
 WRONG_ANSWERS = 3
@@ -41,9 +42,16 @@ class Question:
 
     @property
     def example(self) -> str:
-        """Its place and what it asks, as the TOFU suite's ids: other texts at the same place have another id."""
-        texts = json.dumps([self.question, self.answer])
-        return f"{self.row}-{hashlib.sha256(texts.encode()).hexdigest()[:8]}"
+        return question_id(self.row, self.question, self.answer)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceQuestion:
+    """A multiple-choice question as it is asked, and the number of the right option."""
+
+    example: str
+    prompt: str
+    right: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,56 +78,62 @@ def load_subset(source: str, *, name: str, limit: int | None, seed: int) -> Subs
         DataError: it cannot be read, or a row has no question or answer; or `limit` is below 1.
     """
     check_limit(limit)
-    try:
-        rows = read_source(source, name=name, columns=_COLUMNS).rows
-    except SourceError as error:
-        raise DataError(str(error)) from error
-    questions = [_question_of(number, where, row) for number, (where, row) in enumerate(rows)]
+    questions = []
+    for number, (where, row) in enumerate(read_rows(source, name=name, columns=_COLUMNS)):
+        question = _text_of(row, "question", where)
+        if row.get("choices") is not None:
+            texts, right = _texts_of(row, "choices", where), row.get("answer")
+            if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(texts) or len(texts) < 2:
+                raise DataError(f"{where}: answer: expected the number of the right one of 2 or more choices, from 0")
+            wrong = (*texts[:right], *texts[right + 1 :])
+            questions.append(Question(number, question, texts[right], texts[right], wrong))
+            continue
+        answer = reworded = _text_of(row, "answer", where)
+        wrong = ()
+        if row.get("perturbed_answer") is not None:
+            wrong = _texts_of(row, "perturbed_answer", where)[:WRONG_ANSWERS]
+        if row.get("paraphrased_answer") is not None:
+            reworded = _text_of(row, "paraphrased_answer", where)
+        enough = wrong if len(wrong) == WRONG_ANSWERS else ()
+        questions.append(Question(number, question, answer, reworded, enough))
     return Subset(name, source, tuple(drawn(questions, limit, seed)))
 
 
-def probe_options(subset: Subset) -> list[Options]:
-    """The questions of a subset that have wrong answers.
+def choice_questions(subset: Subset, seed: int) -> list[ChoiceQuestion]:
+    """The questions of a subset that have wrong answers, as multiple-choice questions with shuffled options.
+
+    Each number is right equally often, but for a remainder.
 
     Raises:
         DataError: they are too few for a probe, or differ in their number of choices.
     """
     flag = f"{flag_of(subset.name)}: {subset.source}"
-    found = [Options(one.example, one.question, one.right, one.wrong) for one in subset.questions if one.wrong]
-    if not found:
+    questions = [one for one in subset.questions if one.wrong]
+    if not questions:
         raise DataError(
             f"{flag}: the probe needs the column perturbed_answer (a list of {WRONG_ANSWERS} or more) or choices; add "
             "one, or leave probe out of --parts"
         )
-    sizes = {len(one.wrong) + 1 for one in found}
+    sizes = {len(one.wrong) + 1 for one in questions}
     if len(sizes) > 1:
         raise DataError(
             f"{flag}: choices: {min(sizes)} to {max(sizes)} of them; the probe needs the same number in all rows"
         )
-    needed = MIN_PER_CHOICE * sizes.pop()
-    if len(found) < needed:
+    choices = sizes.pop()
+    needed = MIN_PER_CHOICE * choices
+    if len(questions) < needed:
         raise DataError(
-            f"{flag}: {len(found)} questions with wrong answers; the probe needs {needed} or more: raise --limit, or "
-            "leave probe out of --parts"
+            f"{flag}: {len(questions)} questions with wrong answers; the probe needs {needed} or more: raise --limit, "
+            "or leave probe out of --parts"
         )
-    return found
-
-
-def _question_of(number: int, where: str, row: Row) -> Question:
-    question = _text_of(row, "question", where)
-    choices = row.get("choices")
-    if choices is not None:
-        texts = _texts_of(choices, "choices", where)
-        right = row.get("answer")
-        if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(texts) or len(texts) < 2:
-            raise DataError(f"{where}: answer: expected the number of the right one of 2 or more choices, from 0")
-        wrong = (*texts[:right], *texts[right + 1 :])
-        return Question(number, question, texts[right], texts[right], wrong)
-    answer = _text_of(row, "answer", where)
-    perturbed = row.get("perturbed_answer")
-    wrong = () if perturbed is None else _texts_of(perturbed, "perturbed_answer", where)[:WRONG_ANSWERS]
-    right_text = answer if row.get("paraphrased_answer") is None else _text_of(row, "paraphrased_answer", where)
-    return Question(number, question, answer, right_text, wrong if len(wrong) == WRONG_ANSWERS else ())
+    generator = np.random.default_rng(seed)
+    places = generator.permutation(np.arange(len(questions)) % choices).tolist()
+    asked = []
+    for one, place in zip(questions, places, strict=True):
+        texts = [one.wrong[number] for number in generator.permutation(len(one.wrong))]
+        texts.insert(place, one.right)
+        asked.append(ChoiceQuestion(one.example, choice_prompt(one.question, texts), place))
+    return asked
 
 
 def _text_of(row: Row, column: str, where: str) -> str:
@@ -129,7 +143,8 @@ def _text_of(row: Row, column: str, where: str) -> str:
     return value
 
 
-def _texts_of(value: object, column: str, where: str) -> tuple[str, ...]:
+def _texts_of(row: Row, column: str, where: str) -> tuple[str, ...]:
+    value = row.get(column)
     if (
         not isinstance(value, Sequence)
         or isinstance(value, str)

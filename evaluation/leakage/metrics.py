@@ -1,7 +1,11 @@
-"""Membership inference: was this answer among what the model learned? Pure functions over log-probabilities.
+"""What an answer's tokens tell of what a model keeps: extraction, memorization and membership inference.
 
-Every score rises with how likely the answer is a member's, so that the area under the ROC curve (AUC) is above 0.5
-where members stand out and 0.5 where an attacker cannot tell. Log-probabilities are in nats, of answer tokens alone.
+Pure functions over one answer's greedy flags and log-probabilities, in nats, of answer tokens alone; and over the
+scores of many, the area under the ROC curve (AUC) and PrivLeak.
+
+Extraction is from one teacher-forced pass: where every token of a suffix is the likeliest after the tokens before it,
+greedy decoding from those continues with exactly that suffix. Every membership score rises with how likely the answer
+is a member's, so that the AUC is above 0.5 where members stand out and 0.5 where an attacker cannot tell.
 """
 
 import math
@@ -12,13 +16,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.intervals import LEVEL, RESAMPLES
+from evaluation.intervals import RESAMPLES, percentile_interval
 
 __all__ = [
     "PRIVLEAK_K",
     "SHARE_K",
     "auc",
     "auc_with_interval",
+    "exact_memorization",
+    "extraction_strength",
     "likelihood",
     "min_k",
     "min_k_plus_plus",
@@ -37,6 +43,44 @@ _MIN_VARIANCE: Final = 1e-6
 _SEED: Final = 20260102
 
 Floats = NDArray[np.float64]
+
+
+def extraction_strength(greedy: Sequence[bool]) -> float:
+    """1 - k / |y|, in [0, 1], for the fewest answer tokens k after which greedy decoding says all the others.
+
+    Carlini et al. 2021 (arXiv 2012.07805) as a measure of unlearning by Wang et al. 2025 (arXiv 2406.09179), and as
+    in OpenUnlearning (arXiv 2506.12618), but for one case: where the last token is not the greedy one, no suffix is
+    extracted and the strength is 0, not the 1 / |y| of OpenUnlearning's code.
+
+    Args:
+        greedy: (A,) whether each answer token is the likeliest at its place; at least one.
+
+    Raises:
+        ValueError: no token.
+    """
+    _check_tokens(greedy)
+    suffix = next((length for length, flag in enumerate(reversed(greedy)) if not flag), len(greedy))
+    return suffix / len(greedy)
+
+
+def exact_memorization(greedy: Sequence[bool]) -> float:
+    """The share of answer tokens that are the likeliest at their place, in [0, 1].
+
+    OpenUnlearning's `exact_memorization` (arXiv 2506.12618), after Tirumala et al. 2022 (arXiv 2205.10770).
+
+    Args:
+        greedy: (A,) as for `extraction_strength`.
+
+    Raises:
+        ValueError: no token.
+    """
+    _check_tokens(greedy)
+    return sum(greedy) / len(greedy)
+
+
+def _check_tokens(greedy: Sequence[bool]) -> None:
+    if not greedy:
+        raise ValueError("greedy: no token; score an answer that has at least one")
 
 
 def likelihood(logprobs: Sequence[float]) -> float:
@@ -116,7 +160,7 @@ def auc_with_interval(
         return value, None
     generator = np.random.default_rng(seed)
     examples = _example_weights(generator, members.shape[1], nonmembers.shape[1], resamples)
-    return value, _percentiles(_resampled_auc(generator, members, nonmembers, examples))
+    return value, percentile_interval(_resampled_auc(generator, members, nonmembers, examples))
 
 
 def priv_leak(unlearned: float, retrained: float) -> float:
@@ -159,7 +203,7 @@ def priv_leak_with_interval(
     generator = np.random.default_rng(seed)
     examples = _example_weights(generator, unlearned[0].shape[1], unlearned[1].shape[1], resamples)
     first, second = (_resampled_auc(generator, *scores, examples) for scores in (unlearned, retrained))
-    return value, _percentiles(np.array([priv_leak(*pair) for pair in zip(first, second, strict=True)]))
+    return value, percentile_interval(np.array([priv_leak(*pair) for pair in zip(first, second, strict=True)]))
 
 
 def _wins(members: Floats, nonmembers: Floats) -> Floats:
@@ -192,11 +236,3 @@ def _resampled_auc(
         return np.asarray(by_draw[:, 0])
     chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=len(by_draw)) / draws
     return np.asarray((by_draw * chosen).sum(axis=1))
-
-
-def _percentiles(values: Floats) -> tuple[float, float] | None:
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return None
-    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
