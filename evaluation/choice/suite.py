@@ -223,5 +223,5 @@ def _figure(name: str, draws: Sequence[_Own]) -> Figure:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*ill-defined")  # a resample may miss one of the answers
-        low, high = bootstrap(np.arange(count, dtype=np.float64)[None], resampled, resamples=_RESAMPLES) or (None, None)
-    return Figure(name, value, count, low, high, "lm-eval's own aggregate, no mean over examples")
+        interval = bootstrap(np.arange(count, dtype=np.float64)[None], resampled, resamples=_RESAMPLES)
+    return Figure.within(interval, name, value, count, "lm-eval's own aggregate, no mean over examples")

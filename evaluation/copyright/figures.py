@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.intervals import LEVEL, bootstrap, table_of
+from evaluation.intervals import bootstrap, percentile_interval, table_of
 from evaluation.suite import Figure, Score
 
 __all__ = ["GAP", "LOG_LIKELIHOOD", "TOKENS", "perplexity_figures", "pooled_perplexity", "similarity_gap"]
@@ -53,8 +53,8 @@ def similarity_gap(
         mean_of = dict(zip(other_ids, other.mean(axis=0).tolist(), strict=True))
         differences.append(mine - np.array([mean_of[example] for example in ids]))  # (D, N)
     gap = float(np.mean([abs(table.mean()) for table in differences]))
-    low, high = _joint_interval(differences, lambda means: np.abs(means).mean(axis=0))
-    return Figure(GAP, gap, count, low, high, f"mean over {', '.join(shared)}")
+    interval = _joint_interval(differences, lambda means: np.abs(means).mean(axis=0))
+    return Figure.within(interval, GAP, gap, count, f"mean over {', '.join(shared)}")
 
 
 def perplexity_figures(scores: Sequence[Score], *, subset: str) -> list[Figure]:
@@ -73,17 +73,16 @@ def perplexity_figures(scores: Sequence[Score], *, subset: str) -> list[Figure]:
     if not some.any():
         note = "no answer has a token"
         return [Figure(pooled_name, math.nan, totals.shape[1], note=note), Figure(own_name, math.nan, 0, note=note)]
-    low, high = _joint_interval([totals, counts], lambda means: pooled_perplexity(means[0], means[1]))
-    note = f"over {int(counts.sum())} tokens of all answers"
+    interval = _joint_interval([totals, counts], lambda means: pooled_perplexity(means[0], means[1]))
     pooled = float(pooled_perplexity(totals.sum(), counts.sum()))
-    figures = [Figure(pooled_name, pooled, totals.shape[1], low, high, note)]
+    note = f"over {int(counts.sum())} tokens of all answers"
+    figures = [Figure.within(interval, pooled_name, pooled, totals.shape[1], note)]
     # Each answer's own, over the draws in which its passage was answered.
     each = pooled_perplexity(totals, counts)  # (D, N)
     means = np.where(known, each, 0.0).sum(axis=0)[some] / known.sum(axis=0)[some]  # (N,)
-    low, high = bootstrap(means[None]) or (None, None)
     empty = int((~known).sum())
     note = f"{empty} of {each.size} answers have no token and are left out" if empty else ""
-    return [*figures, Figure(own_name, float(means.mean()), int(some.sum()), low, high, note)]
+    return [*figures, Figure.within(bootstrap(means[None]), own_name, float(means.mean()), int(some.sum()), note)]
 
 
 def pooled_perplexity(log_likelihoods: _Table | float, tokens: _Table | float) -> _Table:
@@ -103,9 +102,7 @@ def _tables(scores: Sequence[Score], subset: str, metrics: Sequence[str]) -> dic
     return {metric: table for metric, table in tables.items() if table[0]}
 
 
-def _joint_interval(
-    tables: Sequence[_Table], statistic: Callable[[_Table], _Table]
-) -> tuple[float, float] | tuple[None, None]:
+def _joint_interval(tables: Sequence[_Table], statistic: Callable[[_Table], _Table]) -> tuple[float, float] | None:
     """The 95 % interval of a statistic (M, R) -> (R,) of the means of M tables (D, N) of the same examples."""
     means: list[_Table] = []
     for table in tables:
@@ -117,8 +114,6 @@ def _joint_interval(
 
         # It draws the same resamples for every table of the same shape.
         if bootstrap(table, keep) is None:
-            return None, None
+            return None
         means.append(np.concatenate(kept))
-    values = statistic(np.stack(means))
-    low, high = np.quantile(values[np.isfinite(values)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return percentile_interval(statistic(np.stack(means)))

@@ -11,9 +11,9 @@ import numpy as np
 from evaluation.errors import DataError
 from evaluation.intervals import bootstrap, exact_where_unanimous, table_of
 from evaluation.judged.judges import Judge
-from evaluation.rows import check_limit, digest_of_rows, drawn, sample_file
+from evaluation.rows import check_limit, digest_of_rows, drawn, read_rows, sample_file
 from evaluation.suite import Direction, Figure, Score
-from sources import Row, SourceError, read_source
+from sources import Row
 
 __all__ = ["UNREADABLE", "JudgedPrompt", "JudgedSuite", "prompt_of", "readable_figures"]
 
@@ -81,10 +81,7 @@ class JudgedSuite(ABC, Generic[_P]):
         self.judge, self.limit, self.seed = judge, limit, seed
         self.max_new_tokens = self.answer_tokens if max_new_tokens is None else max_new_tokens
         source = prompts or sample_file("judged", f"{self.name}_prompts.jsonl")
-        try:
-            rows = read_source(source, name="prompts", columns=self.columns).rows
-        except SourceError as error:
-            raise DataError(str(error)) from error
+        rows = read_rows(source, name="prompts", columns=self.columns)
         self.prompts = drawn(self.read_prompts(rows, source), limit, seed)
 
     @abstractmethod
@@ -139,5 +136,5 @@ def readable_figures(scores: Sequence[Score], metric: str) -> list[Figure]:
         return [Figure(name, float("nan"), 0, note=note)]
     means = (values * read).sum(axis=0)[kept] / read.sum(axis=0)[kept]  # (N',)
     rows = means[None] if left_out else values
-    low, high = exact_where_unanimous(rows) or bootstrap(rows) or (None, None)
-    return [Figure(name, float(np.mean(means)), count, low, high, note)]
+    interval = exact_where_unanimous(rows) or bootstrap(rows)
+    return [Figure.within(interval, name, float(np.mean(means)), count, note)]
