@@ -167,8 +167,8 @@ class TransformersScorer(Scorer):
         answers: dict[int, _T] = {}
         with torch.inference_mode():
             for batch in self._batches(lengths, kept_positions):
-                found = answer([requests[i] for i in batch], [corrupted[i] for i in batch])
-                answers.update(zip(batch, found, strict=True))
+                part = answer([requests[i] for i in batch], [corrupted[i] for i in batch])
+                answers.update(zip(batch, part, strict=True))
         self.seconds += time.perf_counter() - started
         return [answers[number] for number in range(len(requests))]
 

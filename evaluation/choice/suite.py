@@ -167,15 +167,15 @@ class ChoiceSuite:
             metrics |= {TOP_PROB: True, TOP_LOGIT: True}
         return metrics
 
-    def _lm_eval_scores(self, found: TaskSamples, aggregates: Mapping[str, Any], label: str) -> Iterator[Score]:
+    def _lm_eval_scores(self, task: TaskSamples, aggregates: Mapping[str, Any], label: str) -> Iterator[Score]:
         """Scores of the metrics that are means over documents; lm-eval's aggregates of others are kept for later."""
-        for metric, one, samples in found.metrics():
+        for metric, one, samples in task.metrics():
             values, aggregated = [sample[metric] for sample in samples], aggregates[f"{metric},{one}"]
             name = metric_name(metric, one)
             if is_mean(values, aggregated):
-                yield from (found.score(name, sample, sample[metric]) for sample in samples)
+                yield from (task.score(name, sample, sample[metric]) for sample in samples)
             else:
-                own = _Own(float(aggregated), values, found.task.aggregation().get(metric))
+                own = _Own(float(aggregated), values, task.task.aggregation().get(metric))
                 self._own.setdefault(f"{label}/{name}", []).append(own)
 
     def _keep_group_aggregates(
