@@ -75,7 +75,8 @@ class Figure:
     @classmethod
     def within(cls, interval: tuple[float, float] | None, name: str, value: float, n: int, note: str = "") -> Self:
         """A number with its 95 % interval, if it has one."""
-        return cls(name, value, n, *(interval or (None, None)), note)
+        low, high = interval or (None, None)
+        return cls(name, value, n, low, high, note)
 
 
 Direction = Mapping[str, str]
@@ -122,6 +123,6 @@ class Suite(Protocol):
         ...
 
 
-def spread(found: Sequence[_T]) -> Sequence[_T]:
+def spread(examples: Sequence[_T]) -> Sequence[_T]:
     """A few of them, evenly over all: for `Suite.probe`."""
-    return found[:: max(1, len(found) // _TRIED)][:_TRIED]
+    return examples[:: max(1, len(examples) // _TRIED)][:_TRIED]

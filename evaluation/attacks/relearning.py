@@ -166,8 +166,9 @@ class Relearner:
             model.train()
             optimiser = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
             for _ in range(settings.epochs):
-                for numbers in torch.randperm(len(sequences), generator=order).split(settings.batch_size):
-                    batch = [sequences[number] for number in numbers.tolist()]
+                shuffled = torch.randperm(len(sequences), generator=order).tolist()
+                for start in range(0, len(shuffled), settings.batch_size):
+                    batch = [sequences[number] for number in shuffled[start : start + settings.batch_size]]
                     ids = pad_sequence([one for one, _ in batch], batch_first=True).to(model.device)  # (B, T)
                     attention = pad_sequence([torch.ones_like(one) for one, _ in batch], batch_first=True)
                     targets = pad_sequence([one for _, one in batch], batch_first=True, padding_value=_IGNORED)
@@ -175,7 +176,7 @@ class Relearner:
                     wanted = targets[:, 1:].flatten().to(model.device)
                     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), wanted, ignore_index=_IGNORED)
                     optimiser.zero_grad()
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]
                     torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
                     optimiser.step()
         return model.eval()

@@ -156,28 +156,28 @@ class AttackSuite:
             name: [[example.prompt, example.answer] for example in examples] for name, examples in sets.items()
         }
         rows["indirect"] = [[one.prompt, one.kind, one.forget, one.answer] for one in self._indirect]
-        relearn = self._relearn
+        settings, relearning = self._settings, None
+        if self._relearner is not None:
+            relearning = {
+                "base": self._base,
+                "base_sha256": self._base_sha256,
+                "epochs": self._relearn.epochs,
+                "learning_rate": self._relearn.learning_rate,
+                "batch_size": self._relearn.batch_size,
+                "seed": self._relearn.seed,
+            }
         return {
             "suite": self.name,
             "parts": list(self.parts),
             "sets": {name: {"examples": len(one), "sha256": digest_of_rows(one)} for name, one in rows.items()},
             "gate": self._gate.describe() if self._gate else None,
-            "attacks": list(self._settings.attacks),
-            "samples": self._settings.samples,
-            "temperature": self._settings.temperature,
-            "leak_rouge": self._settings.leak_rouge,
-            "max_new_tokens": self._settings.max_new_tokens,
-            "relearning": None
-            if self._relearner is None
-            else {
-                "base": self._base,
-                "base_sha256": self._base_sha256,
-                "epochs": relearn.epochs,
-                "learning_rate": relearn.learning_rate,
-                "batch_size": relearn.batch_size,
-                "seed": relearn.seed,
-            },
-            "seed": self._settings.seed,
+            "attacks": list(settings.attacks),
+            "samples": settings.samples,
+            "temperature": settings.temperature,
+            "leak_rouge": settings.leak_rouge,
+            "max_new_tokens": settings.max_new_tokens,
+            "relearning": relearning,
+            "seed": settings.seed,
         }
 
     def probe(self) -> Sequence[Ask]:
@@ -205,15 +205,15 @@ class AttackSuite:
     def _asks(self) -> dict[str, Ask]:
         """Everything the target is asked: keys begin with the part, and the subset where it has several."""
         asks: dict[str, Ask] = {}
-        room = self._settings.max_new_tokens
+        settings, room = self._settings, self._settings.max_new_tokens
         for number, example in enumerate(self._forget):
             if "sampling" in self.parts:
                 asks[f"sampling/{number}"] = Ask(
                     example.prompt,
                     max_new_tokens=room,
-                    temperature=self._settings.temperature,
-                    samples=self._settings.samples,
-                    seed=self._settings.seed,
+                    temperature=settings.temperature,
+                    samples=settings.samples,
+                    seed=settings.seed,
                 )
             if "relearning" in self.parts:
                 asks[f"relearning/{number}"] = Ask(example.prompt, max_new_tokens=room)
@@ -225,13 +225,10 @@ class AttackSuite:
 
     def _gate_scores(self, gate: Gate) -> list[Score]:
         scores: list[Score] = []
+        seed = self._settings.seed
         for subset, examples in (("forget", self._forget), ("retain", self._retain), ("general", self._general)):
             rows = [
-                (
-                    str(number),
-                    kind,
-                    attacked(kind, example.prompt, seed=self._settings.seed, options=options_of(examples, number)),
-                )
+                (str(number), kind, attacked(kind, example.prompt, seed=seed, options=options_of(examples, number)))
                 for kind in (PLAIN, *self._settings.attacks)
                 for number, example in enumerate(examples)
             ]
@@ -256,11 +253,7 @@ class AttackSuite:
                 if one.forget != forget:
                     continue
                 text = replies[f"indirect/{number}"].text
-                leak = (
-                    gives_away(text, one.answer or "", one.prompt, threshold=self._settings.leak_rouge)
-                    if forget
-                    else None
-                )
+                leak = self._leaks(text, one.answer or "", one.prompt) if forget else None
                 rows.append((str(number), one.kind, text, leak))
                 answers.append(Answer(subset, str(number), one.prompt, text, one.answer or ""))
             scores += output_scores(self._gate, subset, rows)

@@ -163,7 +163,7 @@ def recovery_rates(prompts: Sequence[CorruptedPrompt], metric: Distance = "cosin
             raise ValueError(f"token_ids: {len(prompt.token_ids)} tokens for {len(prompt.rows)} rows")
     if not prompts:
         return []
-    found = nearest_tokens(torch.cat([prompt.rows for prompt in prompts]), prompts[0].table, metric)
-    right = found.cpu() == torch.tensor([token for prompt in prompts for token in prompt.token_ids])
+    nearest = nearest_tokens(torch.cat([prompt.rows for prompt in prompts]), prompts[0].table, metric)
+    right = nearest.cpu() == torch.tensor([token for prompt in prompts for token in prompt.token_ids])
     parts = right.split([len(prompt.token_ids) for prompt in prompts])  # type: ignore[no-untyped-call]
     return [float(part.float().mean()) for part in parts]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.errors import DataError, TargetError
-from evaluation.leakage.data import Question, Subset, choice_questions, load_subset
+from evaluation.leakage.data import Question, choice_questions, load_subset
 from evaluation.leakage.figures import PRIVLEAK_METRIC, auc_figures, chance_figures, priv_leak_figures
 from evaluation.leakage.metrics import (
     PRIVLEAK_K,
@@ -113,10 +113,13 @@ class LeakageSuite:
             for name, source in sources.items()
             if source is not None
         }
+        self._rows = [
+            (f"{name}/{one.example}", name, one) for name, subset in self._subsets.items() for one in subset.questions
+        ]
         possible: list[LeakagePart] = ["extraction", "repeat", "nearest"]
         if holdout is not None:
             possible.append("membership")
-        if any(question.wrong for question in self._subsets["forget"].questions):
+        if any(one.wrong for one in self._subsets["forget"].questions):
             possible.append("probe")
         self._parts = frozenset(parts or possible)
         if "membership" in self._parts and holdout is None:
@@ -151,7 +154,7 @@ class LeakageSuite:
                 raise TargetError(_TOKENIZERS_DIFFER)
         scored, repeats = self._scored_asks(), self._repeat_asks()
         replies = ask({**scored, **repeats, **self._letter_asks()}, "answers and repetitions")
-        scores = [one for subset in self._subsets.values() for one in self._answer_scores(subset, replies)]
+        scores = self._answer_scores(replies)
         if reference is not None:
             scores += self._reference_scores(reference, replies)
         said, answers = self._repetitions(replies)
@@ -172,22 +175,16 @@ class LeakageSuite:
         if not self._parts & {"extraction", "membership"}:
             return {}
         vocabulary = self._vocabulary and "membership" in self._parts
-        return {
-            _key(subset, one): Ask(one.question, answer=one.answer, vocabulary=vocabulary)
-            for subset in self._subsets.values()
-            for one in subset.questions
-        }
+        return {key: Ask(one.question, answer=one.answer, vocabulary=vocabulary) for key, _, one in self._rows}
 
-    def _answer_scores(self, subset: Subset, replies: Mapping[str, Reply]) -> list[Score]:
+    def _answer_scores(self, replies: Mapping[str, Reply]) -> list[Score]:
         scores = []
-        for one in subset.questions:
-            values: dict[str, float] = {}
+        for key, subset, one in self._rows:
+            reply, values = replies.get(key, Reply()), dict[str, float]()
             if "extraction" in self._parts:
-                greedy = replies[_key(subset, one)].greedy
-                values["extraction_strength"] = extraction_strength(greedy)
-                values["exact_memorization"] = exact_memorization(greedy)
+                values["extraction_strength"] = extraction_strength(reply.greedy)
+                values["exact_memorization"] = exact_memorization(reply.greedy)
             if "membership" in self._parts:
-                reply = replies[_key(subset, one)]
                 values["mia_loss"] = likelihood(reply.logprobs)
                 values["mia_zlib"] = zlib_ratio(reply.logprobs, one.answer)
                 values["mia_min_k"] = min_k(reply.logprobs)
@@ -204,12 +201,11 @@ class LeakageSuite:
         asks = {key: replace(one, vocabulary=False) for key, one in self._scored_asks().items()}
         others = reference(asks, "answers of the reference model")
         scores = []
-        for subset in self._subsets.values():
-            for one in subset.questions:
-                mine, other = replies[_key(subset, one)].logprobs, others[_key(subset, one)].logprobs
-                if len(mine) != len(other):
-                    raise TargetError(_TOKENIZERS_DIFFER)
-                scores.append(_score(subset, one, "mia_reference", likelihood(mine) - likelihood(other)))
+        for key, subset, one in self._rows:
+            mine, other = replies[key].logprobs, others[key].logprobs
+            if len(mine) != len(other):
+                raise TargetError(_TOKENIZERS_DIFFER)
+            scores.append(_score(subset, one, "mia_reference", likelihood(mine) - likelihood(other)))
         return scores
 
     # --- prompts that are read again -------------------------------------------------------------------------------
@@ -217,35 +213,26 @@ class LeakageSuite:
     def _repeat_asks(self) -> dict[str, Ask]:
         if "repeat" not in self._parts:
             return {}
-        return {
-            f"{_key(subset, one)}/repeat": repeat_ask(one.question)
-            for subset in self._subsets.values()
-            if subset.name != "holdout"
-            for one in subset.questions
-        }
+        return {f"{key}/repeat": repeat_ask(one.question) for key, subset, one in self._rows if subset != "holdout"}
 
     def _repetitions(self, replies: Mapping[str, Reply]) -> tuple[list[Score], list[Answer]]:
         scores, answers = [], []
-        for subset in self._subsets.values():
-            for one in subset.questions:
-                reply = replies.get(f"{_key(subset, one)}/repeat")
-                if reply is None:
-                    continue
-                same = reply.text.split() == one.question.split()
-                scores.append(_score(subset, one, "repeat_rouge_l", rouge_l_recall(one.question, reply.text)))
-                scores.append(_score(subset, one, "repeat_exact", float(same)))
-                answers.append(
-                    Answer(subset.name, one.example, repeat_ask(one.question).prompt, reply.text, one.question)
-                )
+        for key, subset, one in self._rows:
+            if f"{key}/repeat" not in replies:
+                continue
+            text = replies[f"{key}/repeat"].text
+            scores.append(_score(subset, one, "repeat_rouge_l", rouge_l_recall(one.question, text)))
+            scores.append(_score(subset, one, "repeat_exact", float(text.split() == one.question.split())))
+            answers.append(Answer(subset, one.example, repeat_ask(one.question).prompt, text, one.question))
         return scores, answers
 
     def _nearest_scores(self, target: PromptRows, draw: int) -> list[Score]:
         """Of the prompts that the target corrupts; the others can be read as they are."""
-        subset = self._subsets["forget"]
-        shown = [(one, target.corrupted_rows(Ask(one.question, draw=draw))) for one in subset.questions]
+        questions = self._subsets["forget"].questions
+        shown = [(one, target.corrupted_rows(Ask(one.question, draw=draw))) for one in questions]
         prompts = [(one, prompt) for one, prompt in shown if prompt is not None]
         return [
-            _score(subset, one, f"nearest_{distance}", rate)
+            _score("forget", one, f"nearest_{distance}", rate)
             for distance in DISTANCES
             for (one, _), rate in zip(prompts, recovery_rates([prompt for _, prompt in prompts], distance), strict=True)
         ]
@@ -270,8 +257,8 @@ class LeakageSuite:
                 f"logits/{one.example}": Ask(one.prompt, next_logits=True)
                 for one in self._questions[start : start + _PROBE_CHUNK]
             }
-            found = ask(asks, "logits")
-            rows += [np.asarray(found[key].next_logits, dtype=np.float32) for key in asks]
+            answered = ask(asks, "logits")
+            rows += [np.asarray(answered[key].next_logits, dtype=np.float32) for key in asks]
         logits = np.stack(rows)  # (N, V)
         features = {"probe_logits": row_span(logits)}
         letters = [replies[f"letter/{letter}"].token_ids for letter in self._letters()]
@@ -293,9 +280,5 @@ _TOKENIZERS_DIFFER: Final = (
 )
 
 
-def _key(subset: Subset, one: Question) -> str:
-    return f"{subset.name}/{one.example}"
-
-
-def _score(subset: Subset, one: Question, metric: str, value: float) -> Score:
-    return Score(subset.name, metric, one.example, value, _GROUPS[subset.name])
+def _score(subset: str, one: Question, metric: str, value: float) -> Score:
+    return Score(subset, metric, one.example, value, _GROUPS[subset])

@@ -19,6 +19,7 @@ from evaluation.intervals import RESAMPLES, percentile_interval, table_of
 from evaluation.suite import Figure, Score
 from evaluation.tofu.metrics import (
     FORGET,
+    METRICS,
     UTILITY_COMPONENTS,
     UTILITY_SUBSETS,
     Subset,
@@ -61,7 +62,7 @@ DIRECTIONS: Final = {
     **{
         f"{subset}/{metric}": "down" if metric == "truth_ratio" else "up"
         for subset in UTILITY_SUBSETS
-        for metric in ("probability", "rouge_l", "truth_ratio", "truth_score")
+        for metric in METRICS
     },
 }
 

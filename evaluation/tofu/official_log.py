@@ -18,7 +18,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from evaluation.errors import DataError, RunError
 from evaluation.intervals import mean_figures
@@ -206,8 +206,10 @@ def _tokens(raw: Mapping[str, object], indices: Collection[str]) -> dict[str, di
 
 def _lists(raw: object) -> dict[str, list[float]]:
     """Whatever of it is numbers, by index."""
-    lists = {index: one if isinstance(one, list) else [one] for index, one in _by_index(raw).items()}
-    return {index: many for index, many in lists.items() if all(_is_number(one) for one in many)}
+    lists: dict[str, list[Any]] = {
+        index: one if isinstance(one, list) else [one] for index, one in _by_index(raw).items()
+    }
+    return {index: many for index, many in lists.items() if all(map(_is_number, many))}
 
 
 def scores_of_log(log: TofuLog, *, mean: Mean = "geometric") -> list[Score]:

@@ -92,10 +92,10 @@ class TofuSuite:
         data = {
             subset: {
                 "file": re.split(r"[/\\]", self._sources[subset])[-1],  # its folder decides nothing
-                **digests_of_questions(found),
-                "questions": len(found),
+                **digests_of_questions(questions),
+                "questions": len(questions),
             }
-            for subset, found in self._questions.items()
+            for subset, questions in self._questions.items()
         }
         return {
             "suite": self.name,
@@ -114,7 +114,7 @@ class TofuSuite:
         return [ask for key, ask in asks.items() if key.endswith(("/generated", "/answer"))]
 
     def measure(self, ask: Asker) -> Outcome:
-        keyed = [(f"{subset}/{q.id}", subset, q) for subset, found in self._questions.items() for q in found]
+        keyed = [(f"{subset}/{q.id}", subset, q) for subset, asked in self._questions.items() for q in asked]
         asks: dict[str, Ask] = {}
         for key, _, question in keyed:
             asks |= self._asks(key, question)

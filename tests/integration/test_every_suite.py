@@ -52,14 +52,14 @@ def measured(
     folder = tmp_path_factory.mktemp("runs")
     opened = {name: open_target(options) for name, options in targets.items()}
 
-    def measure(make: Callable[[Any], Any], *, reference: bool = True) -> dict[str, dict[str, float]]:
+    def measure(make: Callable[[Any], Any], *, reference: bool = True, draws: int = 1) -> dict[str, dict[str, float]]:
         found: dict[str, RunRecord] = {}
         for name in NAMES:
             suite = make(lambda _: None).name
             options = RunOptions(
                 out=folder / f"{suite}-{name}",
                 label=name,
-                draws=2 if name == "guarded" else 1,
+                draws=draws if name == "guarded" else 1,
                 reference=folder / f"{suite}-retain" if reference and name != "retain" else None,
             )
             found[name] = run_suite(make, opened[name], options, Console(quiet=True))
@@ -91,7 +91,7 @@ def others(probe: Probe, among: list[Probe], count: int = 3) -> list[str]:
 
 def test_tofu(measured: Callable[..., Figures]) -> None:
     folder = str(Path(sample_file("tofu", "retain_perturbed.jsonl")).parent)
-    found = measured(lambda _: TofuSuite(folder_sources(folder), max_new_tokens=24))
+    found = measured(lambda _: TofuSuite(folder_sources(folder), max_new_tokens=24), draws=2)
     assert found["original"]["forget/probability"] > 0.95
     assert found["retain"]["forget/probability"] < 0.3
     assert found["guarded"]["forget/probability"] < 0.3
