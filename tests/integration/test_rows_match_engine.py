@@ -92,7 +92,10 @@ def main(wanted: list[str]) -> None:
     from vllm.distributed import init_distributed_environment, initialize_model_parallel
     from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor.model_loader import get_model
+    from vllm.model_executor.models import registry
 
+    # Else each architecture is first looked at in a process of its own, which imports all of vLLM.
+    registry._run_in_subprocess = lambda look: look()
     torch.accelerator.empty_cache = lambda: None  # vLLM's own CPU worker does the same: there is no accelerator
     for number, one in enumerate(wanted):
         dtype, checkpoint = one.split(":", 1)
