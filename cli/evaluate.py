@@ -165,9 +165,8 @@ def evaluate_potter(**options: Any) -> None:
 @run_options
 def evaluate_harmful(**options: Any) -> None:
     """LLMU's harmful prompts: share of harmless answers by a classifier or judge, refusals, nonsense."""
-    from evaluation.judged.classifier import ClassifierJudge
     from evaluation.judged.harmful import HarmfulSuite
-    from evaluation.judged.judges import EndpointJudge, harm_rubric
+    from evaluation.judged.judges import ClassifierJudge, EndpointJudge, harm_rubric
 
     def judge_of(asker_of: Any) -> Any:
         if options["judge"] is not None:
