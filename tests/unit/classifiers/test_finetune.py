@@ -18,8 +18,7 @@ from transformers import EvalPrediction
 from classifiers import EncoderError, Example, ExampleFileError, TrainingError, general_prompts
 from classifiers.encoders.finetuned import FinetunedClassifier
 from classifiers.export.sequence import load_sequence_model
-from classifiers.training.finetune import Finetuned, FinetuneSettings, finetune
-from classifiers.training.finetune_data import finetune_data
+from classifiers.training.finetune import Finetuned, FinetuneSettings, finetune, finetune_data
 from classifiers.training.finetune_trainer import LabelledText, _Collator, _metrics, _WindowTrainer
 from storage.checkpoints import newest_checkpoint
 
