@@ -10,7 +10,8 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import Protocol
 
 from classifiers import Head
-from classifiers.encoders.tokens import TokenClassifier, read_token_settings
+from classifiers.encoders.settings import TokenSettings, read_settings
+from classifiers.encoders.tokens import TokenClassifier
 from classifiers.memory.learn import EntityMemory
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from guard.bundle import PolicyBundle
@@ -87,7 +88,7 @@ def open_finder(
     if bundle.config.classifier.entities == "memory":
         return None if head is None else MemoryFinder(head.memory)
     opened = {} if opened is None else opened
-    digest = read_token_settings(bundle.token_classifier_path).digest
+    digest = read_settings(bundle.token_classifier_path, TokenSettings).digest
     if digest not in opened:
         opened[digest] = TokenClassifier.open(bundle.token_classifier_path)
     return opened[digest]

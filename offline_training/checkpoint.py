@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from classifiers.training.importing import folder_digest
 from offline_training.errors import JobError, SettingsError
 from offline_training.settings import TrainingSettings
+from storage.digests import folder_digest
 
 __all__ = ["RUN_FILE", "BaseCheckpoint", "load_model", "open_checkpoint", "precision_of", "save_dtype_of"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from classifiers.errors import EncoderError
-from classifiers.training.importing import source_folder
+from classifiers.export.hub import source_folder
 from offline_training.errors import JobError
 from offline_training.potter.generic_names import EntityKind
 
