@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifiers.calibration.assessment import Assessment, Proportion
 from classifiers.calibration.conformal import CalibrationError
+from storage.whole import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,17 +28,22 @@ def write_plots(assessment: Assessment, folder: str | Path) -> list[Path]:
     """
     from matplotlib.style import context
 
-    folder = Path(folder)
     drawings = {
         "roc.svg": _draw_roc,
         "precision_recall.svg": _draw_precision_recall,
         "scores.svg": _draw_scores,
         "reliability.svg": _draw_reliability,
     }
+    pictures: dict[Path, bytes] = {}
     with context(["default", {"svg.hashsalt": "eco"}]):  # whatever the user's own settings are
-        pictures = {folder / name: _svg(draw(assessment)) for name, draw in drawings.items()}
+        for name, draw in drawings.items():
+            draw(assessment).savefig(buffer := io.BytesIO(), format="svg", metadata={"Date": None, "Creator": None})
+            pictures[Path(folder) / name] = buffer.getvalue()
     for path, picture in pictures.items():
-        _write(path, picture)
+        try:
+            write_whole(path, picture)
+        except OSError as error:
+            raise CalibrationError(f"{path}: cannot be written ({error.strerror})") from error
     return list(pictures)
 
 
@@ -118,25 +122,3 @@ def _draw_reliability(assessment: Assessment) -> Figure:
 
 def _bars(share: Proportion) -> list[list[float]]:
     return [[share.rate - share.low], [share.high - share.rate]]
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(work).chmod(0o644)
-            Path(work).replace(path)
-        except BaseException:
-            Path(work).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise CalibrationError(f"{path}: cannot be written ({error.strerror})") from error

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from classifiers.calibration.logistic import Float64
 from classifiers.calibration.threshold import Rates, choose_threshold, rates
 from classifiers.encoders.finetuned import FinetunedClassifier, FinetunedSettings, probability
 from classifiers.encoders.shared import TOKENIZER_FILE
@@ -208,7 +208,7 @@ def _train(
     loaded.model.config.label2id = {"retain": 0, FORGET_LABEL: 1}
     weights = data.loss_weights()
 
-    def labelled(corpus: Corpus, indices: Sequence[int], weights: Float64) -> list[LabelledText]:
+    def labelled(corpus: Corpus, indices: Sequence[int], weights: NDArray[np.float64]) -> list[LabelledText]:
         return [
             LabelledText(
                 loaded.tokenizer.windows(corpus.texts[index]), float(corpus.labels[index]), float(weights[index])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.calibration.logistic import Float64
 from classifiers.errors import TrainingError
 from classifiers.training.corpus import Corpus, build_corpus
 from sources.everyday import general_prompts
@@ -34,7 +33,7 @@ class FinetuneData:
         """Indices of validation texts as people send them; the others only teach."""
         return np.flatnonzero(np.isin(self.validation.kinds, ("prompt", "variation")))
 
-    def loss_weights(self) -> Float64:
+    def loss_weights(self) -> NDArray[np.float64]:
         """(T,) over the training texts, of mean 1 over `kept`, where both classes weigh the same in all."""
         weights, kept = self.training.weights.copy(), np.zeros(len(self.training.texts), dtype=bool)
         kept[self.kept] = True

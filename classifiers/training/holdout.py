@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from classifiers.calibration.assessment import Assessment, assess
 from classifiers.calibration.conformal import needed
-from classifiers.calibration.threshold import CalibrationSettings
+from classifiers.calibration.threshold import Calibration, CalibrationSettings, calibrate
 from sources.examples import Example
 
 __all__ = ["Holdout", "hold_out"]
@@ -38,6 +40,27 @@ class Holdout:
             return self.kept_retain, "prompts of the retain set"
         return [*self.kept_retain, *self.kept_everyday], "prompts of the retain set and everyday prompts"
 
+    def calibrate(
+        self,
+        positives: NDArray[np.float64],
+        negatives: NDArray[np.float64],
+        settings: CalibrationSettings,
+        preferred: float,
+    ) -> tuple[Calibration, Assessment]:
+        """The threshold on scores of forget prompts, and of `negatives(settings)` in their order; and how well it
+        tells the kinds apart.
+
+        Raises:
+            CalibrationError: no useful threshold holds the level.
+        """
+        scores = np.concatenate([positives, negatives])
+        labels = np.repeat([1.0, 0.0], [len(positives), len(negatives)])
+        calibration = calibrate(scores, labels, settings, preferred)
+        retained = min(len(self.kept_retain), len(negatives))
+        counts = [len(positives), retained, len(negatives) - retained]
+        groups = np.repeat(["forget", "retain", "everyday"], counts)
+        return calibration, assess(scores, labels, calibration.threshold, groups)
+
 
 def hold_out(
     forget: Sequence[Example],
@@ -54,9 +77,14 @@ def hold_out(
     Raises:
         CalibrationError: the calibration set is too small for the level, with the numbers.
     """
-    kept_retain = _drawn(len(retain), rng) if len(retain) >= _FEWEST else frozenset()
-    kept_everyday = _drawn(len(everyday), rng)
-    kept_forget = _drawn(len(forget), rng) if settings.error == "miss" or positives else frozenset()
+
+    def drawn(count: int) -> frozenset[int]:
+        return frozenset(rng.permutation(count)[: min(_MOST, count // _SHARE)].tolist())
+
+    held_forget = settings.error == "miss" or positives
+    kept_retain = drawn(len(retain)) if len(retain) >= _FEWEST else frozenset()
+    kept_everyday = drawn(len(everyday))
+    kept_forget = drawn(len(forget)) if held_forget else frozenset()
     held = Holdout(
         forget=[example for i, example in enumerate(forget) if i not in kept_forget],
         retain=[example for i, example in enumerate(retain) if i not in kept_retain],
@@ -65,10 +93,6 @@ def hold_out(
         kept_retain=[retain[i].prompt for i in sorted(kept_retain)],
         kept_everyday=[everyday[i] for i in sorted(kept_everyday)],
     )
-    judged = len(held.kept_forget) if settings.error == "miss" or positives else len(forget)
+    judged = len(held.kept_forget) if held_forget else len(forget)
     settings.check_size(positives=judged, negatives=len(held.negatives(settings)[0]))
     return held
-
-
-def _drawn(count: int, rng: np.random.Generator) -> frozenset[int]:
-    return frozenset(rng.permutation(count)[: min(_MOST, count // _SHARE)].tolist())
