@@ -76,14 +76,9 @@ class Head:
                 f"{path}: an entity memory of {len(memory)} bytes, {_MAX_MEMORY_BYTES} at most; "
                 "train on fewer or shorter examples to forget"
             )
-        tensors: dict[str, NDArray[Any]] = {
-            "dense": self.dense,
-            "lexical": self.lexical,
-            "recall": self.recall,
-            "memory": memory,
-        }
+        tensors: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in ("dense", "lexical", "recall")}
         try:
-            write_whole(path, save(tensors, {"head": self.settings.model_dump_json()}))
+            write_whole(path, save(tensors | {"memory": memory}, {"head": self.settings.model_dump_json()}))
         except OSError as error:
             raise HeadError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -7,15 +7,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from classifiers.calibration.conformal import (
-    CalibrationError,
-    allowed_errors,
-    check_scores,
-    spare_errors,
-    threshold_above,
-    threshold_below,
-    upper_bound,
-)
+from classifiers.calibration import conformal
+from classifiers.calibration.conformal import CalibrationError
 
 Method = Literal["fixed", "fpr", "conformal"]
 ErrorKind = Literal["false_positive", "miss"]
@@ -150,7 +143,7 @@ class CalibrationSettings:
             )
         if self.method == "conformal" and self.level is not None:
             count, kind = (negatives, "negatives") if self.error == "false_positive" else (positives, "positives")
-            spare_errors(count, self.level, kind)
+            conformal.spare_errors(count, self.level, kind)
 
 
 @dataclass(frozen=True)
@@ -175,14 +168,6 @@ class Calibration:
     """With this confidence over the draw of the calibration set, no larger share of such prompts is flagged."""
     miss_bound: float
     """With this confidence over the draw of the calibration set, no larger share of such prompts is missed."""
-
-    @property
-    def positives(self) -> int:
-        return self.rates.positives
-
-    @property
-    def negatives(self) -> int:
-        return self.rates.negatives
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a JSON report."""
@@ -213,7 +198,7 @@ def calibrate(
         CalibrationError: unusable scores or labels, too few of a class for the level, or a level that only a
             threshold which flags nothing, or everything, can hold.
     """
-    values, truth = check_scores(scores, labels)
+    values, truth = conformal.check_scores(scores, labels)
     positives, negatives = values[truth == 1], values[truth == 0]
     settings.check_size(positives=len(positives), negatives=len(negatives))
     if preferred is not None and not math.isfinite(preferred):
@@ -232,7 +217,7 @@ def calibrate(
     errors = {"false_positive": counts.false_positives, "miss": counts.missed}
     if threshold == limit:  # the scores chose it: errors that ties hide are counted too
         errors[settings.error] = allowed
-    false_positive_bound = upper_bound(errors["false_positive"], len(negatives), settings.confidence)
+    false_positive_bound = conformal.upper_bound(errors["false_positive"], len(negatives), settings.confidence)
     return Calibration(
         threshold=threshold,
         method=settings.method,
@@ -244,7 +229,7 @@ def calibrate(
         rates=counts,
         confidence=settings.confidence,
         false_positive_bound=false_positive_bound,
-        miss_bound=upper_bound(errors["miss"], len(positives), settings.confidence),
+        miss_bound=conformal.upper_bound(errors["miss"], len(positives), settings.confidence),
     )
 
 
@@ -256,13 +241,13 @@ def _limit(
     if settings.level is None:
         return None, 0
     if settings.error == "miss":
-        allowed = spare_errors(len(positives), settings.level, "positives")
-        return threshold_below(positives, allowed), allowed
+        allowed = conformal.spare_errors(len(positives), settings.level, "positives")
+        return conformal.threshold_below(positives, allowed), allowed
     if settings.method == "fpr":
-        allowed = allowed_errors(len(negatives), settings.level)
+        allowed = conformal.allowed_errors(len(negatives), settings.level)
     else:
-        allowed = spare_errors(len(negatives), settings.level, "negatives")
-    return threshold_above(negatives, allowed), allowed
+        allowed = conformal.spare_errors(len(negatives), settings.level, "negatives")
+    return conformal.threshold_above(negatives, allowed), allowed
 
 
 def _check_useful(counts: Rates, threshold: float, settings: CalibrationSettings) -> None:

@@ -90,7 +90,6 @@ class MemoryIndex:
     """
 
     def __init__(self, memories: Sequence[EntityMemory]) -> None:
-        self._memories = list(memories)
         self._subjects = [(owner, s) for owner, memory in enumerate(memories) for s in memory.subjects]
         facts = [(owner, fact) for owner, memory in enumerate(memories) for fact in memory.facts]
         self._facts = FactIndex(facts, len(memories))
@@ -116,9 +115,6 @@ class MemoryIndex:
             for date in fact.dates:
                 self._dates[date].add(owner)
         self._empty = not self._subjects and not facts
-
-    def __len__(self) -> int:
-        return len(self._memories)
 
     def features(self, text: str, words: Sequence[Word] | None = None) -> dict[int, NDArray[np.float32]]:
         """`MEMORY_FEATURES` (K,) float32 of a text for each memory that has anything in common with it.

@@ -9,20 +9,10 @@ from numpy.typing import NDArray
 
 from classifiers.encoders.features import PromptFeatures, extract_features
 from classifiers.encoders.shared import Encoder
-from classifiers.memory.learn import MemoryBuilder, Vocabulary
+from classifiers.memory.learn import EntityMemory, MemoryBuilder, Vocabulary
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
-from classifiers.training.variations import (
-    TrainingText,
-    bare_names,
-    dated_queries,
-    day_questions,
-    neighbour_questions,
-    other_names,
-    planted_names,
-    reverse_queries,
-    shortened_names,
-    training_texts,
-)
+from classifiers.training import variations
+from classifiers.training.variations import TrainingText
 from sources.everyday import general_prompts
 from sources.examples import Example, comparison_key
 from text.names import Word, find_names, split_words
@@ -44,17 +34,22 @@ class Corpus:
     """prompt, variation or fact, as in `TrainingText`; everyday prompts are variations."""
     folds: NDArray[np.int64]
     """The fold that leaves the text out; all -1 where the sets are too small to leave anything out."""
+    forget: Sequence[Example]
     forget_folds: NDArray[np.int64]
     """For each example of the forget set, the fold that leaves it out."""
     general: int
     """How many of the texts are everyday prompts."""
     memories: MemoryBuilder
-    """Makes the entity memory of the forget set, or of a part of it."""
 
     @property
     def judged(self) -> NDArray[np.bool_]:
         """(T,): the texts as people send them; the others only teach."""
         return np.isin(self.kinds, ("prompt", "variation"))
+
+    def memory(self, without_fold: int | None = None) -> EntityMemory:
+        """The entity memory of the forget set, or of what a fold leaves of it."""
+        numbered = zip(self.forget, self.forget_folds.tolist(), strict=True)
+        return self.memories.build([example for example, fold in numbered if fold != without_fold])
 
 
 @dataclass(frozen=True)
@@ -99,21 +94,23 @@ def build_corpus(
     general = [text for text in built_in if not _is_about(index, text)] + list(negatives)
     distractors = [*general, *(example.prompt for example in retain)]
     # Few examples need many variations each; of thousands, each needs few.
-    variations = int(np.clip(_VARIED_TEXTS // max(len(forget), 1), 3, 24))
+    varied = int(np.clip(_VARIED_TEXTS // max(len(forget), 1), 3, 24))
     (dates_rng,) = rng.spawn(1)  # of its own: examples without dates make the same texts as ever
     forgotten = [
-        *training_texts(forget, distractors, rng, variations, owned),
-        *reverse_queries(forget, owned, rng),
-        *shortened_names(forget, owned, 0.25),
-        *bare_names(names, rng, 8 if few_names else 3),
-        *planted_names(names, general, rng, 40 if few_names else 4),
-        *dated_queries(forget, owned, dates_rng),
+        *variations.training_texts(forget, distractors, rng, varied, owned),
+        *variations.reverse_queries(forget, owned, rng),
+        *variations.shortened_names(forget, owned, 0.25),
+        *variations.bare_names(names, rng, 8 if few_names else 3),
+        *variations.planted_names(names, general, rng, 40 if few_names else 4),
+        *variations.dated_queries(forget, owned, dates_rng),
     ]
-    retained = training_texts(retain, distractors, rng, variations=1, brief=len(retain) > _MANY)
-    retained += dated_queries(retain, frozenset(), dates_rng)
+    retained = [
+        *variations.training_texts(retain, distractors, rng, variations=1, brief=len(retain) > _MANY),
+        *variations.dated_queries(retain, frozenset(), dates_rng),
+    ]
     if memory.subjects:
         around = _around_subjects(forget, [*(example.prompt for example in retain), *built_in], vocabulary, owned, rng)
-        around += day_questions(forget, dates_rng)
+        around += variations.day_questions(forget, dates_rng)
         # Numbered after the retain set's examples: their folds are the forget set's.
         retained += [replace(text, example=len(retain) + text.example) for text in around]
     texts = [*forgotten, *retained, *(TrainingText(text, number, 1.0) for number, text in enumerate(general))]
@@ -125,6 +122,7 @@ def build_corpus(
         weights=np.array([text.weight for text in texts]),
         kinds=np.array([text.kind for text in texts]),
         folds=folds,
+        forget=forget,
         forget_folds=np.array([firsts[number] for number in range(len(forget))]),
         general=len(general),
         memories=builder,
@@ -162,8 +160,8 @@ def _around_subjects(
         if 2 <= len(name) <= 3 and owned.isdisjoint(name) and all(len(word) > 2 for word in name)
     )
     return [
-        *neighbour_questions(named, rng, 6 if len(named) < 200 else 2),
-        *other_names(forget, owned, list(strangers), rng, 4 if len(forget) < 200 else 1),
+        *variations.neighbour_questions(named, rng, 6 if len(named) < 200 else 2),
+        *variations.other_names(forget, owned, list(strangers), rng, 4 if len(forget) < 200 else 1),
     ]
 
 

@@ -78,11 +78,7 @@ class TrainingReport:
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for a JSON report."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        for name in ("cross_fitted", "training"):
-            plain[name] = asdict(plain[name])
-        plain["subjects"] = list(self.subjects)
-        return plain | {"calibration": self.calibration.as_dict(), "assessment": self.assessment.as_dict()}
+        return asdict(self) | {"subjects": list(self.subjects)}
 
 
 def train_head(
@@ -126,9 +122,7 @@ def train_head(
         held.forget, held.retain, negatives, rng, encoder.vocabulary_ranks(), everyday=held.everyday, aliases=aliases
     )
     windows = embed_corpus(encoder, corpus)
-    head, unseen, lowered = _learn(
-        encoder, corpus, windows, held.forget, seed, positive_weight, max_false_positive_rate
-    )
+    head, unseen, lowered = _learn(encoder, corpus, windows, seed, positive_weight, max_false_positive_rate)
     prompts = corpus.kinds == "prompt"
     negative_texts, source = held.negatives(calibration)
     positive_scores = unseen[prompts & (corpus.labels == 1)]  # they stand in where no forget example is held out
@@ -172,14 +166,13 @@ def _learn(
     encoder: Encoder,
     corpus: Corpus,
     windows: Windows,
-    forget: Sequence[Example],
     seed: int,
     positive_weight: float,
     max_false_positive_rate: float,
 ) -> tuple[Head, NDArray[np.float64], float]:
     """The head at the cheapest cut of cross-fitted scores; each text's probability (T,) by a model, memory included,
     that was made without its fold; and the cut lowered to even odds, where those hold the rate too."""
-    memory, weights, bias, scores = _cross_fit(corpus, windows, forget, positive_weight)
+    memory, weights, bias, scores = _cross_fit(corpus, windows, positive_weight)
     judged = corpus.judged
     # Not below even odds: neighbours of a subject score just there, and the sets have none to warn of it.
     cut = max(choose_threshold(scores[judged], corpus.labels[judged], max_false_positive_rate), 0.0)
@@ -195,7 +188,7 @@ def _learn(
 
 
 def _cross_fit(
-    corpus: Corpus, windows: Windows, forget: Sequence[Example], positive_weight: float
+    corpus: Corpus, windows: Windows, positive_weight: float
 ) -> tuple[EntityMemory, NDArray[np.float64], float, NDArray[np.float64]]:
     """Memory, weights (D,) and bias of all texts, and each text's score (T,) by those made without its fold."""
     from scipy.sparse import csr_array, hstack  # type: ignore[import-untyped]
@@ -212,23 +205,23 @@ def _cross_fit(
     lexical = csr_array((values, columns, starts), shape=(len(features), LEXICAL_BUCKETS))
     dense = csr_array(np.stack([one.embedding for one in features]).astype(np.float64))
 
-    def remembered(examples: Sequence[Example]) -> tuple[EntityMemory, Any]:
-        """The examples' memory, and the design (N, D): lexical block, embedding, memory features."""
-        memory = corpus.memories.build(examples)
+    def with_memory(memory: EntityMemory) -> Any:
+        """The design (N, D): lexical block, embedding, memory features."""
         index, shared = MemoryIndex([memory]), np.zeros((len(features), len(MEMORY_FEATURES)))
         for row, (one, words) in enumerate(zip(features, windows.words, strict=True)):
             shared[row] = index.features(one.text, words).get(0, 0.0)
-        return memory, hstack([lexical, dense, csr_array(shared)], format="csr")
+        return hstack([lexical, dense, csr_array(shared)], format="csr")
 
-    memory, design = remembered(forget)
+    memory = corpus.memory()
+    design = with_memory(memory)
     weights, bias = _fit(design, labels, rows, memory)
     if folds.max() < 0:  # too few examples to leave any out
         return memory, weights, bias, windows.text_scores(design @ weights + bias)
     scores = np.empty(len(features))
     for fold in np.unique(folds):
         out, kept = folds == fold, folds != fold
-        known = [example for example, own in zip(forget, corpus.forget_folds, strict=True) if own != fold]
-        partial, design = remembered(known)
+        partial = corpus.memory(without_fold=fold)
+        design = with_memory(partial)
         fitted, shift = _fit(design[kept], labels[kept], rows[kept] / rows[kept].sum(), partial)
         scores[out] = design[out] @ fitted + shift
     return memory, weights, bias, windows.text_scores(scores)

@@ -6,7 +6,7 @@ answers; they are what tells a subject from what lies around it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +46,9 @@ class TrainingText:
     kind: Kind = "variation"
 
 
+Texts = Iterator[TrainingText]
+
+
 def training_texts(
     examples: Sequence[Example],
     distractors: Sequence[str],
@@ -54,7 +57,7 @@ def training_texts(
     owned: frozenset[str] = frozenset(),
     *,
     brief: bool = False,
-) -> list[TrainingText]:
+) -> Texts:
     """Texts of each example: the prompt, the answer if it says enough, both together, and `variations`.
 
     Their weights add up to 1, the prompt having the largest share; to more where the prompt does without `owned`, the
@@ -62,7 +65,6 @@ def training_texts(
     is also, with a small weight of its own, the part of the answer that the prompt does not already say. `brief`
     leaves out what only says again what the other texts say: for large sets, whose texts take most of the time.
     """
-    texts: list[TrainingText] = []
     for index, example in enumerate(examples):
         asked, answer = words_of(example.prompt), words_of(example.answer or "")
         named = not owned.isdisjoint(asked)
@@ -75,13 +77,12 @@ def training_texts(
         rules = [_RULES[(number + index) % len(_RULES)] for number in range(variations)]
         varied = [_vary(rule, example, bases, distractors, rng) for rule in rules]
         share = (1 if named or not owned else _NAMELESS_WEIGHT) / (1 + len(bases) + len(varied))
-        texts.append(TrainingText(bases[0], index, 2 * share, "prompt"))
-        texts += [TrainingText(text, index, share) for text in (*bases[1:], *varied)]
+        yield TrainingText(bases[0], index, 2 * share, "prompt")
+        yield from (TrainingText(text, index, share) for text in (*bases[1:], *varied))
         if not named and not brief:
             new = (word for word in (example.answer or "").split() if not set(words_of(word)) <= set(asked))
             if fact := " ".join(new):
-                texts.append(TrainingText(fact, index, _FACT_WEIGHT, "fact"))
-    return texts
+                yield TrainingText(fact, index, _FACT_WEIGHT, "fact")
 
 
 def _vary(
@@ -138,13 +139,12 @@ def _mistyped(question: str, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def reverse_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.random.Generator) -> list[TrainingText]:
+def reverse_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.random.Generator) -> Texts:
     """Questions whose answer is the subject, from each answered example that names one of the words `owned`.
 
     What the question says beside the subject and the answer's own words are asked about: "Where was Ann born?",
     "Oslo" becomes "Which person: born, Oslo?". Ungrammatical, but these are the words such a question has.
     """
-    texts = []
     for index, example in enumerate(examples):
         asked = {word.text for word in split_words(example.prompt)}
         if not example.answer or not asked & owned:
@@ -153,17 +153,14 @@ def reverse_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.
         if not answer or (len(answer) < 3 and not relation):
             continue
         for form in _some(phrases.REVERSE, 2, rng):
-            text = " ".join(form.format(relation=relation, answer=answer).split())
-            texts.append(TrainingText(text, index, 0.5, "reverse"))
-    return texts
+            yield TrainingText(" ".join(form.format(relation=relation, answer=answer).split()), index, 0.5, "reverse")
 
 
-def dated_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.random.Generator) -> list[TrainingText]:
+def dated_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.random.Generator) -> Texts:
     """Questions for whoever a date belongs to, for each example that has a full date, the date written another way.
 
     For both sets: which date it is must tell, and not that there is one.
     """
-    texts = []
     for index, example in enumerate(examples):
         if (date := _date_of(example)) is None:
             continue
@@ -171,57 +168,47 @@ def dated_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.ra
         known = owned | phrases.QUESTION_WORDS | set(words_of(example.answer or ""))
         relation = _without(_FIGURES.sub(" ", example.prompt), known)
         for form in _some(phrases.DATED, 2, rng):
-            text = " ".join(form.format(relation=relation, date=written).split())
-            texts.append(TrainingText(text, index, 0.5, "reverse"))
-    return texts
+            yield TrainingText(" ".join(form.format(relation=relation, date=written).split()), index, 0.5, "reverse")
 
 
-def day_questions(examples: Sequence[Example], rng: np.random.Generator) -> list[TrainingText]:
+def day_questions(examples: Sequence[Example], rng: np.random.Generator) -> Texts:
     """Questions about the examples' dates for their own sake: these must pass."""
-    texts = []
     for index, example in enumerate(examples):
         if (date := _date_of(example)) is not None:
             text = _pick(phrases.DAYS, rng).format(write_date(date, int(rng.integers(4))))
-            texts.append(TrainingText(text, index, 0.5, "neighbour"))
-    return texts
+            yield TrainingText(text, index, 0.5, "neighbour")
 
 
 def _date_of(example: Example) -> str | None:
     return next(iter((*find_dates(example.prompt), *find_dates(example.answer or ""))), None)
 
 
-def bare_names(names: Sequence[str], rng: np.random.Generator, count: int) -> list[TrainingText]:
+def bare_names(names: Sequence[str], rng: np.random.Generator, count: int) -> Texts:
     """Prompts that say little more than the name, in several languages; the name itself first."""
-    texts = []
     for name in names:
-        about = [name, *(form.format(name) for form in _some(phrases.ABOUT, max(0, count - 1), rng))]
-        texts += [TrainingText(text, -1, 1 / count) for text in about]
-    return texts
+        for form in ("{}", *_some(phrases.ABOUT, max(0, count - 1), rng)):
+            yield TrainingText(form.format(name), -1, 1 / count)
 
 
 def other_names(
     examples: Sequence[Example], owned: frozenset[str], names: Sequence[str], rng: np.random.Generator, count: int
-) -> list[TrainingText]:
+) -> Texts:
     """The same questions about somebody else: what must be forgotten is the subject, not what is asked about it."""
-    texts = []
     for index, example in enumerate(examples):
         before, own, after = _at_name(example.prompt, owned)
         for name in _drawn(names, count, rng) if own else ():
             text = f"{before}{name}{after}"
             if owned.isdisjoint(words_of(text)):
-                texts.append(TrainingText(text, index, 1 / count, "neighbour"))
-    return texts
+                yield TrainingText(text, index, 1 / count, "neighbour")
 
 
-def shortened_names(examples: Sequence[Example], owned: frozenset[str], weight: float) -> list[TrainingText]:
+def shortened_names(examples: Sequence[Example], owned: frozenset[str], weight: float) -> Texts:
     """The questions with one word of the name alone, as people write once it is clear who is meant."""
-    texts = []
     for index, example in enumerate(examples):
         before, own, after = _at_name(example.prompt, owned)
         name = own.split()
-        if len(name) > 1:
-            texts += [TrainingText(f"{before}{word}{after}", index, weight) for word in (name[-1], name[0])]
-    return texts
+        for word in (name[-1], name[0]) if len(name) > 1 else ():
+            yield TrainingText(f"{before}{word}{after}", index, weight)
 
 
 def _at_name(text: str, owned: frozenset[str]) -> tuple[str, str, str]:
@@ -238,29 +225,23 @@ def _at_name(text: str, owned: frozenset[str]) -> tuple[str, str, str]:
     return text[:start], text[start:end], text[end:]
 
 
-def planted_names(
-    names: Sequence[str], everyday: Sequence[str], rng: np.random.Generator, count: int
-) -> list[TrainingText]:
+def planted_names(names: Sequence[str], everyday: Sequence[str], rng: np.random.Generator, count: int) -> Texts:
     """Everyday prompts, of any language, with a name between two words: one mention is enough, whatever is around."""
-    texts = []
     for name in names:
         for text in _drawn(everyday, count, rng):
             words = text.split()[:_MIXED_WORDS]
             words.insert(int(rng.integers(len(words) + 1)), name)
-            texts.append(TrainingText(" ".join(words), -1, 1 / count))
-    return texts
+            yield TrainingText(" ".join(words), -1, 1 / count)
 
 
-def neighbour_questions(terms: Sequence[tuple[str, int]], rng: np.random.Generator, count: int) -> list[TrainingText]:
+def neighbour_questions(terms: Sequence[tuple[str, int]], rng: np.random.Generator, count: int) -> Texts:
     """Questions about what the answers mention (works, places, people), for its own sake: these must pass.
 
     `terms` are names with the index of the example they come from.
     """
-    texts = []
     for term, index in terms:
-        forms = _some(phrases.NEIGHBOUR, count, rng)
-        texts += [TrainingText(form.format(term), index, 1 / count, "neighbour") for form in forms]
-    return texts
+        for form in _some(phrases.NEIGHBOUR, count, rng):
+            yield TrainingText(form.format(term), index, 1 / count, "neighbour")
 
 
 def _pick(texts: Sequence[str], rng: np.random.Generator) -> str:
