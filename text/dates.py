@@ -5,7 +5,7 @@ apart where both could be either, so a date written day first equals the same on
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from text.names import Word, split_words
 from text.normalise import normalise
@@ -67,7 +67,20 @@ def find_dates(text: str, words: Sequence[Word] | None = None) -> list[str]:
             dates += _date(three, one, two)
     for year, month, day in _CJK.findall(figures):
         dates += _date(year, month, day)
-    dates += _written([word.text for word in (split_words(text) if words is None else words)])
+    compared = [word.text for word in (split_words(text) if words is None else words)]
+    for at, word in enumerate(compared):  # a month in words: its day right before or after it, its year behind the two
+        if (month := _MONTH.get(word)) is None:
+            continue
+        before = [w for w in compared[max(at - _REACH, 0) : at] if w not in _FILLERS]
+        rest = after = [w for w in compared[at + 1 : at + 1 + _REACH] if w not in _FILLERS]
+        last_words = (before[-size:] for size in (2, 1))
+        day = next((day for last in last_words for day, used in [_day(last)] if used == len(last)), None)
+        if day is None or _leading_year(after) is None:
+            day, used = _day(after)
+            rest = after[used:]
+        year = _leading_year(rest)
+        if day is not None and year is not None:
+            dates += _date(year, month, day)
     return list(dict.fromkeys(dates))
 
 
@@ -82,24 +95,6 @@ def write_date(date: str, form: int) -> str:
         return figures[form % 2]
     name = _WRITTEN[int(first) - 1]
     return (*figures, f"{name} {int(second)}, {year}", f"the {int(second)}. of {name} {year}")[form % 4]
-
-
-def _written(words: Sequence[str]) -> Iterator[str]:
-    """Dates with a month in words: its day right before or after it, its year behind the two or before them."""
-    for at, word in enumerate(words):
-        if (month := _MONTH.get(word)) is None:
-            continue
-        before = [w for w in words[max(at - _REACH, 0) : at] if w not in _FILLERS]
-        after = [w for w in words[at + 1 : at + 1 + _REACH] if w not in _FILLERS]
-        last_words = (before[-size:] for size in (2, 1))
-        day = next((day for last in last_words for day, used in [_day(last)] if used == len(last)), None)
-        rest = after
-        if day is None or _leading_year(after) is None:
-            day, used = _day(after)
-            rest = after[used:]
-        year = _leading_year(rest)
-        if day is not None and year is not None:
-            yield from _date(year, month, day)
 
 
 def _day(words: Sequence[str]) -> tuple[int | None, int]:

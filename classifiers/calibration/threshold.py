@@ -212,8 +212,16 @@ def calibrate(
     else:
         threshold = min(preferred, limit) if settings.error == "miss" else max(preferred, limit)
     counts = rates(values.astype(np.float64) >= threshold, truth)
-    if limit is not None:
-        _check_useful(counts, threshold, settings)
+    useless = None
+    if limit is not None and settings.error == "false_positive" and counts.missed == counts.positives:
+        useless = f"none of the {counts.positives} calibration positives"
+    elif limit is not None and settings.error == "miss" and counts.false_positives == counts.negatives:
+        useless = f"all {counts.negatives} calibration negatives"
+    if useless:
+        raise CalibrationError(
+            f"a {settings.error.replace('_', '-')} level of {settings.level:g} takes a threshold of {threshold:.6g}, "
+            f"which flags {useless}; ask for a higher level or train on more examples"
+        )
     errors = {"false_positive": counts.false_positives, "miss": counts.missed}
     if threshold == limit:  # the scores chose it: errors that ties hide are counted too
         errors[settings.error] = allowed
@@ -248,19 +256,6 @@ def _limit(
     else:
         allowed = conformal.spare_errors(len(negatives), settings.level, "negatives")
     return conformal.threshold_above(negatives, allowed), allowed
-
-
-def _check_useful(counts: Rates, threshold: float, settings: CalibrationSettings) -> None:
-    if settings.error == "false_positive" and counts.missed == counts.positives:
-        flags = f"none of the {counts.positives} calibration positives"
-    elif settings.error == "miss" and counts.false_positives == counts.negatives:
-        flags = f"all {counts.negatives} calibration negatives"
-    else:
-        return
-    raise CalibrationError(
-        f"a {settings.error.replace('_', '-')} level of {settings.level:g} takes a threshold of {threshold:.6g}, "
-        f"which flags {flags}; ask for a higher level or train on more examples"
-    )
 
 
 def _guarantee(

@@ -100,10 +100,21 @@ def _vary(
                 if sum(len(part.split()) for part in (*around, text)) <= _MIXED_WORDS:
                     around.insert(int(rng.integers(len(around) + 1)), text)
             return " ".join(around)
-        case "reworded":
-            return _reworded(example.prompt, rng)
-        case "mistyped":
-            return _mistyped(example.prompt, rng)
+        case "reworded":  # another opening ("What is" -> "Can you tell me"), and a few words left out
+            question = example.prompt
+            for pattern, others in phrases.OPENINGS:
+                if opening := pattern.match(question):
+                    question = _pick(others, rng) + question[opening.end() :]
+                    break
+            return " ".join(w for w in question.split() if w[:1].isupper() or rng.random() > 0.15) or question
+        case "mistyped":  # two letters swapped, one lost, or one doubled, in about every third longer word
+            words = example.prompt.split()
+            for index, word in enumerate(words):
+                if len(word) > _TYPO_LETTERS and rng.random() <= 0.35:
+                    at = int(rng.integers(1, len(word) - 2))
+                    one, two = word[at], word[at + 1]
+                    words[index] = word[:at] + _pick((two + one, two, one + one + two), rng) + word[at + 2 :]
+            return " ".join(words)
         case "with examples":  # after a worked one, as few-shot prompts are written
             first = _pick(distractors, rng) if distractors else "What is two plus two?"
             if len(first.split()) + len(example.prompt.split()) > _MIXED_WORDS:
@@ -115,28 +126,6 @@ def _vary(
             options = example.choices or [*words, (example.answer or "None of these")][:4]
             listed = " ".join(f"{letter}) {option}" for letter, option in zip("ABCDEFGH", options, strict=False))
             return f"{example.prompt} {listed}"
-
-
-def _reworded(question: str, rng: np.random.Generator) -> str:
-    """Another opening for the question ("What is" -> "Can you tell me"), and a few of its words left out."""
-    for pattern, others in phrases.OPENINGS:
-        if opening := pattern.match(question):
-            question = _pick(others, rng) + question[opening.end() :]
-            break
-    kept = [word for word in question.split() if word[:1].isupper() or rng.random() > 0.15]
-    return " ".join(kept) or question
-
-
-def _mistyped(question: str, rng: np.random.Generator) -> str:
-    """Two letters swapped, one lost, or one doubled, in about every third longer word."""
-    words = question.split()
-    for index, word in enumerate(words):
-        if len(word) <= _TYPO_LETTERS or rng.random() > 0.35:
-            continue
-        at = int(rng.integers(1, len(word) - 2))
-        wrong = (word[at + 1] + word[at], word[at + 1], word[at] * 2 + word[at + 1])[int(rng.integers(3))]
-        words[index] = word[:at] + wrong + word[at + 2 :]
-    return " ".join(words)
 
 
 def reverse_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.random.Generator) -> Texts:

@@ -46,13 +46,13 @@ def test_words_keep_their_place_in_the_text_as_given() -> None:
     [
         ("Harry’s José, O'NEIL!", "harry jose oneil", "harry jose oneil"),
         ("Yun-Hwa's parents' (Straße)", "yun hwa parents strasse", "yun hwa parents strasse"),
-        ("snake_case 42nd it's'", "snake case 42nd its", "snake case 42nd its"),
+        ("snake_case 42nd it's'", "snake case 42nd it", "snake case 42nd it"),
         ("HARRY'S", "harry", "harrys"),
         ("Где Хемингуэй?", "где хемингуэи", "gde kheminguey"),
-        ("ﬁne Ａnn ½ İda", "fine ann 1 2 ida", "fine ann 12 ida"),
+        ("ﬁne Ａnn ½ İda", "fine ann 1 2 ida", "fine ann 1/2 ida"),
         ("Ha\u200brry Не\u200dmingway", "harry hemingway", "ha rry he mingway"),
         ("史蒂夫·乔布斯", "史蒂夫 乔布斯", "shidifu qiaobusi"),
-        ("’s '' _ \ud800", "s", ""),
+        ("’s '' _ \ud800", "s", "s"),
     ],
 )
 def test_the_words_that_heads_and_memories_compare(text: str, of_heads: str, of_memories: str) -> None:
