@@ -191,7 +191,7 @@ def _folds(
     if count < 2:
         return np.full(len(forgotten) + len(retained) + len(everyday), -1)
 
-    blocks = max(retain_groups) + 1
+    facts = max(retain_groups) + 1
 
     def of_forgotten(example: int) -> int:
         return forget_groups[example] % count if example >= 0 else 0  # bare names belong to no example
@@ -199,7 +199,7 @@ def _folds(
     def of_retained(example: int) -> int:
         if example >= len(retain):
             return of_forgotten(example - len(retain))
-        return retain_groups[example] * count // blocks
+        return retain_groups[example] * count // facts
 
     dealt = [*(of_forgotten(text.example) for text in forgotten), *(of_retained(text.example) for text in retained)]
     return np.concatenate([np.array(dealt, dtype=np.int64), everyday % count])

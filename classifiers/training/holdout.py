@@ -78,21 +78,23 @@ def hold_out(
         CalibrationError: the calibration set is too small for the level, with the numbers.
     """
 
-    def drawn(count: int) -> frozenset[int]:
-        return frozenset(rng.permutation(count)[: min(_MOST, count // _SHARE)].tolist())
+    def split[T](items: Sequence[T], *, keep: bool = True) -> tuple[list[T], list[T]]:
+        drawn = rng.permutation(len(items))[: min(_MOST, len(items) // _SHARE)] if keep else ()
+        kept = frozenset(int(index) for index in drawn)
+        return [one for i, one in enumerate(items) if i not in kept], [items[i] for i in sorted(kept)]
 
-    held_forget = settings.error == "miss" or positives
-    kept_retain = drawn(len(retain)) if len(retain) >= _FEWEST else frozenset()
-    kept_everyday = drawn(len(everyday))
-    kept_forget = drawn(len(forget)) if held_forget else frozenset()
+    positives = positives or settings.error == "miss"
+    retain_left, kept_retain = split(retain, keep=len(retain) >= _FEWEST)
+    everyday_left, kept_everyday = split(everyday)
+    forget_left, kept_forget = split(forget, keep=positives)
     held = Holdout(
-        forget=[example for i, example in enumerate(forget) if i not in kept_forget],
-        retain=[example for i, example in enumerate(retain) if i not in kept_retain],
-        everyday=[text for i, text in enumerate(everyday) if i not in kept_everyday],
-        kept_forget=[forget[i].prompt for i in sorted(kept_forget)],
-        kept_retain=[retain[i].prompt for i in sorted(kept_retain)],
-        kept_everyday=[everyday[i] for i in sorted(kept_everyday)],
+        forget=forget_left,
+        retain=retain_left,
+        everyday=everyday_left,
+        kept_forget=[example.prompt for example in kept_forget],
+        kept_retain=[example.prompt for example in kept_retain],
+        kept_everyday=kept_everyday,
     )
-    judged = len(held.kept_forget) if held_forget else len(forget)
-    settings.check_size(positives=judged, negatives=len(held.negatives(settings)[0]))
+    scored = len(kept_forget if positives else forget)
+    settings.check_size(positives=scored, negatives=len(held.negatives(settings)[0]))
     return held
