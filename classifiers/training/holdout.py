@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from sources.examples import Example
 
 __all__ = ["Holdout", "hold_out"]
 
+_Item = TypeVar("_Item")
 _SHARE = 5  # every fifth
 _MOST = 400  # enough for a level of 0.25 %; more would be missed in training
 _FEWEST = 20  # of a smaller retain set every example is needed in training
@@ -78,7 +80,7 @@ def hold_out(
         CalibrationError: the calibration set is too small for the level, with the numbers.
     """
 
-    def split[T](items: Sequence[T], *, keep: bool = True) -> tuple[list[T], list[T]]:
+    def split(items: Sequence[_Item], *, keep: bool = True) -> tuple[list[_Item], list[_Item]]:
         drawn = rng.permutation(len(items))[: min(_MOST, len(items) // _SHARE)] if keep else ()
         kept = frozenset(int(index) for index in drawn)
         return [one for i, one in enumerate(items) if i not in kept], [items[i] for i in sorted(kept)]
