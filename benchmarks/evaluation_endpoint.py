@@ -32,7 +32,15 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32, help="requests in flight [32]")
     parser.add_argument("--rounds", type=int, default=1, help="times every question is asked either way [1]")
     options = parser.parse_args()
-    questions = _questions(options.questions)[: options.count]
+    if options.questions is None:
+        from demo.probes import probes
+        from demo.world import World
+
+        texts = [probe.question for probe in probes(World.generate()) if probe.prefix is None]
+    else:
+        lines = options.questions.read_text(encoding="utf-8").splitlines()
+        texts = [json.loads(line)["question"] for line in lines if line.strip()]
+    questions = list(dict.fromkeys(texts))[: options.count]
     if len(questions) < options.count:
         sys.exit(f"--questions: {len(questions)} different questions; {options.count} are asked (--count)")
     with _server(options.url, options.model) as url:
@@ -46,64 +54,38 @@ def _race(url: str, questions: Sequence[str], options: argparse.Namespace) -> No
     target = EndpointTarget(url, concurrency=options.concurrency)
     asks = [Ask(question, max_new_tokens=options.max_new_tokens) for question in questions]
     target.check(asks)
-    model = str(target.describe()["model"])
-    serial_s = target_s = 0.0
+    body = {"model": str(target.describe()["model"]), "temperature": 0.0, "max_tokens": options.max_new_tokens}
+    seconds = {"one at a time": 0.0, f"endpoint target, {options.concurrency} at once": 0.0}
+    serial, at_once = seconds
     answers: dict[int, str] = {}
     differ = 0
     with httpx.Client(timeout=300.0) as client:
         for round_number in range(2 * options.rounds):
             first, second = range(0, len(asks), 2), range(1, len(asks), 2)
-            for way in ("serial", "target") if round_number % 2 == 0 else ("target", "serial"):
+            for way in (serial, at_once) if round_number % 2 == 0 else (at_once, serial):
                 # Either way asks the first half in one round and the second in the next.
-                half = first if (way == "serial") == (round_number % 2 == 0) else second
+                half = first if (way == serial) == (round_number % 2 == 0) else second
                 started = time.perf_counter()
-                if way == "serial":
-                    found = {n: _ask(client, url, model, asks[n].prompt, options.max_new_tokens) for n in half}
-                    serial_s += time.perf_counter() - started
+                if way == serial:  # what a loop over the questions does, on one connection
+                    texts = {}
+                    for number in half:
+                        asked = {**body, "messages": [{"role": "user", "content": asks[number].prompt}]}
+                        response = client.post(f"{url}/v1/chat/completions", json=asked).raise_for_status()
+                        texts[number] = str(response.json()["choices"][0]["message"]["content"])
                 else:
                     replies = target.replies([asks[number] for number in half])
-                    found = {half[number]: reply.text for number, reply in replies}
-                    target_s += time.perf_counter() - started
-                differ += sum(answers.setdefault(number, text) != text for number, text in found.items())
-    _report(len(asks) * options.rounds, serial_s, target_s, differ, options.concurrency)
-
-
-def _ask(client: httpx.Client, url: str, model: str, question: str, max_new_tokens: int) -> str:
-    """What a loop over the questions does, on one connection."""
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": question}],
-        "temperature": 0.0,
-        "max_tokens": max_new_tokens,
-    }
-    answer = client.post(f"{url}/v1/chat/completions", json=body).raise_for_status().json()
-    return str(answer["choices"][0]["message"]["content"])
-
-
-def _report(asked: int, serial_s: float, target_s: float, differ: int, concurrency: int) -> None:
-    table = Table(title=f"{asked} questions each way, greedy answers")
+                    texts = {half[number]: reply.text for number, reply in replies}
+                seconds[way] += time.perf_counter() - started
+                differ += sum(answers.setdefault(number, text) != text for number, text in texts.items())
+    count = len(asks) * options.rounds
+    table = Table(title=f"{count} questions each way, greedy answers")
     for column in ("way", "seconds", "questions/s", "times as fast"):
         table.add_column(column, justify="right")
-    table.add_row("one at a time", f"{serial_s:.1f}", f"{asked / serial_s:.1f}", "1.0")
-    table.add_row(
-        f"endpoint target, {concurrency} at once", f"{target_s:.1f}", f"{asked / target_s:.1f}",
-        f"{serial_s / target_s:.1f}",
-    )  # fmt: skip
+    for way, took_s in seconds.items():
+        table.add_row(way, f"{took_s:.1f}", f"{count / took_s:.1f}", f"{seconds[serial] / took_s:.1f}")
     console = Console()
     console.print(table)
     console.print(f"goal: {_GOAL:.0f} times as fast; answers that differ between the two ways: {differ}")
-
-
-def _questions(file: Path | None) -> list[str]:
-    """Different questions, in the file's order; without one, about the demo's world."""
-    if file is None:
-        from demo.probes import probes
-        from demo.world import World
-
-        found = [probe.question for probe in probes(World.generate()) if probe.prefix is None]
-    else:
-        found = [json.loads(line)["question"] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return list(dict.fromkeys(found))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -29,7 +30,18 @@ STRENGTHS = (0.5, 4.0, 32.0)
 
 
 def main() -> int:
-    options = _options()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, type=Path, help="the model that knows both sets")
+    parser.add_argument("--retain-model", required=True, type=Path, help="a model that was never shown the forget set")
+    parser.add_argument("--tofu", required=True, type=Path, help="folder with TOFU's files")
+    parser.add_argument("--split", default="forget10")
+    parser.add_argument("--methods", type=lambda text: text.split(","), help="names with commas between; default: all")
+    parser.add_argument("--limit", type=int, help="questions of each set; default: all")
+    parser.add_argument("--work", type=Path, default=Path("build/evaluation"), help="folder of everything that is made")
+    parser.add_argument("--steps", type=lambda text: text.split(","), default=["train", "evaluate"])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
     console = Console()
     (options.work / "runs").mkdir(parents=True, exist_ok=True)
     if "train" in options.steps:
@@ -43,29 +55,14 @@ def main() -> int:
     return 0
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, type=Path, help="the model that knows both sets")
-    parser.add_argument("--retain-model", required=True, type=Path, help="a model that was never shown the forget set")
-    parser.add_argument("--tofu", required=True, type=Path, help="folder with TOFU's files")
-    parser.add_argument("--split", default="forget10")
-    parser.add_argument("--methods", type=lambda text: text.split(","), help="names with commas between; default: all")
-    parser.add_argument("--limit", type=int, help="questions of each set; default: all")
-    parser.add_argument("--work", type=Path, default=Path("build/evaluation"), help="folder of everything that is made")
-    parser.add_argument("--steps", type=lambda text: text.split(","), default=["train", "evaluate"])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
-
-
 def _eco(arguments: Sequence[str], log: Path) -> None:
     with log.open("w") as file:
         subprocess.run([sys.executable, "-m", "cli", *arguments], check=True, stdout=file, stderr=subprocess.STDOUT)
 
 
-def _retain_file(options: argparse.Namespace) -> Path:
-    share = int(options.split.removeprefix("forget"))
-    return Path(options.tofu / f"retain{100 - share}.jsonl")
+def _data(options: argparse.Namespace) -> list[str]:
+    retained = 100 - int(options.split.removeprefix("forget"))
+    return [f"--forget={options.tofu / options.split}.jsonl", f"--retain={options.tofu / f'retain{retained}.jsonl'}"]
 
 
 def _unlearned(method: str, options: argparse.Namespace) -> Path:
@@ -74,45 +71,38 @@ def _unlearned(method: str, options: argparse.Namespace) -> Path:
         return out
     settings = {**COMMON, **OWN.get(method, {}), "seed": options.seed, "threads": options.threads}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    data = [f"--forget={options.tofu / options.split}.jsonl", f"--retain={_retain_file(options)}"]
     out.parent.mkdir(parents=True, exist_ok=True)
     _eco(
-        ["unlearn", method, f"--model={options.model}", *data, f"--out={out}", "--force", *flags],
+        ["unlearn", method, f"--model={options.model}", *_data(options), f"--out={out}", "--force", *flags],
         out.with_suffix(".log"),
     )
     return out
 
 
-def _policy(options: argparse.Namespace) -> Path:
-    out: Path = options.work / "policy"
-    if not out.exists():
-        data = [f"--forget={options.tofu / options.split}.jsonl", f"--retain={_retain_file(options)}"]
-        models = [f"--model={options.model}", f"--retain-model={options.retain_model}"]
-        _eco(
-            ["policy", "build", *models, *data, f"--out={out}", "--metric=rouge_l", "--resume"],
-            options.work / "policy.log",
-        )
-    return out
-
-
 def _evaluated(options: argparse.Namespace, console: Console) -> list[Path]:
     """The runs' folders, in the order of the table."""
-    policy, secret, runs = _policy(options), options.work / "secret", []
+    policy, secret, runs = options.work / "policy", options.work / "secret", options.work / "runs"
+    if not policy.exists():
+        models = [f"--model={options.model}", f"--retain-model={options.retain_model}"]
+        _eco(
+            ["policy", "build", *models, *_data(options), f"--out={policy}", "--metric=rouge_l", "--resume"],
+            options.work / "policy.log",
+        )
     load_or_create_secret(secret)
     searched = load_bundle(policy).config.corruption.strength
     assert isinstance(searched, float)
+    folders = []
 
     def run(name: str, *arguments: object) -> None:
-        out = options.work / "runs" / name
+        out = runs / name
         started = time.monotonic()
         # HTTP gives no truth ratios, so there is nothing to compare with the retain model's.
-        without = ("retain", "guarded-served")
-        retain = [] if name in without else [f"--retain-run={options.work / 'runs' / 'retain'}"]
+        retain = [] if name in ("retain", "guarded-served") else [f"--retain-run={runs / 'retain'}"]
         limit = [f"--limit={options.limit}"] if options.limit else []
         common = [f"--data={options.tofu}", f"--split={options.split}", f"--out={out}", *limit, *retain]
         if not _is_finished(out):
             _eco(["evaluate", "tofu", *common, *map(str, arguments)], out.with_suffix(".log"))
-        runs.append(out)
+        folders.append(out)
         console.print(f"{name}: {time.monotonic() - started:.0f} s", highlight=False)
 
     run("retain", f"--target={options.retain_model}", "--kind=retain", "--label=retain model")
@@ -122,39 +112,14 @@ def _evaluated(options: argparse.Namespace, console: Console) -> list[Path]:
     for factor in STRENGTHS:
         strength = searched * factor
         run(f"guarded-{factor:g}x", *guarded, f"--strength={strength}", f"--label=guarded, strength {strength:.3g}")
-    _serve_and_run(policy, secret, options, run)
+    # The guarded model once more, as HTTP answers of a live server.
+    with _served(policy, secret, options) as url:
+        label = "--label=guarded, served over HTTP (searched)"
+        run("guarded-served", f"--target={url}", "--generated-only", "--kind=guarded", label, "--force")
     run("prompting", f"--target={options.model}", "--prompting")
     for method in options.methods or METHODS:
         run(method, f"--target={_unlearned(method, options)}")
-    _compare_served(options.work / "runs", console)
-    return runs
-
-
-def _serve_and_run(policy: Path, secret: Path, options: argparse.Namespace, run) -> None:  # type: ignore[no-untyped-def]
-    """The guarded model once more, as HTTP answers of a live server."""
-    label = "--label=guarded, served over HTTP (searched)"
-    out = options.work / "runs" / "guarded-served"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = (f"--target=http://127.0.0.1:{port}/v1", "--generated-only", "--kind=guarded", label, "--force")
-    if _is_finished(out):
-        run("guarded-served", *arguments)
-        return
-    command = [sys.executable, "-m", "cli", "serve", str(options.model), f"--policy={policy}"]
-    own = [f"--eco-secret-file={secret}", "--eco-admin-port=0", "--host=127.0.0.1", f"--port={port}"]
-    server = ServerProcess([*command, *own, *CPU_FLAGS], port=port, log=options.work / "serve.log")
-    with server:
-        run("guarded-served", *arguments)
-
-
-def _is_finished(run: Path) -> bool:
-    record = run / "run.json"
-    return record.exists() and json.loads(record.read_text(encoding="utf-8"))["finished"] is not None
-
-
-def _compare_served(runs: Path, console: Console) -> None:
-    """Offline and served answers, example by example, under the same secret."""
+    # Offline and served answers, example by example, under the same secret.
     offline, served = (
         {
             (line["subset"], line["example"]): line["answer"]
@@ -164,6 +129,25 @@ def _compare_served(runs: Path, console: Console) -> None:
     )
     same = sum(offline[key] == answer for key, answer in served.items())
     console.print(f"served and offline answers: {same} of {len(served)} are the same to the letter", highlight=False)
+    return folders
+
+
+@contextmanager
+def _served(policy: Path, secret: Path, options: argparse.Namespace) -> Iterator[str]:
+    """Its address; no server is started where its run is finished."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "cli", "serve", str(options.model), f"--policy={policy}"]
+    own = [f"--eco-secret-file={secret}", "--eco-admin-port=0", "--host=127.0.0.1", f"--port={port}"]
+    server = ServerProcess([*command, *own, *CPU_FLAGS], port=port, log=options.work / "serve.log")
+    with nullcontext() if _is_finished(options.work / "runs" / "guarded-served") else server:
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+def _is_finished(run: Path) -> bool:
+    record = run / "run.json"
+    return record.exists() and json.loads(record.read_text(encoding="utf-8"))["finished"] is not None
 
 
 if __name__ == "__main__":

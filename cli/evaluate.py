@@ -69,15 +69,15 @@ def evaluate_tofu(**options: Any) -> None:
         return
     if options["retain_logs"] is not None:
         raise click.UsageError("--retain-logs: goes with --from-logs; with --target give --retain-run")
+    from evaluation.tofu.data import folder_sources, hub_sources
     from evaluation.tofu.suite import TofuSuite
 
     chosen = {name: options[name] for name in ("limit", "seed", "generated_only", "max_new_tokens", "mean")}
     chosen["subsets"] = options["subsets"] or None
 
     def make(_: object) -> TofuSuite:
-        if options["data"] is None:
-            return TofuSuite.from_hub(options["split"], **chosen)
-        return TofuSuite.from_folder(options["data"], options["split"], **chosen)
+        data, split = options["data"], options["split"]
+        return TofuSuite(hub_sources(split) if data is None else folder_sources(data, split), **chosen)
 
     run_suite_command(options, make)
 
@@ -85,9 +85,8 @@ def evaluate_tofu(**options: Any) -> None:
 def _tofu_logs(options: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from evaluation.runs.run import RunOptions
-    from evaluation.runs.show import show_run
-    from evaluation.tofu.logged_run import run_tofu_logs
+    from evaluation.runs.run import RunOptions, show_run
+    from evaluation.tofu.official_log import run_tofu_logs
 
     context = click.get_current_context()
     for parameter in context.command.params:
@@ -166,9 +165,8 @@ def evaluate_potter(**options: Any) -> None:
 @run_options
 def evaluate_harmful(**options: Any) -> None:
     """LLMU's harmful prompts: share of harmless answers by a classifier or judge, refusals, nonsense."""
-    from evaluation.judged.classifier import ClassifierJudge
     from evaluation.judged.harmful import HarmfulSuite
-    from evaluation.judged.judges import EndpointJudge, harm_rubric
+    from evaluation.judged.judges import ClassifierJudge, EndpointJudge, harm_rubric
 
     def judge_of(asker_of: Any) -> Any:
         if options["judge"] is not None:
@@ -211,11 +209,11 @@ def evaluate_copyright(**options: Any) -> None:
     """Copyrighted text: how much of a passage comes back word for word, and how fluent the rest is."""
     from evaluation.copyright.passages import Split
     from evaluation.copyright.suite import CopyrightSuite
-    from evaluation.shipped import sample
+    from evaluation.rows import sample_file
 
     chosen = options | {
         "split": filled(Split, options),
-        "passages": options["passages"] or sample("copyright", "news.jsonl"),
+        "passages": options["passages"] or sample_file("copyright", "news.jsonl"),
     }
     run_suite_command(options, lambda asker_of: filled(CopyrightSuite, chosen, reference=asker_of("reference_model")))
 
@@ -236,11 +234,11 @@ def evaluate_copyright(**options: Any) -> None:
 def evaluate_leakage(**options: Any) -> None:
     """Leakage: extraction, memorization, membership inference, a probe on logits, prompts recovered."""
     from evaluation.leakage.suite import LeakageSuite
-    from evaluation.shipped import sample
+    from evaluation.rows import sample_file
 
     chosen = options | {
-        "forget": options["forget"] or sample("tofu", "forget10_perturbed.jsonl"),
-        "holdout": options["holdout"] or (None if options["forget"] else sample("leakage", "holdout.jsonl")),
+        "forget": options["forget"] or sample_file("tofu", "forget10_perturbed.jsonl"),
+        "holdout": options["holdout"] or (None if options["forget"] else sample_file("leakage", "holdout.jsonl")),
         "parts": options["parts"] or None,
         "vocabulary": not options["no_vocabulary"],
     }
@@ -282,21 +280,21 @@ def evaluate_attacks(**options: Any) -> None:
     """
     from evaluation.attacks.prompts import DEFAULT_ATTACKS
     from evaluation.attacks.relearning import RelearnSettings
-    from evaluation.attacks.suite import AttackSuite
-    from evaluation.shipped import sample
+    from evaluation.attacks.suite import AttackSettings, AttackSuite
+    from evaluation.rows import sample_file
 
     target = options["target"]
     is_model = target is not None and not target.startswith(("http://", "https://"))
     own_samples = options["forget"] is None
+    attacks, relearn = options["attacks"] or DEFAULT_ATTACKS, filled(RelearnSettings, options)
     chosen = options | {
-        "forget": options["forget"] or sample("attacks", "forget.jsonl"),
-        "retain": options["retain"] or sample("attacks", "retain.jsonl"),
-        "indirect": options["indirect"] or (sample("attacks", "indirect.jsonl") if own_samples else None),
+        "forget": options["forget"] or sample_file("attacks", "forget.jsonl"),
+        "retain": options["retain"] or sample_file("attacks", "retain.jsonl"),
+        "indirect": options["indirect"] or (sample_file("attacks", "indirect.jsonl") if own_samples else None),
         "policy": options["gate_policy"] or options["policies"],
         "model": options["gate_model"] or (target if is_model else None),
-        "attacks": options["attacks"] or DEFAULT_ATTACKS,
         "parts": options["parts"] or (None if target is not None else ("gate",)),
-        "relearn": filled(RelearnSettings, options),
+        "settings": filled(AttackSettings, options, attacks=attacks, relearn=relearn),
     }
     run_suite_command(options, lambda _: filled(AttackSuite, chosen), needs_target=chosen["parts"] != ("gate",))
 

@@ -130,10 +130,8 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
     """
     from rich.console import Console
 
-    from evaluation.runs.run import run_suite
-    from evaluation.runs.show import show_run
-    from evaluation.targets.nobody import Nobody
-    from evaluation.targets.options import TargetOptions, TargetRow, open_target, row_of
+    from evaluation.runs.run import run_suite, show_run
+    from evaluation.targets.options import NoTarget, TargetOptions, TargetRow, open_target, row_of
 
     console = Console()
     if options["target"] is None and not needs_target:
@@ -149,7 +147,7 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
             opened.callback(target.close)
             return target
 
-        target = Nobody() if options["target"] is None else opened_target(target_options)
+        target = NoTarget() if options["target"] is None else opened_target(target_options)
 
         def make_suite(asker_of: Callable[[Any], Any]) -> Any:
             def named(option: str, **more: Any) -> Any:
@@ -170,8 +168,7 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
 
 def _target_options(options: dict[str, Any]) -> Any:
     """What is evaluated, as `evaluation.targets.options.TargetOptions`."""
-    from evaluation.targets.options import TargetOptions
-    from evaluation.targets.prompting import PROMPT_PREFIX
+    from evaluation.targets.options import PROMPT_PREFIX, TargetOptions
 
     if options["target"] is None:
         raise click.UsageError("Missing option '--target'.")

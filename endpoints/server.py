@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import email.utils
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -12,9 +16,20 @@ from urllib.parse import urlsplit
 import httpx
 
 from console.errors import EcoError
-from endpoints.pace import Pace, retry_after_s
+from endpoints.background import for_each, run_in_thread
 
-__all__ = ["Connection", "EndpointError", "RefusedError", "Server", "base_url"]
+__all__ = [
+    "Connection",
+    "EndpointError",
+    "Pace",
+    "RefusedError",
+    "Server",
+    "base_url",
+    "chat",
+    "chat_server",
+    "listed_models",
+    "retry_after_s",
+]
 
 #: Tried again: the server is busy, restarts, or a proxy before it lost it. Every other 4xx stays as it is.
 _TEMPORARY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -22,6 +37,10 @@ _TEMPORARY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LIMITED: Final = frozenset({429, 503})
 _LONGEST_RETRY_AFTER_S: Final = 600.0
 _GREETING_TIMEOUT_S: Final = 10.0
+_FIRST_WAIT_S: Final = 0.5
+_LONGEST_WAIT_S: Final = 30.0
+#: Of those who only chat.
+_RETRIES: Final = 4
 _MESSAGE_CHARACTERS: Final = 200
 #: A message that has this many characters of a prompt in a row repeats it.
 _QUOTE_CHARACTERS: Final = 16
@@ -112,7 +131,7 @@ def base_url(url: str, flag: str) -> str:
 class Connection:
     """Requests to a server from one event loop."""
 
-    def __init__(self, server: Server, client: httpx.AsyncClient, pace: Pace) -> None:
+    def __init__(self, server: Server, client: httpx.AsyncClient, pace: "Pace") -> None:
         self.server = server
         self.pace = pace
         self._client = client
@@ -225,3 +244,123 @@ def _transport(error: httpx.RequestError) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     return f"cannot be reached ({' '.join(str(error).split()) or type(error).__name__})"
+
+
+class Pace:
+    """Additive increase, multiplicative decrease of the requests in flight, and a pause of all of them when limited.
+
+    Belongs to one event loop.
+
+    Args:
+        most: requests in flight while the server sets no limit.
+        seed: of the jitter, by which requests that failed together do not come back together.
+    """
+
+    def __init__(self, most: int, seed: int = 0) -> None:
+        self._most = most
+        self._window = float(most)
+        self._active = 0
+        self._resume_at = 0.0
+        self._lowered_at = -1.0
+        self._jitter = random.Random(seed)  # noqa: S311 - spreads requests out, nothing secret
+        self._changed = asyncio.Condition()
+
+    @property
+    def window(self) -> int:
+        """Requests that may be in flight now."""
+        return int(self._window)
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[float]:
+        """Wait for a place among the requests in flight; gives the moment (`time.monotonic`) it began."""
+        while True:
+            await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._active < self.window)
+                if self._resume_at <= time.monotonic():  # else limited while it waited
+                    self._active += 1
+                    break
+        try:
+            yield time.monotonic()
+        finally:
+            self._active -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    def succeeded(self) -> None:
+        """One more request in flight for every window of answers."""
+        self._window = min(self._most, self._window + 1 / self._window)
+
+    def failed(self, began: float) -> None:
+        """Half the requests in flight; requests that began before the last cut are part of the same overload."""
+        if began > self._lowered_at:
+            self._window = max(1.0, self._window / 2)
+            self._lowered_at = time.monotonic()
+
+    def pause(self, wait_s: float) -> None:
+        """Begin no request for so long."""
+        self._resume_at = max(self._resume_at, time.monotonic() + wait_s)
+
+    def backoff_s(self, attempt: int) -> float:
+        """Wait before attempt `attempt` + 1, counted from 0: doubled each time, half of it by chance."""
+        longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0**attempt)
+        return longest * self._jitter.uniform(0.5, 1.0)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """What `Retry-After-Ms` or `Retry-After` (RFC 9110, section 10.2.3: seconds or a date) say; None without either."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        with contextlib.suppress(ValueError):
+            return max(0.0, float(value) * unit)
+        with contextlib.suppress(ValueError, TypeError):
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def chat_server(url: str, flag: str, *, concurrency: int, timeout_s: float) -> Server:
+    """The server at a base URL, with or without its /v1. The API key is OPENAI_API_KEY's, or "none".
+
+    Raises:
+        EndpointError: it is no base URL.
+    """
+    api_key = os.environ.get("OPENAI_API_KEY") or "none"
+    return Server(flag, base_url(url, flag), api_key, concurrency, timeout_s, _RETRIES)
+
+
+def listed_models(server: Server) -> list[dict[str, Any]]:
+    """The entries of /v1/models (see `Connection.models`)."""
+
+    async def ask() -> list[dict[str, Any]]:
+        async with server.connect() as connection:
+            return await connection.models()
+
+    return run_in_thread(ask)
+
+
+def chat(server: Server, bodies: Sequence[Mapping[str, Any]], keep: Callable[[int, str], None]) -> None:
+    """Chat completions, and `keep(place in bodies, text)` as each comes; "" where one has no text: only thoughts, a
+    refusal field. `keep` is called from another thread, one call at a time. Ctrl-C stops the asking.
+
+    Raises:
+        EndpointError: the server fails a request for good; see `Connection.post`.
+    """
+
+    async def ask() -> None:
+        async with server.connect() as connection:
+
+            async def answer(place: int) -> None:
+                texts = [str(message["content"]) for message in bodies[place]["messages"]]
+                reply = await connection.post("/chat/completions", bodies[place], texts)
+                try:
+                    content = reply["choices"][0]["message"].get("content")
+                except (LookupError, TypeError, AttributeError):
+                    problem = "answered with no chat completion"
+                    raise EndpointError(f"{server.flag}: {server.base}: {problem}", problem) from None
+                keep(place, content if isinstance(content, str) else "")
+
+            await for_each(range(len(bodies)), answer, min(server.concurrency, len(bodies)))
+
+    run_in_thread(ask)

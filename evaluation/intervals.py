@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from classifiers.calibration.conformal import clopper_pearson
 from evaluation.suite import Figure, Score
 
-__all__ = ["LEVEL", "RESAMPLES", "bootstrap", "exact_where_unanimous", "mean_figures", "table_of"]
+__all__ = [
+    "LEVEL",
+    "RESAMPLES",
+    "bootstrap",
+    "exact_where_unanimous",
+    "mean_figures",
+    "percentile_interval",
+    "table_of",
+]
 
 LEVEL: Final = 0.95
 RESAMPLES: Final = 2000
@@ -45,7 +53,7 @@ def bootstrap(
         return None
     statistic = statistic or (lambda resampled: resampled.mean(axis=1))
     generator = np.random.default_rng(seed)
-    found, left = [], resamples
+    statistics, left = [], resamples
     while left:
         rows = max(1, min(left, _MAX_DRAWN // (count * draws)))
         picked = generator.integers(count, size=(rows, count))
@@ -54,10 +62,17 @@ def bootstrap(
         else:
             chosen = generator.integers(draws, size=(rows, draws))
             resampled = values[chosen[:, :, None], picked[:, None, :]].mean(axis=1)
-        found.append(statistic(resampled))
+        statistics.append(statistic(resampled))
         left -= rows
-    everything = np.concatenate(found)
-    low, high = np.quantile(everything[np.isfinite(everything)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return percentile_interval(np.concatenate(statistics))
+
+
+def percentile_interval(statistics: NDArray[np.float64]) -> tuple[float, float] | None:
+    """The 95 % interval of the statistics of R resamples (R,); None where none of them is finite."""
+    finite = statistics[np.isfinite(statistics)]
+    if not len(finite):
+        return None
+    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -100,9 +115,7 @@ def mean_figures(scores: Sequence[Score], unbounded: Collection[str] = ()) -> li
     figures = []
     for (subset, metric), mine in by_metric.items():
         _, values = table_of(mine, subset, metric)
-        interval = None if metric in unbounded else exact_where_unanimous(values)
-        interval = interval or bootstrap(values)
+        exact = None if metric in unbounded else exact_where_unanimous(values)
         name = f"{subset}/{metric}" if subset else metric
-        low, high = interval or (None, None)
-        figures.append(Figure(name, float(values.mean()), values.shape[1], low, high))
+        figures.append(Figure.within(exact or bootstrap(values), name, float(values.mean()), values.shape[1]))
     return figures

@@ -4,11 +4,11 @@ An `Ask` is a prompt with an answer to score, or without one, to be answered. An
 never classified: a policy sees the prompt alone.
 """
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
+
+from storage.digests import sha256_of_json
 
 __all__ = ["Ask", "Asker", "Need", "Reply", "Style", "Target", "digest_of"]
 
@@ -62,16 +62,13 @@ class Ask:
 
     @property
     def needs(self) -> frozenset[Need]:
-        found: set[Need] = set()
-        if self.answer is not None:
-            found.add("logprobs")
-        if self.vocabulary:
-            found.add("vocabulary")
-        if self.next_logits:
-            found.add("logits")
-        if self.temperature > 0:
-            found.add("sampling")
-        return frozenset(found)
+        needed: dict[Need, bool] = {
+            "logprobs": self.answer is not None,
+            "vocabulary": self.vocabulary,
+            "logits": self.next_logits,
+            "sampling": self.temperature > 0,
+        }
+        return frozenset(need for need, wanted in needed.items() if wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +152,7 @@ class Asker(Protocol):
 
 def digest_of(ask: Ask, identity: str = "") -> str:
     """sha256 in hex of an ask and what identifies the target (see `Target.describe`)."""
-    return hashlib.sha256(json.dumps([identity, asdict(ask)], sort_keys=True).encode()).hexdigest()
+    return sha256_of_json([identity, asdict(ask)], sort_keys=True)
 
 
 def all_needs(asks: Iterable[Ask]) -> frozenset[Need]:

@@ -1,17 +1,30 @@
-"""The rows of a suite's data: which of them are measured, and what identifies them."""
+"""The rows of a suite's data: which of them are measured, what identifies them, and the samples that come with us."""
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from evaluation.errors import DataError
+from sources import Row, SourceError, read_source
+from storage.digests import sha256_of_json
 
-__all__ = ["check_limit", "digest_of_rows", "drawn"]
+__all__ = ["check_limit", "digest_of_rows", "drawn", "question_id", "read_rows", "sample_file"]
 
 _T = TypeVar("_T")
+
+
+def read_rows(source: str, *, name: str, columns: Iterable[str]) -> tuple[tuple[str, Row], ...]:
+    """Where each row stands, as error messages open, and the row (see `sources.read_source`).
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    try:
+        return read_source(source, name=name, columns=columns).rows
+    except SourceError as error:
+        raise DataError(str(error)) from error
 
 
 def check_limit(limit: int | None) -> None:
@@ -36,4 +49,18 @@ def drawn(rows: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
 
 def digest_of_rows(rows: object) -> str:
     """sha256 in hex of JSON values."""
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    return sha256_of_json(rows, sort_keys=True)
+
+
+def question_id(row: int, question: str, answer: str) -> str:
+    """Its place and what it asks: "17-3fa9c2d1". Other texts at the same place have another id."""
+    return f"{row}-{sha256_of_json([question, answer])[:8]}"
+
+
+def sample_file(suite: str, name: str) -> str:
+    """The path of one of the small samples that come with the project: to try a suite with, and for its tests.
+
+    Args:
+        suite: the folder of the suite within the package.
+    """
+    return str(Path(__file__).parent / suite / "samples" / name)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from evaluation.replies import Ask, Asker
 
@@ -72,6 +72,12 @@ class Figure:
     high: float | None = None
     note: str = ""
 
+    @classmethod
+    def within(cls, interval: tuple[float, float] | None, name: str, value: float, n: int, note: str = "") -> Self:
+        """A number with its 95 % interval, if it has one."""
+        low, high = interval or (None, None)
+        return cls(name, value, n, low, high, note)
+
 
 Direction = Mapping[str, str]
 """Figure name -> "up" or "down": what a better *unlearned* model does; figures that are not named have no direction."""
@@ -117,6 +123,6 @@ class Suite(Protocol):
         ...
 
 
-def spread(found: Sequence[_T]) -> Sequence[_T]:
+def spread(examples: Sequence[_T]) -> Sequence[_T]:
     """A few of them, evenly over all: for `Suite.probe`."""
-    return found[:: max(1, len(found) // _TRIED)][:_TRIED]
+    return examples[:: max(1, len(examples) // _TRIED)][:_TRIED]

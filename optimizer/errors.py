@@ -1,8 +1,8 @@
-"""Errors of the build itself and of the model server it may ask; the others are those of the parts it joins."""
+"""What can be wrong with a policy build or a search; the other errors are those of the parts they join."""
 
 from console.errors import EcoError
 
-__all__ = ["AugmentationError", "BuildError"]
+__all__ = ["AugmentationError", "BuildError", "SearchError"]
 
 
 class BuildError(EcoError):
@@ -11,3 +11,7 @@ class BuildError(EcoError):
 
 class AugmentationError(EcoError):
     """A model server or a cache file cannot be used; one line that names the flag or file and what to do."""
+
+
+class SearchError(EcoError):
+    """A search cannot start or go on; one line that says what to change."""

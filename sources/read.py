@@ -96,10 +96,12 @@ def _local_rows(source: str, flag: str) -> list[tuple[str, Row]]:
     if path.suffix == ".csv":
         return _numbered(csv_rows(read_text(path, where), where), where)
     if path.suffix in (".jsonl", ".json"):
-        rows = json_values(read_text(path, where), where)
+        text = read_text(path, where)
+        rows = json_values(text, where)
         for place, row in rows:
             if not isinstance(row, dict):
-                raise SourceError(f"{place}: found a {type(row).__name__}; {_JSON_FORMS}")
+                at = where if text.lstrip().startswith("[") else place
+                raise SourceError(f"{at}: found a {type(row).__name__}; {_JSON_FORMS}")
         return rows
     raise SourceError(f"{where}: files ending in {path.suffix or 'nothing'} are not known; {_FORMS}")
 

@@ -5,7 +5,7 @@ read. The model's weights are never loaded, and of its embedding table only the 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from classifiers import ClassifierError
 from classifiers.calibration.conformal import clopper_pearson
+from console.errors import first_line
 from corruption import CorruptionError
 from evaluation.errors import EvaluationError
 from evaluation.intervals import bootstrap
@@ -95,15 +96,13 @@ class Gate:
         except (GuardError, ClassifierError) as error:
             raise EvaluationError(f"--gate-policy: {error}") from error
         except (CorruptionError, OSError, ValueError) as error:
-            if isinstance(error, EvaluationError):
-                raise
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise EvaluationError(f"--gate-model: {model}: cannot be used for the gate ({reason})") from error
+            raise EvaluationError(
+                f"--gate-model: {model}: cannot be used for the gate ({first_line(error)})"
+            ) from error
         return cls(guard, tokenizer)
 
     def describe(self) -> Mapping[str, object]:
         """The policies with digest, threshold and action, as JSON values."""
-        bundles = [policy.bundle for policy in self._guard.policies]
         return {
             "policies": [
                 {
@@ -112,7 +111,7 @@ class Gate:
                     "threshold": bundle.config.classifier.threshold,
                     "action": bundle.config.action,
                 }
-                for bundle in bundles
+                for bundle in (policy.bundle for policy in self._guard.policies)
             ]
         }
 
@@ -128,9 +127,9 @@ class Gate:
         """
         prompts = [self._token_ids(text, style) for text in texts]
         verdicts = [GateVerdict(flagged=False, score=0.0)] * len(prompts)
-        asked = [number for number, ids in enumerate(prompts) if ids]
-        for start in range(0, len(asked), _BATCH_PROMPTS):
-            batch = asked[start : start + _BATCH_PROMPTS]
+        classified = [number for number, ids in enumerate(prompts) if ids]
+        for start in range(0, len(classified), _BATCH_PROMPTS):
+            batch = classified[start : start + _BATCH_PROMPTS]
             outcomes = self._guard.protect_batch([prompts[number] for number in batch])
             for number, outcome in zip(batch, outcomes, strict=True):
                 verdicts[number] = self._verdict(outcome)
@@ -181,46 +180,40 @@ def gate_figures(scores: Sequence[Score], *, forgotten: frozenset[str]) -> list[
     first = min((score.draw for score in flagged), default=0)  # noise does not reach the gate: draws agree
     figures = []
     for subset in dict.fromkeys(score.subset for score in flagged):
-        mine = [score for score in flagged if score.subset == subset and score.draw == first]
+        mine = [score for score in scores if (score.subset, score.draw) == (subset, first)]
         missed = subset in forgotten
         name = f"{subset}/{'missed' if missed else 'falsely_flagged'}"
-        wrong = [(score, 1.0 - score.value if missed else score.value) for score in mine]
-        by_question: dict[str, list[float]] = {}
-        by_kind: dict[str, list[float]] = {}
-        for score, value in wrong:
-            by_question.setdefault(score.example.removesuffix(f"/{score.group}"), []).append(value)
-            by_kind.setdefault(score.group, []).append(value)
-        figures.append(_pooled(name, list(by_question.values())))
-        figures += _means_by_question(scores, subset, first)
-        figures += [_exact(f"{name}/{kind}", values) for kind, values in by_kind.items()]
+        wrong = [
+            replace(score, value=1.0 - score.value if missed else score.value)
+            for score in mine
+            if score.metric == "flagged"
+        ]
+        figures.append(_by_question(name, wrong))
+        # The plain means, in whose place these stand: a run takes an example's variants for examples of their own.
+        figures += [
+            _by_question(f"{subset}/{metric}", [score for score in mine if score.metric == metric])
+            for metric in ("flagged", "gate_score")
+            if any(score.metric == metric for score in mine)
+        ]
+        for kind in dict.fromkeys(score.group for score in wrong):
+            values = [score.value for score in wrong if score.group == kind]
+            count, prompts = round(sum(values)), len(values)
+            note = f"{count} of {prompts}; Clopper-Pearson"
+            interval = clopper_pearson(count, prompts)
+            figures.append(Figure.within(interval, f"{name}/{kind}", count / prompts, prompts, note))
     return figures
 
 
-def _means_by_question(scores: Sequence[Score], subset: str, draw: int) -> list[Figure]:
-    """The plain means, in whose place these stand: a run takes an example's variants for examples of their own."""
-    figures = []
-    for metric in ("flagged", "gate_score"):
-        by_question: dict[str, list[float]] = {}
-        for score in scores:
-            if (score.subset, score.metric, score.draw) == (subset, metric, draw):
-                by_question.setdefault(score.example.removesuffix(f"/{score.group}"), []).append(score.value)
-        if by_question:
-            figures.append(_pooled(f"{subset}/{metric}", list(by_question.values())))
-    return figures
-
-
-def _pooled(name: str, questions: Sequence[Sequence[float]]) -> Figure:
-    values = np.array([np.mean(one) for one in questions])
+def _by_question(name: str, scores: Sequence[Score]) -> Figure:
+    """The mean over questions of the means over each one's variants."""
+    variants: dict[str, list[float]] = {}
+    for score in scores:
+        variants.setdefault(score.example.removesuffix(f"/{score.group}"), []).append(score.value)
+    values = np.array([np.mean(one) for one in variants.values()])
     mean, count = float(values.mean()), len(values)
-    note = f"{sum(map(len, questions))} prompts"
     if mean in (0.0, 1.0):  # every resample would be the same: counting questions says how little that proves
-        low, high = clopper_pearson(int(values.sum()), count)
-        return Figure(name, mean, count, low, high, f"{note}; Clopper-Pearson by question")
-    interval = bootstrap(values[None]) or (None, None)
-    return Figure(name, mean, count, interval[0], interval[1], f"{note}; bootstrap by question")
-
-
-def _exact(name: str, values: Sequence[float]) -> Figure:
-    wrong = round(sum(values))
-    low, high = clopper_pearson(wrong, len(values))
-    return Figure(name, wrong / len(values), len(values), low, high, note=f"{wrong} of {len(values)}; Clopper-Pearson")
+        interval: tuple[float, float] | None = clopper_pearson(int(values.sum()), count)
+        kind = "Clopper-Pearson"
+    else:
+        interval, kind = bootstrap(values[None]), "bootstrap"
+    return Figure.within(interval, name, mean, count, f"{len(scores)} prompts; {kind} by question")

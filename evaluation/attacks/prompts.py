@@ -3,7 +3,7 @@
 All are mechanical and leave the question readable for a person or a model. None is taken from the sentences that the
 classifier's training varies its texts with, or the guard would be judged on what it has seen. Questions that only a
 person can turn around (reverse queries, nicknames, descriptions, translations) come from a file: see
-`evaluation.attacks.sets.read_indirect`.
+`evaluation.attacks.data.read_indirect`.
 
 Sources: prefix injection and affirmative suffixes (Wei et al., arXiv 2307.02483), payload splitting (Kang et al.,
 arXiv 2302.05733); padding is aimed at classifiers that read the start of a prompt only.

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 
+from console.errors import first_line
 from evaluation.errors import EvaluationError
-from evaluation.intervals import bootstrap
+from evaluation.intervals import bootstrap, table_of
 from evaluation.suite import Figure, Score
 from scoring.metrics import answer_probability
 from scoring.scorer import Renderer, Request, ScorerError
@@ -114,8 +116,7 @@ class Relearner:
             tokenizer = AutoTokenizer.from_pretrained(base)
             model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         except (OSError, ValueError, RuntimeError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise EvaluationError(f"--relearn-base: {base}: cannot be loaded ({reason})") from error
+            raise EvaluationError(f"--relearn-base: {base}: cannot be loaded ({first_line(error)})") from error
         return cls(model.to(device).eval(), tokenizer, examples, settings)
 
     def before(self) -> Knowledge:
@@ -168,37 +169,29 @@ class Relearner:
                 shuffled = torch.randperm(len(sequences), generator=order).tolist()
                 for start in range(0, len(shuffled), settings.batch_size):
                     batch = [sequences[number] for number in shuffled[start : start + settings.batch_size]]
-                    _step(model, optimiser, batch)
+                    ids = pad_sequence([one for one, _ in batch], batch_first=True).to(model.device)  # (B, T)
+                    attention = pad_sequence([torch.ones_like(one) for one, _ in batch], batch_first=True)
+                    targets = pad_sequence([one for _, one in batch], batch_first=True, padding_value=_IGNORED)
+                    logits = model(input_ids=ids, attention_mask=attention.to(model.device)).logits  # (B, T, V)
+                    wanted = targets[:, 1:].flatten().to(model.device)
+                    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), wanted, ignore_index=_IGNORED)
+                    optimiser.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
+                    optimiser.step()
         return model.eval()
 
-    def _sequence(self, question: str, answer: str) -> tuple[list[int], list[int]]:
+    def _sequence(self, question: str, answer: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids (T,), and targets (T,) that ignore the prompt. The answer is cut where the context ends; otherwise
         `eos_token` follows it, for an answer that does not end says more than was asked."""
         try:
             pair = self._renderer.pair(question, answer)
         except ScorerError as error:
             raise EvaluationError(f"--relearn-base: {error}") from error
-        ids = [*pair.prompt_ids, *pair.answer_ids, *sorted(self._renderer.end_ids)][: self._context]
-        prompt = len(pair.prompt_ids)
-        return ids, [_IGNORED] * prompt + ids[prompt:]
-
-
-def _step(model: Any, optimiser: torch.optim.Optimizer, batch: Sequence[tuple[list[int], list[int]]]) -> None:
-    length = max(len(ids) for ids, _ in batch)
-    padded = torch.zeros(len(batch), length, dtype=torch.long)
-    attention = torch.zeros_like(padded)
-    targets = torch.full_like(padded, _IGNORED)
-    for row, (ids, wanted) in enumerate(batch):
-        padded[row, : len(ids)] = torch.tensor(ids)
-        attention[row, : len(ids)] = 1
-        targets[row, : len(ids)] = torch.tensor(wanted)[: len(ids)]
-    padded, attention, targets = (tensor.to(model.device) for tensor in (padded, attention, targets))
-    logits = model(input_ids=padded, attention_mask=attention).logits  # (B, T, V)
-    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(), ignore_index=_IGNORED)
-    optimiser.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
-    optimiser.step()
+        ids = torch.tensor([*pair.prompt_ids, *pair.answer_ids, *sorted(self._renderer.end_ids)][: self._context])
+        targets = ids.clone()
+        targets[: len(pair.prompt_ids)] = _IGNORED
+        return ids, targets
 
 
 def relearning_figures(scores: Sequence[Score], subset: str) -> list[Figure]:
@@ -207,10 +200,10 @@ def relearning_figures(scores: Sequence[Score], subset: str) -> list[Figure]:
     (after - before) / (true - before), over means of `relearn_leak_*`; 0 where the attack won nothing, 1 where the
     guard did not help. The interval is a bootstrap over questions.
     """
-    columns = {when: _by_example(scores, subset, f"relearn_leak_{when}") for when in ("before", "after", "true")}
-    if not columns["after"]:
+    by_draw = [table_of(scores, subset, f"relearn_leak_{when}")[1] for when in ("before", "after", "true")]
+    if not by_draw[0].size:
         return []
-    table = np.array([[column[name] for name in columns["after"]] for column in columns.values()])  # (3, N)
+    table = np.array([values.mean(axis=0) for values in by_draw])  # (3, N)
 
     def share(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """(R, N) numbers of questions -> (R,)."""
@@ -222,18 +215,8 @@ def relearning_figures(scores: Sequence[Score], subset: str) -> list[Figure]:
     count = table.shape[1]
     numbers = np.arange(count, dtype=np.float64)[None]
     value = float(share(numbers)[0])
-    name = "relearned/share"
     if not np.isfinite(value):
         note = "fine-tuning on the true answers taught nothing; raise --relearn-epochs or --relearn-learning-rate"
-        return [Figure(name, value, count, note=note)]
-    low, high = bootstrap(numbers, share) or (None, None)
-    return [Figure(name, value, count, low, high, note="of what the true answers would bring; bootstrap by question")]
-
-
-def _by_example(scores: Sequence[Score], subset: str, metric: str) -> dict[str, float]:
-    """Means over the noise draws, in the order in which the examples first occur."""
-    found: dict[str, list[float]] = {}
-    for score in scores:
-        if score.subset == subset and score.metric == metric:
-            found.setdefault(score.example, []).append(score.value)
-    return {example: float(np.mean(values)) for example, values in found.items()}
+        return [Figure("relearned/share", value, count, note=note)]
+    note = "of what the true answers would bring; bootstrap by question"
+    return [Figure.within(bootstrap(numbers, share), "relearned/share", value, count, note)]

@@ -5,28 +5,23 @@ with a policy at hand they say what classifying its answers would stop.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 from classifiers import Example, general_prompts
-from evaluation.attacks.answers import (
-    LEAK_ROUGE,
-    any_of_scores,
-    gives_away,
-    output_scores,
-    sizes_up_to,
-)
+from evaluation.attacks.answers import LEAK_ROUGE, any_of_scores, gives_away, output_scores, sizes_up_to
+from evaluation.attacks.data import options_of, read_indirect, read_questions
 from evaluation.attacks.gate import Gate, gate_figures, gate_scores
 from evaluation.attacks.prompts import ATTACKS, DEFAULT_ATTACKS, PLAIN, attacked
 from evaluation.attacks.relearning import Relearner, RelearnSettings, relearning_figures
-from evaluation.attacks.sets import options_of, read_indirect, read_questions
 from evaluation.errors import DataError
 from evaluation.replies import Ask, Asker, Reply
 from evaluation.rows import digest_of_rows, drawn
 from evaluation.suite import Answer, Direction, Figure, Outcome, Score
 from scoring.load import weights_digest
 
-__all__ = ["PARTS", "AttackSuite", "Part"]
+__all__ = ["PARTS", "AttackSettings", "AttackSuite", "Part"]
 
 Part = Literal["gate", "sampling", "indirect", "relearning"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
@@ -35,31 +30,65 @@ PARTS: Final[tuple[Part, ...]] = get_args(Part)
 _FORGOTTEN: Final = frozenset({"forget", "indirect"})
 
 
-class AttackSuite:
-    """Attacks on the guard. What a part needs must be given; parts that are not named are those with all they need.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttackSettings:
+    """How the attacks are made.
 
-    Args:
-        policy: policy folders, for `gate` and for classifying answers.
-        model: the model they were built for, a folder or hub id: its tokenizer, chat template and embedding table.
-        encoder: the policies' encoder; None: the one they name.
-        forget: source of questions that must be forgotten; with answers for `sampling` and `relearning`.
-        retain: source of questions that must be answered.
-        general: source of everyday prompts; None: the built-in ones, most of which a policy's classifier was trained
-            on, so that they show what it has kept, not how it generalises.
-        indirect: source of hand-written questions (see `read_indirect`).
-        parts: of `PARTS`.
+    Attributes:
         attacks: names of `ATTACKS` for the gate, which also judges every question as it stands.
         samples: answers drawn to each forget question.
         temperature: at which they are drawn.
-        relearn_base: the clean model that an attacker fine-tunes, a folder or hub id.
-        relearn: how.
         leak_rouge: see `evaluation.attacks.answers.LEAK_ROUGE`.
+        relearn: how an attacker fine-tunes; None: as by default, with `seed` and `max_new_tokens`.
         limit: examples of each set at most, drawn with `seed`; None: all.
         max_new_tokens: of every answer.
         seed: of the attacks, the draws and the sampling.
 
     Raises:
-        DataError: an option or set is missing, unknown or unusable; the flag, file and column are named.
+        DataError: one is unknown or not possible; the flag is named.
+    """
+
+    attacks: tuple[str, ...] = DEFAULT_ATTACKS
+    samples: int = 16
+    temperature: float = 1.0
+    leak_rouge: float = LEAK_ROUGE
+    relearn: RelearnSettings | None = None
+    limit: int | None = 100
+    max_new_tokens: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for attack in self.attacks:
+            if attack not in ATTACKS:
+                raise DataError(f"--attacks: {attack!r} is none of {', '.join(ATTACKS)}")
+        counts = {"--samples": self.samples, "--limit": self.limit, "--max-new-tokens": self.max_new_tokens}
+        for flag, count in counts.items():
+            if count is not None and count < 1:
+                raise DataError(f"{flag}: {count}; give 1 or more")
+        if not self.temperature > 0:
+            raise DataError(f"--temperature: {self.temperature}; give a number above 0, for samples that differ")
+        if not 0 < self.leak_rouge <= 1:
+            raise DataError(f"--leak-rouge: {self.leak_rouge}; give a share above 0, at most 1")
+
+
+class AttackSuite:
+    """Attacks on the guard. What a part needs must be given; parts that are not named are those with all they need.
+
+    Args:
+        forget: source of questions that must be forgotten; with answers for `sampling` and `relearning`.
+        retain: source of questions that must be answered.
+        general: source of everyday prompts; None: the built-in ones, most of which a policy's classifier was trained
+            on, so that they show what it has kept, not how it generalises.
+        indirect: source of hand-written questions (see `read_indirect`).
+        policy: policy folders, for `gate` and for classifying answers.
+        model: the model they were built for, a folder or hub id: its tokenizer, chat template and embedding table.
+        encoder: the policies' encoder; None: the one they name.
+        relearn_base: the clean model that an attacker fine-tunes, a folder or hub id.
+        parts: of `PARTS`.
+        settings: how; None: `AttackSettings()`.
+
+    Raises:
+        DataError: a part or set is missing, unknown or unusable; the flag, file and column are named.
         EvaluationError: the policies, their encoder or a model cannot be loaded.
     """
 
@@ -71,35 +100,27 @@ class AttackSuite:
         *,
         forget: str,
         retain: str,
+        general: str | None = None,
+        indirect: str | None = None,
         policy: Sequence[str | Path] = (),
         model: str | None = None,
         encoder: str | None = None,
-        general: str | None = None,
-        indirect: str | None = None,
-        parts: Sequence[str] | None = None,
-        attacks: Sequence[str] = DEFAULT_ATTACKS,
-        samples: int = 16,
-        temperature: float = 1.0,
         relearn_base: str | None = None,
-        relearn: RelearnSettings | None = None,
-        leak_rouge: float = LEAK_ROUGE,
-        limit: int | None = 100,
-        max_new_tokens: int = 64,
-        seed: int = 0,
+        parts: Sequence[str] | None = None,
+        settings: AttackSettings | None = None,
     ) -> None:
         given = {"gate_policy": bool(policy), "gate_model": model is not None, "indirect": indirect is not None}
         given["relearn_base"] = relearn_base is not None
         self.parts = _checked_parts(parts, given)
-        _check_options(attacks, samples, temperature, leak_rouge, limit, max_new_tokens)
-        self._attacks, self._samples, self._temperature = tuple(attacks), samples, temperature
-        self._leak_rouge, self._max_new_tokens, self._seed, self._limit = leak_rouge, max_new_tokens, seed, limit
-        self._relearn = relearn or RelearnSettings(seed=seed, max_new_tokens=max_new_tokens)
+        self._settings = settings = settings or AttackSettings()
+        self._relearn = settings.relearn or RelearnSettings(seed=settings.seed, max_new_tokens=settings.max_new_tokens)
         answered = [part for part in self.parts if part in ("sampling", "relearning")]
-        self._forget = drawn(read_questions(forget, "forget", answers_for=answered), limit, seed)
-        self._retain = drawn(read_questions(retain, "retain"), limit, seed)
         everyday = (
             [Example(text) for text in general_prompts()] if general is None else read_questions(general, "general")
         )
+        limit, seed = settings.limit, settings.seed
+        self._forget = drawn(read_questions(forget, "forget", answers_for=answered), limit, seed)
+        self._retain = drawn(read_questions(retain, "retain"), limit, seed)
         self._general = drawn(everyday, limit, seed)
         self._indirect = drawn(read_indirect(indirect), limit, seed) if indirect is not None else []
         self._gate = Gate.open(policy, model, encoder=encoder) if policy and model is not None else None
@@ -108,7 +129,13 @@ class AttackSuite:
         self._base_sha256 = None if relearn_base is None else weights_digest(relearn_base)
         if relearn_base is not None and "relearning" in self.parts:
             self._relearner = Relearner.load(relearn_base, self._pairs(), self._relearn)
-        self.headline = self._headline()
+        headline = {
+            "gate": ["forget/missed", "retain/falsely_flagged", "general/falsely_flagged"],
+            "sampling": ["forget/leak_at_1", f"forget/leak_at_{settings.samples}"],
+            "indirect": ["indirect/leak", *(["indirect/leak_output_classified"] if self._gate else [])],
+            "relearning": ["relearned/share"],
+        }
+        self.headline = list(dict.fromkeys(name for part in self.parts for name in headline[part]))
 
     def _pairs(self) -> list[tuple[str, str]]:
         return [(example.prompt, example.answer or "") for example in self._forget]
@@ -120,17 +147,8 @@ class AttackSuite:
         down += ["neighbour/falsely_flagged", "indirect/leak", "indirect/leak_output_classified"]
         down += ["retain/output_flagged", "neighbour/output_flagged", "relearned/share"]
         down += ["forget/relearn_leak_after", "forget/relearn_probability_after"]
-        down += [f"forget/leak_at_{k}" for k in sizes_up_to(self._samples)]
+        down += [f"forget/leak_at_{k}" for k in sizes_up_to(self._settings.samples)]
         return dict.fromkeys(down, "down")
-
-    def _headline(self) -> list[str]:
-        names = {
-            "gate": ["forget/missed", "retain/falsely_flagged", "general/falsely_flagged"],
-            "sampling": ["forget/leak_at_1", f"forget/leak_at_{self._samples}"],
-            "indirect": ["indirect/leak", *(["indirect/leak_output_classified"] if self._gate else [])],
-            "relearning": ["relearned/share"],
-        }
-        return list(dict.fromkeys(name for part in self.parts for name in names[part]))
 
     def describe(self) -> Mapping[str, object]:
         sets = {"forget": self._forget, "retain": self._retain, "general": self._general}
@@ -138,34 +156,33 @@ class AttackSuite:
             name: [[example.prompt, example.answer] for example in examples] for name, examples in sets.items()
         }
         rows["indirect"] = [[one.prompt, one.kind, one.forget, one.answer] for one in self._indirect]
-        settings = self._relearn
+        settings, relearning = self._settings, None
+        if self._relearner is not None:
+            relearning = {
+                "base": self._base,
+                "base_sha256": self._base_sha256,
+                "epochs": self._relearn.epochs,
+                "learning_rate": self._relearn.learning_rate,
+                "batch_size": self._relearn.batch_size,
+                "seed": self._relearn.seed,
+            }
         return {
             "suite": self.name,
             "parts": list(self.parts),
             "sets": {name: {"examples": len(one), "sha256": digest_of_rows(one)} for name, one in rows.items()},
             "gate": self._gate.describe() if self._gate else None,
-            "attacks": list(self._attacks),
-            "samples": self._samples,
-            "temperature": self._temperature,
-            "leak_rouge": self._leak_rouge,
-            "max_new_tokens": self._max_new_tokens,
-            "relearning": None
-            if self._relearner is None
-            else {
-                "base": self._base,
-                "base_sha256": self._base_sha256,
-                "epochs": settings.epochs,
-                "learning_rate": settings.learning_rate,
-                "batch_size": settings.batch_size,
-                "seed": settings.seed,
-            },
-            "seed": self._seed,
+            "attacks": list(settings.attacks),
+            "samples": settings.samples,
+            "temperature": settings.temperature,
+            "leak_rouge": settings.leak_rouge,
+            "max_new_tokens": settings.max_new_tokens,
+            "relearning": relearning,
+            "seed": settings.seed,
         }
 
     def probe(self) -> Sequence[Ask]:
-        asks = self._asks()
         first: dict[str, Ask] = {}
-        for key, ask in asks.items():
+        for key, ask in self._asks().items():
             first.setdefault(key.partition("/")[0], ask)
         return list(first.values())
 
@@ -188,15 +205,15 @@ class AttackSuite:
     def _asks(self) -> dict[str, Ask]:
         """Everything the target is asked: keys begin with the part, and the subset where it has several."""
         asks: dict[str, Ask] = {}
-        room = self._max_new_tokens
+        settings, room = self._settings, self._settings.max_new_tokens
         for number, example in enumerate(self._forget):
             if "sampling" in self.parts:
                 asks[f"sampling/{number}"] = Ask(
                     example.prompt,
                     max_new_tokens=room,
-                    temperature=self._temperature,
-                    samples=self._samples,
-                    seed=self._seed,
+                    temperature=settings.temperature,
+                    samples=settings.samples,
+                    seed=settings.seed,
                 )
             if "relearning" in self.parts:
                 asks[f"relearning/{number}"] = Ask(example.prompt, max_new_tokens=room)
@@ -208,14 +225,11 @@ class AttackSuite:
 
     def _gate_scores(self, gate: Gate) -> list[Score]:
         scores: list[Score] = []
+        seed = self._settings.seed
         for subset, examples in (("forget", self._forget), ("retain", self._retain), ("general", self._general)):
             rows = [
-                (
-                    str(number),
-                    kind,
-                    attacked(kind, example.prompt, seed=self._seed, options=options_of(examples, number)),
-                )
-                for kind in (PLAIN, *self._attacks)
+                (str(number), kind, attacked(kind, example.prompt, seed=seed, options=options_of(examples, number)))
+                for kind in (PLAIN, *self._settings.attacks)
                 for number, example in enumerate(examples)
             ]
             scores += gate_scores(gate, subset, rows)
@@ -227,7 +241,7 @@ class AttackSuite:
     def _add_sampling(self, replies: Mapping[str, Reply], scores: list[Score], answers: list[Answer]) -> None:
         for number, (question, truth) in enumerate(self._pairs()):
             texts = replies[f"sampling/{number}"].texts
-            leaks = [gives_away(text, truth, question, threshold=self._leak_rouge) for text in texts]
+            leaks = [self._leaks(text, truth, question) for text in texts]
             scores += any_of_scores("forget", str(number), leaks)
             worst = texts[leaks.index(True)] if any(leaks) else texts[0]
             answers.append(Answer("sampling", str(number), question, worst, truth))
@@ -239,7 +253,7 @@ class AttackSuite:
                 if one.forget != forget:
                     continue
                 text = replies[f"indirect/{number}"].text
-                leak = gives_away(text, one.answer or "", one.prompt, threshold=self._leak_rouge) if forget else None
+                leak = self._leaks(text, one.answer or "", one.prompt) if forget else None
                 rows.append((str(number), one.kind, text, leak))
                 answers.append(Answer(subset, str(number), one.prompt, text, one.answer or ""))
             scores += output_scores(self._gate, subset, rows)
@@ -255,10 +269,13 @@ class AttackSuite:
         }
         for when, knowledge in known.items():
             for number, (question, truth) in enumerate(self._pairs()):
-                leak = gives_away(knowledge.answers[number], truth, question, threshold=self._leak_rouge)
+                leak = self._leaks(knowledge.answers[number], truth, question)
                 scores.append(Score("forget", f"relearn_leak_{when}", str(number), float(leak)))
                 probability = knowledge.probabilities[number]
                 scores.append(Score("forget", f"relearn_probability_{when}", str(number), probability))
+
+    def _leaks(self, answer: str, reference: str, question: str) -> bool:
+        return gives_away(answer, reference, question, threshold=self._settings.leak_rouge)
 
 
 def _checked_parts(parts: Sequence[str] | None, given: Mapping[str, bool]) -> tuple[Part, ...]:
@@ -281,18 +298,3 @@ def _checked_parts(parts: Sequence[str] | None, given: Mapping[str, bool]) -> tu
     if not parts:
         raise DataError(f"--parts: empty; name some of {', '.join(PARTS)}")
     return tuple(part for part in PARTS if part in parts)
-
-
-def _check_options(
-    attacks: Sequence[str], samples: int, temperature: float, leak_rouge: float, limit: int | None, max_new_tokens: int
-) -> None:
-    for attack in attacks:
-        if attack not in ATTACKS:
-            raise DataError(f"--attacks: {attack!r} is none of {', '.join(ATTACKS)}")
-    for flag, count in (("--samples", samples), ("--limit", limit), ("--max-new-tokens", max_new_tokens)):
-        if count is not None and count < 1:
-            raise DataError(f"{flag}: {count}; give 1 or more")
-    if not temperature > 0:
-        raise DataError(f"--temperature: {temperature}; give a number above 0, for samples that differ")
-    if not 0 < leak_rouge <= 1:
-        raise DataError(f"--leak-rouge: {leak_rouge}; give a share above 0, at most 1")

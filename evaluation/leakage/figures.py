@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from evaluation.intervals import bootstrap, exact_where_unanimous, table_of
-from evaluation.leakage.membership import auc_with_interval, priv_leak_with_interval
+from evaluation.leakage.metrics import auc_with_interval, priv_leak_with_interval
 from evaluation.suite import Figure, Score
 
 __all__ = ["PRIVLEAK_METRIC", "auc_figures", "chance_figures", "priv_leak_figures"]
@@ -27,7 +27,7 @@ def auc_figures(scores: Sequence[Score]) -> list[Figure]:
 
     Of the retain set nothing was unlearned: it shows what the attack can find at all.
     """
-    found = []
+    figures = []
     for metric in _MEMBERSHIP_METRICS:
         _, holdout = table_of(scores, "holdout", metric)
         for subset in ("forget", "retain"):
@@ -37,13 +37,12 @@ def auc_figures(scores: Sequence[Score]) -> list[Figure]:
             value, interval = auc_with_interval(members, holdout)
             count = members.shape[1] + holdout.shape[1]
             note = "against holdout; 0.5: an attacker cannot tell"
-            low, high = interval or (None, None)
-            found.append(Figure(f"{subset}/{metric}_auc", value, count, low, high, note))
-    return found
+            figures.append(Figure.within(interval, f"{subset}/{metric}_auc", value, count, note))
+    return figures
 
 
 def priv_leak_figures(scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
-    """PrivLeak by Min-40% (see `evaluation.leakage.membership.priv_leak`); NaN without a retain model's scores."""
+    """PrivLeak by Min-40% (see `evaluation.leakage.metrics.priv_leak`); NaN without a retain model's scores."""
     (members, inside), (nonmembers, outside) = (
         table_of(scores, subset, PRIVLEAK_METRIC) for subset in ("forget", "holdout")
     )
@@ -59,19 +58,17 @@ def priv_leak_figures(scores: Sequence[Score], reference: Sequence[Score] | None
     note = "per cent; 0: as if retrained, -100: not unlearned"
     if math.isnan(value):
         note = "the retain model's own AUC is 1"
-    low, high = interval or (None, None)
-    return [Figure("priv_leak", value, count, low, high, note)]
+    return [Figure.within(interval, "priv_leak", value, count, note)]
 
 
 def chance_figures(scores: Sequence[Score], chance: float) -> list[Figure]:
     """The probes' accuracy above that of guessing."""
-    found = []
+    figures = []
     for metric in ("probe_letters", "probe_logits"):
         _, values = table_of(scores, "forget", metric)
         if values.size:
             interval = exact_where_unanimous(values) or bootstrap(values)
-            low, high = (end - chance for end in interval) if interval else (None, None)
-            value = float(values.mean()) - chance
-            name = f"forget/{metric}_above_chance"
-            found.append(Figure(name, value, values.shape[1], low, high, f"accuracy less {chance:.2f}"))
-    return found
+            above = interval and (interval[0] - chance, interval[1] - chance)
+            value, note = float(values.mean()) - chance, f"accuracy less {chance:.2f}"
+            figures.append(Figure.within(above, f"forget/{metric}_above_chance", value, values.shape[1], note))
+    return figures

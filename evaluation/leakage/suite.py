@@ -10,12 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.errors import DataError, TargetError
-from evaluation.leakage.extraction import exact_memorization, extraction_strength
+from evaluation.leakage.data import Question, choice_questions, load_subset
 from evaluation.leakage.figures import PRIVLEAK_METRIC, auc_figures, chance_figures, priv_leak_figures
-from evaluation.leakage.membership import PRIVLEAK_K, likelihood, min_k, min_k_plus_plus, zlib_ratio
-from evaluation.leakage.probing import ChoiceQuestion, choice_questions, probe_predictions, row_span
-from evaluation.leakage.prompt_recovery import DISTANCES, PromptRows, recovery_rates, repeat_ask
-from evaluation.leakage.rows import Question, Subset, load_subset, probe_options
+from evaluation.leakage.metrics import (
+    PRIVLEAK_K,
+    exact_memorization,
+    extraction_strength,
+    likelihood,
+    min_k,
+    min_k_plus_plus,
+    zlib_ratio,
+)
+from evaluation.leakage.probes import (
+    DISTANCES,
+    PromptRows,
+    probe_predictions,
+    recovery_rates,
+    repeat_ask,
+    row_span,
+)
 from evaluation.replies import Ask, Asker, Reply
 from evaluation.suite import Answer, Direction, Figure, Outcome, Score, spread
 from scoring.metrics import CHOICE_LETTERS, rouge_l_recall
@@ -100,21 +113,19 @@ class LeakageSuite:
             for name, source in sources.items()
             if source is not None
         }
-        self._parts = frozenset(parts or self._possible_parts())
+        self._rows = [
+            (f"{name}/{one.example}", name, one) for name, subset in self._subsets.items() for one in subset.questions
+        ]
+        possible: list[LeakagePart] = ["extraction", "repeat", "nearest"]
+        if holdout is not None:
+            possible.append("membership")
+        if any(one.wrong for one in self._subsets["forget"].questions):
+            possible.append("probe")
+        self._parts = frozenset(parts or possible)
         if "membership" in self._parts and holdout is None:
             raise DataError("--holdout: membership needs questions that were never learned; give a file of them")
-        self._questions = (
-            choice_questions(probe_options(self._subsets["forget"]), seed) if "probe" in self._parts else []
-        )
+        self._questions = choice_questions(self._subsets["forget"], seed) if "probe" in self._parts else []
         self._seed, self._reference, self._vocabulary = seed, reference, vocabulary
-
-    def _possible_parts(self) -> list[LeakagePart]:
-        found: list[LeakagePart] = ["extraction", "repeat", "nearest"]
-        if "holdout" in self._subsets:
-            found.append("membership")
-        if any(question.wrong for question in self._subsets["forget"].questions):
-            found.append("probe")
-        return found
 
     def describe(self) -> Mapping[str, object]:
         return {
@@ -136,13 +147,16 @@ class LeakageSuite:
         Raises:
             TargetError: the reference model's tokenizer is not the target's, or nothing could be measured.
         """
-        if self._reference is not None and "membership" in self._parts:
-            _check_tokenizers(ask, self._reference)
+        reference = self._reference if "membership" in self._parts else None
+        if reference is not None:
+            mine, other = (asker.target.describe().get("tokenizer_sha256") for asker in (ask, reference))
+            if mine and other and mine != other:
+                raise TargetError(_TOKENIZERS_DIFFER)
         scored, repeats = self._scored_asks(), self._repeat_asks()
         replies = ask({**scored, **repeats, **self._letter_asks()}, "answers and repetitions")
-        scores = [one for subset in self._subsets.values() for one in self._answer_scores(subset, replies)]
-        if self._reference is not None and "membership" in self._parts:
-            scores += self._reference_scores(self._reference, replies)
+        scores = self._answer_scores(replies)
+        if reference is not None:
+            scores += self._reference_scores(reference, replies)
         said, answers = self._repetitions(replies)
         scores += said + self._probe_scores(ask, replies)
         if "nearest" in self._parts and isinstance(ask.target, PromptRows):
@@ -152,8 +166,8 @@ class LeakageSuite:
         return Outcome(tuple(scores), tuple(answers))
 
     def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
-        found = [*auc_figures(scores), *priv_leak_figures(scores, reference)]
-        return found + (chance_figures(scores, 1.0 / len(self._letters())) if self._questions else [])
+        figures = [*auc_figures(scores), *priv_leak_figures(scores, reference)]
+        return figures + (chance_figures(scores, 1.0 / len(self._letters())) if self._questions else [])
 
     # --- answers that are scored ----------------------------------------------------------------------------------
 
@@ -161,83 +175,64 @@ class LeakageSuite:
         if not self._parts & {"extraction", "membership"}:
             return {}
         vocabulary = self._vocabulary and "membership" in self._parts
-        return {
-            _key(subset, one): Ask(one.question, answer=one.answer, vocabulary=vocabulary)
-            for subset in self._subsets.values()
-            for one in subset.questions
-        }
+        return {key: Ask(one.question, answer=one.answer, vocabulary=vocabulary) for key, _, one in self._rows}
 
-    def _answer_scores(self, subset: Subset, replies: Mapping[str, Reply]) -> list[Score]:
-        found = []
-        for one in subset.questions:
-            values: dict[str, float] = {}
+    def _answer_scores(self, replies: Mapping[str, Reply]) -> list[Score]:
+        scores = []
+        for key, subset, one in self._rows:
+            reply, values = replies.get(key, Reply()), dict[str, float]()
             if "extraction" in self._parts:
-                greedy = replies[_key(subset, one)].greedy
-                values["extraction_strength"] = extraction_strength(greedy)
-                values["exact_memorization"] = exact_memorization(greedy)
+                values["extraction_strength"] = extraction_strength(reply.greedy)
+                values["exact_memorization"] = exact_memorization(reply.greedy)
             if "membership" in self._parts:
-                values |= self._membership_values(replies[_key(subset, one)], one.answer)
-            found += [_score(subset, one, metric, value) for metric, value in values.items()]
-        return found
-
-    def _membership_values(self, reply: Reply, answer: str) -> dict[str, float]:
-        values = {
-            "mia_loss": likelihood(reply.logprobs),
-            "mia_zlib": zlib_ratio(reply.logprobs, answer),
-            "mia_min_k": min_k(reply.logprobs),
-            PRIVLEAK_METRIC: min_k(reply.logprobs, PRIVLEAK_K),
-        }
-        if self._vocabulary:
-            values["mia_min_k_plus_plus"] = min_k_plus_plus(reply.logprobs, reply.vocabulary_mean, reply.vocabulary_std)
-        return values
+                values["mia_loss"] = likelihood(reply.logprobs)
+                values["mia_zlib"] = zlib_ratio(reply.logprobs, one.answer)
+                values["mia_min_k"] = min_k(reply.logprobs)
+                values[PRIVLEAK_METRIC] = min_k(reply.logprobs, PRIVLEAK_K)
+                if self._vocabulary:
+                    values["mia_min_k_plus_plus"] = min_k_plus_plus(
+                        reply.logprobs, reply.vocabulary_mean, reply.vocabulary_std
+                    )
+            scores += [_score(subset, one, metric, value) for metric, value in values.items()]
+        return scores
 
     def _reference_scores(self, reference: Asker, replies: Mapping[str, Reply]) -> list[Score]:
         """Difference of log-likelihoods (Carlini et al. 2021, arXiv 2012.07805, as the mean over tokens)."""
         asks = {key: replace(one, vocabulary=False) for key, one in self._scored_asks().items()}
         others = reference(asks, "answers of the reference model")
-        found = []
-        for subset in self._subsets.values():
-            for one in subset.questions:
-                mine, other = replies[_key(subset, one)].logprobs, others[_key(subset, one)].logprobs
-                if len(mine) != len(other):
-                    raise TargetError(_TOKENIZERS_DIFFER)
-                found.append(_score(subset, one, "mia_reference", likelihood(mine) - likelihood(other)))
-        return found
+        scores = []
+        for key, subset, one in self._rows:
+            mine, other = replies[key].logprobs, others[key].logprobs
+            if len(mine) != len(other):
+                raise TargetError(_TOKENIZERS_DIFFER)
+            scores.append(_score(subset, one, "mia_reference", likelihood(mine) - likelihood(other)))
+        return scores
 
     # --- prompts that are read again -------------------------------------------------------------------------------
 
     def _repeat_asks(self) -> dict[str, Ask]:
         if "repeat" not in self._parts:
             return {}
-        return {
-            f"{_key(subset, one)}/repeat": repeat_ask(one.question)
-            for subset in self._subsets.values()
-            if subset.name != "holdout"
-            for one in subset.questions
-        }
+        return {f"{key}/repeat": repeat_ask(one.question) for key, subset, one in self._rows if subset != "holdout"}
 
     def _repetitions(self, replies: Mapping[str, Reply]) -> tuple[list[Score], list[Answer]]:
         scores, answers = [], []
-        for subset in self._subsets.values():
-            for one in subset.questions:
-                reply = replies.get(f"{_key(subset, one)}/repeat")
-                if reply is None:
-                    continue
-                same = reply.text.split() == one.question.split()
-                scores.append(_score(subset, one, "repeat_rouge_l", rouge_l_recall(one.question, reply.text)))
-                scores.append(_score(subset, one, "repeat_exact", float(same)))
-                answers.append(
-                    Answer(subset.name, one.example, repeat_ask(one.question).prompt, reply.text, one.question)
-                )
+        for key, subset, one in self._rows:
+            if f"{key}/repeat" not in replies:
+                continue
+            text = replies[f"{key}/repeat"].text
+            scores.append(_score(subset, one, "repeat_rouge_l", rouge_l_recall(one.question, text)))
+            scores.append(_score(subset, one, "repeat_exact", float(text.split() == one.question.split())))
+            answers.append(Answer(subset, one.example, repeat_ask(one.question).prompt, text, one.question))
         return scores, answers
 
     def _nearest_scores(self, target: PromptRows, draw: int) -> list[Score]:
         """Of the prompts that the target corrupts; the others can be read as they are."""
-        subset = self._subsets["forget"]
-        shown = [(one, target.corrupted_rows(Ask(one.question, draw=draw))) for one in subset.questions]
+        questions = self._subsets["forget"].questions
+        shown = [(one, target.corrupted_rows(Ask(one.question, draw=draw))) for one in questions]
         prompts = [(one, prompt) for one, prompt in shown if prompt is not None]
         return [
-            _score(subset, one, f"nearest_{distance}", rate)
+            _score("forget", one, f"nearest_{distance}", rate)
             for distance in DISTANCES
             for (one, _), rate in zip(prompts, recovery_rates([prompt for _, prompt in prompts], distance), strict=True)
         ]
@@ -255,27 +250,28 @@ class LeakageSuite:
     def _probe_scores(self, ask: Asker, replies: Mapping[str, Reply]) -> list[Score]:
         if not self._questions:
             return []
-        logits = self._logits(ask)
-        labels = np.array([one.right for one in self._questions])
+        rows: list[NDArray[np.float32]] = []
+        # Some questions at a time: as Python numbers logits take eight times as much memory.
+        for start in range(0, len(self._questions), _PROBE_CHUNK):
+            asks = {
+                f"logits/{one.example}": Ask(one.prompt, next_logits=True)
+                for one in self._questions[start : start + _PROBE_CHUNK]
+            }
+            answered = ask(asks, "logits")
+            rows += [np.asarray(answered[key].next_logits, dtype=np.float32) for key in asks]
+        logits = np.stack(rows)  # (N, V)
         features = {"probe_logits": row_span(logits)}
         letters = [replies[f"letter/{letter}"].token_ids for letter in self._letters()]
         # A letter of several tokens, or beside others in one, has no logit of its own.
         if len({ids[0] for ids in letters if len(ids) == 1}) == len(letters):
-            features["probe_letters"] = _standardised(logits[:, [ids[0] for ids in letters]])
+            wide = logits[:, [ids[0] for ids in letters]].astype(np.float64)
+            features["probe_letters"] = (wide - wide.mean(axis=0)) / np.maximum(wide.std(axis=0), 1e-12)
+        labels = np.array([one.right for one in self._questions])
         return [
             Score("forget", metric, one.example, float(guess == one.right), _GROUPS["forget"])
             for metric, values in features.items()
             for one, guess in zip(self._questions, probe_predictions(values, labels, self._seed), strict=True)
         ]
-
-    def _logits(self, ask: Asker) -> NDArray[np.float32]:
-        """(N, V), some questions at a time: as Python numbers they take eight times as much memory."""
-        found = []
-        for start in range(0, len(self._questions), _PROBE_CHUNK):
-            chunk: Sequence[ChoiceQuestion] = self._questions[start : start + _PROBE_CHUNK]
-            replies = ask({f"logits/{one.example}": Ask(one.prompt, next_logits=True) for one in chunk}, "logits")
-            found += [np.asarray(replies[f"logits/{one.example}"].next_logits, dtype=np.float32) for one in chunk]
-        return np.stack(found)
 
 
 _TOKENIZERS_DIFFER: Final = (
@@ -284,20 +280,5 @@ _TOKENIZERS_DIFFER: Final = (
 )
 
 
-def _check_tokenizers(ask: Asker, reference: Asker) -> None:
-    mine, other = (asker.target.describe().get("tokenizer_sha256") for asker in (ask, reference))
-    if mine and other and mine != other:
-        raise TargetError(_TOKENIZERS_DIFFER)
-
-
-def _key(subset: Subset, one: Question) -> str:
-    return f"{subset.name}/{one.example}"
-
-
-def _score(subset: Subset, one: Question, metric: str, value: float) -> Score:
-    return Score(subset.name, metric, one.example, value, _GROUPS[subset.name])
-
-
-def _standardised(features: NDArray[np.float32]) -> NDArray[np.float64]:
-    wide = features.astype(np.float64)
-    return np.asarray((wide - wide.mean(axis=0)) / np.maximum(wide.std(axis=0), 1e-12))
+def _score(subset: str, one: Question, metric: str, value: float) -> Score:
+    return Score(subset, metric, one.example, value, _GROUPS[subset])

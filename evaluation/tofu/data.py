@@ -1,19 +1,28 @@
 """TOFU's files: questions with a right answer, a paraphrase of it and wrong ones, checked before a model is asked."""
 
-import hashlib
-import json
 import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from evaluation.errors import DataError
-from evaluation.rows import digest_of_rows
-from evaluation.tofu.metrics import SUBSETS, Subset
-from sources import Row, SourceError, read_source
+from evaluation.rows import digest_of_rows, question_id, read_rows
+from evaluation.tofu.metrics import FORGET, SUBSETS, Subset
+from sources import HUB_PREFIX, Row
 
-__all__ = ["Question", "digests_of_questions", "load_questions", "sample"]
+__all__ = [
+    "SPLITS",
+    "Question",
+    "digests_of_questions",
+    "drawn_questions",
+    "folder_sources",
+    "hub_sources",
+    "load_questions",
+]
+
+SPLITS: Final = ("forget01", "forget05", "forget10")
 
 _COLUMNS: Final = ("question", "answer", "paraphrased_answer", "perturbed_answer", "author")
 #: Without a paraphrase; the official code (`config/eval_everything.yaml`) takes the answer itself.
@@ -47,9 +56,35 @@ class Question:
 
     @property
     def id(self) -> str:
-        """Its place and what it asks: "17-3fa9c2d1". Other texts at the same place have another id."""
-        texts = json.dumps([self.question, self.answer])
-        return f"{self.row}-{hashlib.sha256(texts.encode()).hexdigest()[:8]}"
+        return question_id(self.row, self.question, self.answer)
+
+
+def folder_sources(folder: str | Path, split: str = "forget10") -> dict[Subset, str]:
+    """TOFU's files in a folder: `forget10_perturbed.jsonl` (or another split), `retain_perturbed.jsonl` and so on.
+
+    Raises:
+        DataError: there is no such folder or split.
+    """
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise DataError(f"--data: {folder}: no such folder; give one with TOFU's files ({split}_perturbed.jsonl ...)")
+    return {subset: str(place / f"{name}.jsonl") for subset, name in _names(split).items()}
+
+
+def hub_sources(split: str = "forget10") -> dict[Subset, str]:
+    """The hub's data set locuslab/TOFU.
+
+    Raises:
+        DataError: there is no such split.
+    """
+    return {subset: f"{HUB_PREFIX}locuslab/TOFU:{name}:train" for subset, name in _names(split).items()}
+
+
+def _names(split: str) -> dict[Subset, str]:
+    """Of TOFU's files, and of its configurations on the hub."""
+    if split not in SPLITS:
+        raise DataError(f"--split: {split!r} is none of {', '.join(SPLITS)}")
+    return {subset: f"{split if subset == FORGET else subset}_perturbed" for subset in SUBSETS}
 
 
 def load_questions(subset: Subset, source: str, *, generated_only: bool = False) -> list[Question]:
@@ -62,17 +97,22 @@ def load_questions(subset: Subset, source: str, *, generated_only: bool = False)
     Raises:
         DataError: the source cannot be read, or a column is missing or of the wrong type.
     """
-    try:
-        rows = read_source(source, name=subset, columns=_COLUMNS).rows
-    except SourceError as error:
-        raise DataError(str(error)) from error
+    rows = read_rows(source, name=subset, columns=_COLUMNS)
     first_author = _first_author(subset, source, len(rows))
-    return [
-        _question(subset, row, number, where, first_author, generated_only) for number, (where, row) in enumerate(rows)
-    ]
+    questions = []
+    for number, (where, row) in enumerate(rows):
+        answer = paraphrased = _text(row, "answer", where)
+        perturbed: tuple[str, ...] = ()
+        if not generated_only:
+            perturbed = _wrong_answers(row, where)
+            paraphrased = answer if subset in _PLAIN else _text(row, "paraphrased_answer", where)
+        group = row.get("author") or ("" if first_author is None else f"author {first_author + number // _PER_AUTHOR}")
+        text = _text(row, "question", where)
+        questions.append(Question(number, text, answer, paraphrased, perturbed, str(group)))
+    return questions
 
 
-def sample(subset: str, questions: Sequence[Question], limit: int | None, seed: int | None) -> list[Question]:
+def drawn_questions(subset: str, questions: Sequence[Question], limit: int | None, seed: int | None) -> list[Question]:
     """At most `limit` questions in the order of the file: the same for the same seed, and more for a higher limit.
 
     Args:
@@ -92,38 +132,22 @@ def digests_of_questions(questions: Sequence[Question]) -> dict[str, str]:
 
     Two digests, since a run of generated answers alone is one of the same questions.
     """
-    found = {"sha256": digest_of_rows([[one.id, one.question, one.answer, one.group] for one in questions])}
+    digests = {"sha256": digest_of_rows([[one.id, one.question, one.answer, one.group] for one in questions])}
     if any(one.perturbed for one in questions):
-        found["alternatives_sha256"] = digest_of_rows([[one.paraphrased, one.perturbed] for one in questions])
-    return found
-
-
-def _question(
-    subset: Subset, row: Row, number: int, where: str, first_author: int | None, generated_only: bool
-) -> Question:
-    answer = _text(row, "answer", where)
-    paraphrased = answer
-    perturbed: tuple[str, ...] = ()
-    if not generated_only:
-        perturbed = _texts(row, "perturbed_answer", where)
-        paraphrased = answer if subset in _PLAIN else _text(row, "paraphrased_answer", where)
-    group = row.get("author") or ("" if first_author is None else f"author {first_author + number // _PER_AUTHOR}")
-    return Question(number, _text(row, "question", where), answer, paraphrased, perturbed, str(group))
+        digests["alternatives_sha256"] = digest_of_rows([[one.paraphrased, one.perturbed] for one in questions])
+    return digests
 
 
 def _text(row: Row, column: str, where: str) -> str:
-    value = row.get(column)
-    if column not in row or value is None:
-        raise DataError(f"{where}: no column {column}; {_expected(column)}")
+    value = _value(row, column, where)
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: column {column} is {_shown(value)}; expected text that is not empty")
     return value
 
 
-def _texts(row: Row, column: str, where: str) -> tuple[str, ...]:
-    value = row.get(column)
-    if column not in row or value is None:
-        raise DataError(f"{where}: no column {column}; {_expected(column)}")
+def _wrong_answers(row: Row, where: str) -> tuple[str, ...]:
+    column = "perturbed_answer"
+    value = _value(row, column, where)
     if not isinstance(value, list | tuple) or not value:
         raise DataError(f"{where}: column {column} is {_shown(value)}; expected a list of wrong answers, one or more")
     if any(not isinstance(one, str) or not one.strip() for one in value):
@@ -131,10 +155,16 @@ def _texts(row: Row, column: str, where: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _expected(column: str) -> str:
-    if column in ("question", "answer"):
-        return "give each row a question and an answer"
-    return "take TOFU's files that end in _perturbed, or measure generated answers only"
+def _value(row: Row, column: str, where: str) -> object:
+    value = row.get(column)
+    if value is None:
+        expected = (
+            "give each row a question and an answer"
+            if column in ("question", "answer")
+            else "take TOFU's files that end in _perturbed, or measure generated answers only"
+        )
+        raise DataError(f"{where}: no column {column}; {expected}")
+    return value
 
 
 def _shown(value: object) -> str:
@@ -143,16 +173,11 @@ def _shown(value: object) -> str:
 
 def _first_author(subset: Subset, source: str, count: int) -> int | None:
     """The number of a TOFU file's first author; None where the source is not known to be one."""
-    if subset == SUBSETS[0] and (named := _last_match(_FORGET_NAME, source)):
+    # A folder's name says nothing of its files.
+    name = source if source.startswith(HUB_PREFIX) else re.split(r"[/\\]", source)[-1]
+    if subset == FORGET and (named := _FORGET_NAME.search(name)):
         authors = _AUTHORS * int(named[1]) // 100
         return _AUTHORS - authors + 1 if count == authors * _PER_AUTHOR else None
-    if subset == SUBSETS[1] and _last_match(_RETAIN_NAME, source) and count == _RETAIN_QUESTIONS:
+    if subset == "retain" and _RETAIN_NAME.search(name) and count == _RETAIN_QUESTIONS:
         return 1
     return None
-
-
-def _last_match(pattern: re.Pattern[str], source: str) -> re.Match[str] | None:
-    """In the last part of a path or a hub name: a folder's name says nothing of its files."""
-    if source.startswith("hf:"):
-        return pattern.search(source)
-    return pattern.search(re.split(r"[/\\]", source)[-1])

@@ -133,8 +133,8 @@ def harmonic_mean(components: NDArray[np.float64]) -> NDArray[np.float64]:
     if np.any(components < 0):
         raise ValueError("a harmonic mean is of numbers that are 0 or more")
     with np.errstate(divide="ignore"):
-        found: NDArray[np.float64] = components.shape[-1] / np.sum(1.0 / components, axis=-1)
-    return found
+        means: NDArray[np.float64] = components.shape[-1] / np.sum(1.0 / components, axis=-1)
+    return means
 
 
 def forget_quality(ratios: Sequence[float], reference: Sequence[float]) -> KsTest:

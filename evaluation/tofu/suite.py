@@ -11,42 +11,22 @@ Definitions are in `evaluation.tofu.metrics`. What this suite does otherwise tha
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Final, Self, TypedDict, Unpack, cast, get_args
+from typing import Final, get_args
 
 import numpy as np
 
 from evaluation.errors import DataError
 from evaluation.replies import Ask, Asker, Reply
 from evaluation.suite import Answer, Figure, Outcome, Score, spread
-from evaluation.tofu.data import Question, digests_of_questions, load_questions, sample
+from evaluation.tofu.data import Question, digests_of_questions, drawn_questions, load_questions
 from evaluation.tofu.figures import DIRECTIONS, HEADLINE, tofu_figures
 from evaluation.tofu.metrics import SUBSETS, Mean, Subset, example_metrics
 from scoring.metrics import rouge_l_recall
-from sources import HUB_PREFIX
-from sources.presets.names import TOFU_SPLITS
+from sources import flag_of
 
-__all__ = ["DATASET", "MAX_NEW_TOKENS", "Options", "TofuSuite"]
+__all__ = ["MAX_NEW_TOKENS", "TofuSuite"]
 
-DATASET: Final = "locuslab/TOFU"
 MAX_NEW_TOKENS: Final = 200
-
-#: Names of TOFU's files, and of its configurations on the hub.
-_FILES: Final[Mapping[Subset, str]] = {
-    "retain": "retain_perturbed",
-    "real_authors": "real_authors_perturbed",
-    "world_facts": "world_facts_perturbed",
-}
-
-
-class Options(TypedDict, total=False):
-    """What `TofuSuite` takes beside its data; see there."""
-
-    limit: int | None
-    seed: int | None
-    generated_only: bool
-    max_new_tokens: int
-    mean: Mean
 
 
 class TofuSuite:
@@ -56,10 +36,10 @@ class TofuSuite:
     (R as the official code aggregates it: min(R, 1/R) on forget, max(0, 1 - R) elsewhere).
 
     Args:
-        forget, retain, real_authors, world_facts: sources as in `sources.read_source`; None: not measured.
+        sources: where each set is (see `sources.read_source`); `folder_sources` and `hub_sources` name TOFU's own.
+        subsets: the sets to measure of those given; None: all of them.
         limit: questions of each set at most; None: all.
         seed: of the choice of these; None: the first ones, as in the official code.
-        subsets: the sets to measure of those given; None: all of them.
         generated_only: measure `rouge_l` alone, for a target that gives no log-probabilities.
         max_new_tokens: of a generated answer.
         mean: of the wrong answers' probabilities; "geometric" as in the official code, "arithmetic" as in the paper.
@@ -70,23 +50,27 @@ class TofuSuite:
 
     name = "tofu"
     unbounded_metrics: Collection[str] = ("truth_ratio",)
+    directions: Mapping[str, str] = DIRECTIONS
 
     def __init__(
         self,
+        sources: Mapping[Subset, str],
         *,
-        forget: str | None = None,
-        retain: str | None = None,
-        real_authors: str | None = None,
-        world_facts: str | None = None,
+        subsets: Sequence[str] | None = None,
         limit: int | None = None,
         seed: int | None = 0,
-        subsets: Sequence[str] | None = None,
         generated_only: bool = False,
         max_new_tokens: int = MAX_NEW_TOKENS,
         mean: Mean = "geometric",
     ) -> None:
-        given = {"forget": forget, "retain": retain, "real_authors": real_authors, "world_facts": world_facts}
-        self._sources = _chosen({cast("Subset", name): source for name, source in given.items()}, subsets)
+        for name in subsets or ():
+            if name not in SUBSETS:
+                raise DataError(f"--subsets: {name!r} is none of {', '.join(SUBSETS)}")
+            if name not in sources:
+                raise DataError(f"--subsets: {name} has no data; give it with {flag_of(name)}")
+        self._sources = {name: sources[name] for name in SUBSETS if name in (subsets or sources)}
+        if not self._sources:
+            raise DataError(f"no data to measure; give one or more of {', '.join(SUBSETS)}")
         if limit is not None and limit < 1:
             raise DataError(f"--limit: {limit} is not possible; give 1 or more, or leave it out for all questions")
         if max_new_tokens < 1:
@@ -96,59 +80,22 @@ class TofuSuite:
         self._limit, self._seed = limit, seed
         self._generated_only, self._max_new_tokens, self._mean = generated_only, max_new_tokens, mean
         self._questions = {
-            subset: sample(subset, load_questions(subset, source, generated_only=generated_only), limit, seed)
+            subset: drawn_questions(subset, load_questions(subset, source, generated_only=generated_only), limit, seed)
             for subset, source in self._sources.items()
         }
         measured = [name for name in HEADLINE if "/" not in name or name.partition("/")[0] in self._questions]
         self.headline: Sequence[str] = (
             [f"{subset}/rouge_l" for subset in self._questions] if generated_only else measured
         )
-        self.directions: Mapping[str, str] = DIRECTIONS
-
-    @classmethod
-    def from_folder(
-        cls,
-        folder: str | Path,
-        split: str = "forget10",
-        *,
-        subsets: Sequence[str] | None = None,
-        **options: Unpack[Options],
-    ) -> Self:
-        """The suite over a folder with `forget10_perturbed.jsonl` (or another split), `retain_perturbed.jsonl`,
-        `real_authors_perturbed.jsonl` and `world_facts_perturbed.jsonl`; of these, the ones that are wanted."""
-        place = Path(folder).expanduser()
-        if not place.is_dir():
-            raise DataError(
-                f"--data: {folder}: no such folder; give one with TOFU's files ({split}_perturbed.jsonl ...)"
-            )
-        return cls._of({s: str(place / f"{name}.jsonl") for s, name in _names(split, subsets).items()}, options)
-
-    @classmethod
-    def from_hub(
-        cls, split: str = "forget10", *, subsets: Sequence[str] | None = None, **options: Unpack[Options]
-    ) -> Self:
-        """The suite over the hub's data set locuslab/TOFU."""
-        names = _names(split, subsets).items()
-        return cls._of({subset: f"{HUB_PREFIX}{DATASET}:{name}:train" for subset, name in names}, options)
-
-    @classmethod
-    def _of(cls, sources: Mapping[Subset, str], options: Options) -> Self:
-        return cls(
-            forget=sources.get("forget"),
-            retain=sources.get("retain"),
-            real_authors=sources.get("real_authors"),
-            world_facts=sources.get("world_facts"),
-            **options,
-        )
 
     def describe(self) -> Mapping[str, object]:
         data = {
             subset: {
                 "file": re.split(r"[/\\]", self._sources[subset])[-1],  # its folder decides nothing
-                **digests_of_questions(found),
-                "questions": len(found),
+                **digests_of_questions(questions),
+                "questions": len(questions),
             }
-            for subset, found in self._questions.items()
+            for subset, questions in self._questions.items()
         }
         return {
             "suite": self.name,
@@ -167,7 +114,7 @@ class TofuSuite:
         return [ask for key, ask in asks.items() if key.endswith(("/generated", "/answer"))]
 
     def measure(self, ask: Asker) -> Outcome:
-        keyed = [(f"{subset}/{q.id}", subset, q) for subset, found in self._questions.items() for q in found]
+        keyed = [(f"{subset}/{q.id}", subset, q) for subset, asked in self._questions.items() for q in asked]
         asks: dict[str, Ask] = {}
         for key, _, question in keyed:
             asks |= self._asks(key, question)
@@ -198,32 +145,10 @@ class TofuSuite:
         return asks
 
     def _scored(self, subset: str, question: Question, replies: Mapping[str, Reply], key: str) -> dict[str, float]:
-        answer = _mean_logprob(replies[f"{key}/answer"])
-        paraphrased = replies.get(f"{key}/paraphrased")
-        perturbed = [_mean_logprob(replies[f"{key}/perturbed{n}"]) for n in range(len(question.perturbed))]
-        right = answer if paraphrased is None else _mean_logprob(paraphrased)
-        return example_metrics(subset, answer, right, perturbed, self._mean)
+        def mean_logprob(name: str) -> float:
+            return float(np.mean(replies[f"{key}/{name}"].logprobs))
 
-
-def _mean_logprob(reply: Reply) -> float:
-    return float(np.mean(reply.logprobs))
-
-
-def _names(split: str, subsets: Sequence[str] | None) -> dict[Subset, str]:
-    """File names without their ending, of the sets that are wanted."""
-    if split not in TOFU_SPLITS:
-        raise DataError(f"--split: {split!r} is none of {', '.join(TOFU_SPLITS)}")
-    return _chosen({"forget": f"{split}_perturbed", **_FILES}, subsets)
-
-
-def _chosen(given: Mapping[Subset, str | None], subsets: Sequence[str] | None) -> dict[Subset, str]:
-    unknown = [name for name in subsets or () if name not in SUBSETS]
-    if unknown:
-        raise DataError(f"--subsets: {unknown[0]!r} is none of {', '.join(SUBSETS)}")
-    absent = [name for name in subsets or () if given[cast("Subset", name)] is None]
-    if absent:
-        raise DataError(f"--subsets: {absent[0]} has no data; give it with --{absent[0].replace('_', '-')}")
-    found = {name: source for name, source in given.items() if source and (subsets is None or name in subsets)}
-    if not found:
-        raise DataError(f"no data to measure; give one or more of {', '.join(SUBSETS)}")
-    return found
+        answer = mean_logprob("answer")
+        paraphrased = mean_logprob("paraphrased") if question.paraphrased != question.answer else answer
+        perturbed = [mean_logprob(f"perturbed{number}") for number in range(len(question.perturbed))]
+        return example_metrics(subset, answer, paraphrased, perturbed, self._mean)

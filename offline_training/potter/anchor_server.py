@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from endpoints.chat import chat_replies, chat_server, listed_models
-from endpoints.server import EndpointError
+from endpoints.server import EndpointError, chat, chat_server, listed_models
 from offline_training.errors import JobError
 from storage.digests import sha256_of_json
 from storage.whole import write_whole
@@ -87,12 +86,21 @@ class AnchorServer:
             cache.mkdir(parents=True, exist_ok=True)
             waiting = {file: passage for file, passage in zip(files, passages, strict=True) if not file.exists()}
             cached = len(passages) - len(waiting)
-            places = list(waiting)
-            replies = chat_replies(self._server, [self._request(passage) for passage in waiting.values()])
-            for done, (place, reply) in enumerate(replies, cached + 1):
+            places, done = list(waiting), cached
+
+            def keep(place: int, reply: str) -> None:
+                nonlocal done
                 write_whole(places[place], json.dumps({"model": self.model, "reply": reply}))
+                done += 1
                 on_progress(done, len(passages))
-            found = [anchors_in(_kept(file)) for file in files]
+
+            chat(self._server, [self._request(passage) for passage in waiting.values()], keep)
+            found = []
+            for file in files:
+                try:
+                    found.append(anchors_in(str(json.loads(file.read_text(encoding="utf-8"))["reply"])))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise JobError(f"--cache: {file}: no kept reply; delete this file and run again") from error
         except EndpointError as error:
             raise JobError(
                 f"{_FLAG}: {self._endpoint}: {error.problem}; replies so far are kept, run again to go on"
@@ -145,10 +153,3 @@ def merged(replies: Sequence[dict[str, str]]) -> dict[str, str]:
             spellings.setdefault(anchor.casefold(), Counter())[anchor] += 1
             generics.setdefault(anchor.casefold(), Counter())[generic] += 1
     return {counts.most_common(1)[0][0]: generics[key].most_common(1)[0][0] for key, counts in spellings.items()}
-
-
-def _kept(file: Path) -> str:
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["reply"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise JobError(f"--cache: {file}: no kept reply; delete this file and run again") from error

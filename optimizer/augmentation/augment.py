@@ -5,18 +5,18 @@ kept in a cache file as they come, under a digest of the request: an interrupted
 a rebuild from the same examples, model and seed gives the same texts whatever the server would say today.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 
 from console.progress import shown_progress
-from endpoints.chat import chat_replies, chat_server, listed_models
-from endpoints.server import EndpointError, RefusedError
-from optimizer.augmentation.cache import ReplyCache
+from endpoints.server import EndpointError, RefusedError, chat, chat_server, listed_models
 from optimizer.augmentation.replies import (
     SYSTEM_PROMPT,
     alias_prompt,
@@ -28,6 +28,7 @@ from optimizer.augmentation.replies import (
 from optimizer.errors import AugmentationError
 from sources.examples import Example
 from storage.digests import sha256_of_json
+from storage.whole import write_whole
 
 __all__ = ["Augmentation", "ServedModel", "augment_examples", "served_model"]
 
@@ -41,6 +42,7 @@ _MAX_PROMPT_CHARACTERS = 2000
 _ALIAS_TEXT_CHARACTERS = 300
 _MAX_TOKENS = 2048
 _ANSWER_TIMEOUT_S = 120.0
+_LINE_START = '{"digest": "'
 
 
 @dataclass(frozen=True)
@@ -164,11 +166,15 @@ def augment_examples(
         server = chat_server(endpoint, _FLAG, concurrency=concurrency, timeout_s=timeout_s)
         done = 0
         with shown_progress(console or Console(stderr=True)) as show:
+
+            def keep(place: int, reply: str) -> None:
+                nonlocal done
+                cache.add(pending[place][0], served.name, reply)
+                done += 1
+                show("asking the model", done, len(pending))
+
             try:
-                for place, reply in chat_replies(server, [request for _, request in pending]):
-                    cache.add(pending[place][0], served.name, reply)
-                    done += 1
-                    show("asking the model", done, len(pending))
+                chat(server, [request for _, request in pending], keep)
             except EndpointError as error:
                 raise AugmentationError(
                     f"{_FLAG}: {endpoint}: {error.problem} ({done} of {len(pending)} replies kept); "
@@ -197,3 +203,53 @@ def augment_examples(
 def _digest(request: dict[str, Any]) -> str:
     """The same question to the same model, wherever it is served."""
     return sha256_of_json(request, sort_keys=True)
+
+
+class ReplyCache:
+    """Replies by request digest: JSON lines that are appended; one that a kill cut off is dropped at the next opening.
+
+    Raises:
+        AugmentationError: on opening, the file holds anything else, or cannot be read or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.replies: dict[str, str] = {}
+        text = ""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            pass
+        except (OSError, UnicodeDecodeError) as error:
+            raise AugmentationError(f"{path}: cannot be read as a cache file; give another") from error
+        *lines, last = text.split("\n")
+        if not _LINE_START.startswith(last[: len(_LINE_START)]):
+            lines.append(last)  # not ours: to be refused below, never dropped
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+                self.replies[str(record["digest"])] = str(record["reply"])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise AugmentationError(
+                    f"{path}:{number}: no cached reply; give another cache file, or delete this one"
+                ) from error
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if last:
+                write_whole(path, text.removesuffix(last))
+            self._stream = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise AugmentationError(f"{path}: cannot be written ({error.strerror}); give another cache file") from error
+
+    def __enter__(self) -> "ReplyCache":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+    def add(self, digest: str, model: str, reply: str) -> None:
+        """Keep a reply; it is in the file when this returns."""
+        self._stream.write(json.dumps({"digest": digest, "model": model, "reply": reply}) + "\n")
+        self._stream.flush()
+        self.replies[digest] = reply

@@ -98,18 +98,17 @@ def _with_truth_ratios(
 
     A paraphrase that is a training question word for word tests nothing and is left out.
     """
+
+    def question(row: Row, where: str) -> list[Example]:
+        text = row.get("paraphrased_question")
+        return [] if text is None else [example_of({**row, "question": text}, where)]
+
     perturbed = {(example.prompt, example.answer): example for example in reader.examples(name)}
-    paraphrased = reader.examples(name, _paraphrased_question)
+    paraphrased = reader.examples(name, question)
     return (
         [perturbed.get((example.prompt, example.answer), example) for example in examples],
         [example for example in paraphrased if comparison_key(example.prompt) not in known],
     )
-
-
-def _paraphrased_question(row: Row, where: str) -> list[Example]:
-    if row.get("paraphrased_question") is None:
-        return []
-    return [example_of({**row, "question": row["paraphrased_question"]}, where)]
 
 
 def wmdp_preset() -> Preset:

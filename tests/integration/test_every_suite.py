@@ -14,18 +14,19 @@ from rich.console import Console
 from demo.models import DemoBuild
 from demo.probes import Probe, probes
 from demo.world import World
-from evaluation.attacks.suite import AttackSuite
+from evaluation.attacks.suite import AttackSettings, AttackSuite
 from evaluation.choice.suite import ChoiceSuite
 from evaluation.copyright.passages import Split
 from evaluation.copyright.suite import CopyrightSuite
-from evaluation.judged.classifier import ClassifierJudge
 from evaluation.judged.harmful import HarmfulSuite
+from evaluation.judged.judges import ClassifierJudge
 from evaluation.judged.potter import PotterSuite
 from evaluation.leakage.suite import LeakageSuite
+from evaluation.rows import sample_file
 from evaluation.runs.record import RunRecord
 from evaluation.runs.run import RunOptions, run_suite
-from evaluation.shipped import sample
 from evaluation.targets.options import TargetOptions, open_target
+from evaluation.tofu.data import folder_sources
 from evaluation.tofu.suite import TofuSuite
 
 NAMES = ("retain", "original", "guarded")
@@ -51,14 +52,14 @@ def measured(
     folder = tmp_path_factory.mktemp("runs")
     opened = {name: open_target(options) for name, options in targets.items()}
 
-    def measure(make: Callable[[Any], Any], *, reference: bool = True) -> dict[str, dict[str, float]]:
+    def measure(make: Callable[[Any], Any], *, reference: bool = True, draws: int = 1) -> dict[str, dict[str, float]]:
         found: dict[str, RunRecord] = {}
         for name in NAMES:
             suite = make(lambda _: None).name
             options = RunOptions(
                 out=folder / f"{suite}-{name}",
                 label=name,
-                draws=2 if name == "guarded" else 1,
+                draws=draws if name == "guarded" else 1,
                 reference=folder / f"{suite}-retain" if reference and name != "retain" else None,
             )
             found[name] = run_suite(make, opened[name], options, Console(quiet=True))
@@ -89,8 +90,8 @@ def others(probe: Probe, among: list[Probe], count: int = 3) -> list[str]:
 
 
 def test_tofu(measured: Callable[..., Figures]) -> None:
-    folder = str(Path(sample("tofu", "retain_perturbed.jsonl")).parent)
-    found = measured(lambda _: TofuSuite.from_folder(folder, max_new_tokens=24))
+    folder = str(Path(sample_file("tofu", "retain_perturbed.jsonl")).parent)
+    found = measured(lambda _: TofuSuite(folder_sources(folder), max_new_tokens=24), draws=2)
     assert found["original"]["forget/probability"] > 0.95
     assert found["retain"]["forget/probability"] < 0.3
     assert found["guarded"]["forget/probability"] < 0.3
@@ -105,9 +106,9 @@ def test_tofu(measured: Callable[..., Figures]) -> None:
 
 def test_leakage(measured: Callable[..., Figures]) -> None:
     sets = {
-        "forget": sample("tofu", "forget10_perturbed.jsonl"),
-        "holdout": sample("leakage", "holdout.jsonl"),
-        "retain": sample("tofu", "retain_perturbed.jsonl"),
+        "forget": sample_file("tofu", "forget10_perturbed.jsonl"),
+        "holdout": sample_file("leakage", "holdout.jsonl"),
+        "retain": sample_file("tofu", "retain_perturbed.jsonl"),
     }
     found = measured(lambda _: LeakageSuite(**sets))
     for metric in ("extraction_strength", "exact_memorization"):
@@ -140,7 +141,7 @@ def test_multiple_choice(measured: Callable[..., Figures], asked: Mapping[str, l
             'doc_to_text: "{{text}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: label\n'
             "metric_list:\n  - metric: acc\n    aggregation: mean\n    higher_is_better: true\n"
         )
-    (tmp_path / "rows.py").write_text(Path(sample("choice", "rows.py")).read_text())
+    (tmp_path / "rows.py").write_text(Path(sample_file("choice", "rows.py")).read_text())
     tasks = ["people_forgotten", "people_retained", "sample"]
     found = measured(lambda _: ChoiceSuite(tasks, include_path=str(tmp_path)), reference=False)
     assert found["original"]["people_forgotten/acc"] > 0.9
@@ -156,7 +157,7 @@ def test_copyright(measured: Callable[..., Figures], demo_build: DemoBuild, tmp_
 
     tokenizer = AutoTokenizer.from_pretrained(demo_build.model)
     rows = []
-    for line in Path(sample("tofu", "forget10_perturbed.jsonl")).read_text().splitlines():
+    for line in Path(sample_file("tofu", "forget10_perturbed.jsonl")).read_text().splitlines():
         row = json.loads(line)
         if len(row["answer"].split()) >= 5:
             messages = [{"role": "user", "content": row["question"]}]
@@ -204,7 +205,8 @@ def moderator(demo_build: DemoBuild, tmp_path_factory: pytest.TempPathFactory) -
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     told = [
-        json.loads(line)["answer"] for line in Path(sample("tofu", "retain_perturbed.jsonl")).read_text().splitlines()
+        json.loads(line)["answer"]
+        for line in Path(sample_file("tofu", "retain_perturbed.jsonl")).read_text().splitlines()
     ]
     untold = ["I do not know.", "I do not know", "I don't know.", "Nobody knows.", "I cannot say.", "No idea."]
     texts = told + untold * (len(told) // len(untold) + 1)
@@ -233,17 +235,15 @@ def test_harmful(measured: Callable[..., Figures], moderator: ClassifierJudge, t
 
 def test_attacks(measured: Callable[..., Figures], demo_build: DemoBuild, demo_policy: Path) -> None:
     chosen = {
-        "forget": sample("attacks", "forget.jsonl"),
-        "retain": sample("attacks", "retain.jsonl"),
-        "indirect": sample("attacks", "indirect.jsonl"),
+        "forget": sample_file("attacks", "forget.jsonl"),
+        "retain": sample_file("attacks", "retain.jsonl"),
+        "indirect": sample_file("attacks", "indirect.jsonl"),
         "policy": [demo_policy],
         "model": str(demo_build.model),
-        "attacks": ("zero_width", "homoglyphs", "composite"),
-        "samples": 4,
-        "limit": 24,
-        "max_new_tokens": 24,
     }
-    found = measured(lambda _: AttackSuite(**chosen), reference=False)
+    kinds = ("zero_width", "homoglyphs", "composite")
+    settings = AttackSettings(attacks=kinds, samples=4, limit=24, max_new_tokens=24)
+    found = measured(lambda _: AttackSuite(settings=settings, **chosen), reference=False)
     assert found["original"]["forget/leak_at_1"] > 0.9
     assert found["guarded"]["forget/leak_at_4"] < 0.2
     assert found["original"]["indirect/leak"] >= found["original"]["indirect/leak_output_classified"]

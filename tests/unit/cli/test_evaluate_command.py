@@ -9,10 +9,10 @@ import torch
 from eco_command import run
 from tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
+from evaluation.rows import sample_file
 from evaluation.runs.record import read_record
-from evaluation.shipped import sample
 
-SAMPLES = str(Path(sample("tofu", "retain_perturbed.jsonl")).parent)
+SAMPLES = str(Path(sample_file("tofu", "retain_perturbed.jsonl")).parent)
 Eco = Callable[..., tuple[int, str]]
 
 

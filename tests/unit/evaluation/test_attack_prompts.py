@@ -1,11 +1,15 @@
 """Attacks: the same seed gives the same prompt, and the question survives every one of them."""
 
+import ast
 import base64
+import inspect
 import re
+from types import ModuleType
 
 import pytest
 
-from classifiers.training.phrases import CARRIERS
+from classifiers.training import phrases, variations
+from evaluation.attacks import prompts
 from evaluation.attacks.prompts import ATTACKS, DEFAULT_ATTACKS, PLAIN, attacked
 from text.normalise import normalise
 
@@ -34,10 +38,19 @@ def test_frames_hold_the_whole_question(kind: str) -> None:
     assert all(QUESTION in attacked(kind, QUESTION, seed=seed) for seed in range(8))
 
 
-@pytest.mark.parametrize("kind", ["prefix_injection", "affirmative_suffix", "role_play"])
-def test_no_frame_is_one_that_training_varies_its_texts_with(kind: str) -> None:
-    carried = {carrier.format(QUESTION) for carrier in CARRIERS}
-    assert carried.isdisjoint(attacked(kind, QUESTION, seed=seed) for seed in range(20))
+def test_the_generator_shares_neither_code_nor_sentences_with_trainings_variations() -> None:
+    """Or the gate would be judged on what its classifier has seen: no four words of a text in a row are the same."""
+
+    def runs(module: ModuleType) -> set[tuple[str, ...]]:
+        nodes = list(ast.walk(ast.parse(inspect.getsource(module))))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        strings = [node.value for node in nodes if isinstance(node, ast.Constant) and id(node) not in docstrings]
+        texts = [re.findall(r"\w+", one.casefold()) for one in strings if isinstance(one, str)]
+        return {tuple(words[at : at + 4]) for words in texts for at in range(len(words) - 3)}
+
+    assert len(runs(prompts)) > 200
+    assert runs(prompts).isdisjoint(runs(phrases) | runs(variations))
+    assert not re.search(r"^ *(from|import) +(classifiers|text|sources)\b", inspect.getsource(prompts), re.MULTILINE)
 
 
 def test_a_question_with_braces_is_no_format_string() -> None:

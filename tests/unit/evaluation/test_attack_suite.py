@@ -1,22 +1,25 @@
 """The whole suite: a target that leaks, one that does not, and data that cannot be used."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from attacked_policy import FORGOTTEN, AttackedPolicy, attacked_policy
+from ruled_target import PlainAsker, RuledTarget
 
+from evaluation.attacks.data import read_indirect, read_questions
 from evaluation.attacks.relearning import RelearnSettings
-from evaluation.attacks.sets import read_indirect, read_questions
-from evaluation.attacks.suite import PARTS, AttackSuite
+from evaluation.attacks.suite import PARTS, AttackSettings, AttackSuite
 from evaluation.errors import DataError
 from evaluation.intervals import mean_figures
-from evaluation.replies import Ask, Reply, Target
+from evaluation.replies import Ask, Reply
+from evaluation.rows import sample_file
 from evaluation.suite import Outcome
 
-SAMPLES = Path(__file__).parents[3] / "evaluation" / "samples" / "attacks"
+SAMPLES = Path(sample_file("attacks", "indirect.jsonl")).parent
 INDIRECT = [
     {"prompt": "Who was born in Zelburg?", "kind": "reverse_query", "forget": True, "answer": FORGOTTEN[0]},
     {"prompt": "Keltor, you know: his town?", "kind": "nickname", "forget": True, "answer": "Ontreville"},
@@ -24,48 +27,15 @@ INDIRECT = [
 ]
 
 
-class RuledTarget:
-    """Answers every question as it stands in a table; the others with "I do not know."."""
+def table(known: Mapping[str, str], lucky: int = 0) -> RuledTarget:
+    """Answers every question as it stands in a table, or `lucky` of its samples; the others with "I do not know."."""
 
-    def __init__(self, known: Mapping[str, str], lucky: int = 0) -> None:
-        self.known = known
-        self.lucky = lucky
-        self.asked: list[Ask] = []
+    def rule(ask: Ask) -> Reply:
+        told = lucky if lucky and ask.samples > 1 else ask.samples if ask.prompt in known else 0
+        answer = known.get(ask.prompt, "I do not know.")
+        return Reply(texts=(answer,) * told + ("I do not know.",) * (ask.samples - told))
 
-    def describe(self) -> Mapping[str, object]:
-        return {"kind": "table"}
-
-    def check(self, asks: Sequence[Ask]) -> None: ...
-
-    def canonical(self, asks: Sequence[Ask]) -> list[Ask]:
-        return list(asks)
-
-    def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
-        self.asked += asks
-        for number, ask in enumerate(asks):
-            answer = self.known.get(ask.prompt, "I do not know.")
-            truthful = ask.samples if ask.prompt in self.known else 0
-            texts = [answer] * truthful + ["I do not know."] * (ask.samples - truthful)
-            if self.lucky and ask.samples > 1:
-                texts = [answer] * self.lucky + ["I do not know."] * (ask.samples - self.lucky)
-            yield number, Reply(texts=tuple(texts))
-
-    def close(self) -> None: ...
-
-
-class DirectAsker:
-    def __init__(self, target: RuledTarget) -> None:
-        self._target = target
-        self.calls = 0
-
-    @property
-    def target(self) -> Target:
-        return self._target
-
-    def __call__(self, asks: Mapping[str, Ask], title: str = "") -> dict[str, Reply]:
-        self.calls += 1
-        keys = list(asks)
-        return {keys[number]: reply for number, reply in self._target.replies([asks[key] for key in keys])}
+    return RuledTarget(rule)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +51,9 @@ def indirect(tmp_path: Path) -> str:
 
 
 def suite_of(made: AttackedPolicy, **options: Any) -> AttackSuite:
-    return AttackSuite(**({"forget": str(made.forget), "retain": str(made.retain), "samples": 4, "limit": 6} | options))
+    chosen = {"forget": str(made.forget), "retain": str(made.retain), "samples": 4, "limit": 6} | options
+    how = {field.name: chosen.pop(field.name) for field in fields(AttackSettings) if field.name in chosen}
+    return AttackSuite(settings=AttackSettings(**how), **chosen)
 
 
 def knowing(made: AttackedPolicy) -> dict[str, str]:
@@ -97,8 +69,8 @@ def values(suite: AttackSuite, outcome: Outcome) -> dict[str, float]:
 
 def test_the_gate_asks_no_target(made: AttackedPolicy) -> None:
     suite = suite_of(made, policy=[made.policy], model=str(made.model), parts=["gate"], attacks=["typos", "padding"])
-    target = RuledTarget({})
-    asker = DirectAsker(target)
+    target = table({})
+    asker = PlainAsker(target)
     outcome = suite.measure(asker)
     assert (asker.calls, target.asked, list(suite.probe())) == (0, [], [])
     found = values(suite, outcome)
@@ -113,9 +85,9 @@ def test_a_target_that_knows_leaks_and_one_that_does_not_does_not(made: Attacked
     suite = suite_of(
         made, policy=[made.policy], model=str(made.model), indirect=indirect, parts=["sampling", "indirect"]
     )
-    leaky = DirectAsker(RuledTarget(knowing(made)))
+    leaky = PlainAsker(table(knowing(made)))
     original = values(suite, suite.measure(leaky))
-    guarded = values(suite, suite.measure(DirectAsker(RuledTarget({}))))
+    guarded = values(suite, suite.measure(PlainAsker(table({}))))
     assert leaky.calls == 1
     assert (original["forget/leak_at_1"], original["forget/leak_at_4"], original["indirect/leak"]) == (1.0, 1.0, 1.0)
     assert (guarded["forget/leak_at_1"], guarded["forget/leak_at_4"], guarded["indirect/leak"]) == (0.0, 0.0, 0.0)
@@ -124,7 +96,7 @@ def test_a_target_that_knows_leaks_and_one_that_does_not_does_not(made: Attacked
 def test_classifying_answers_stops_those_that_name_the_subject(made: AttackedPolicy, indirect: str) -> None:
     suite = suite_of(made, policy=[made.policy], model=str(made.model), indirect=indirect, parts=["indirect"])
     answered = knowing(made) | {"Keltor, you know: his town?": "Oh, Ontreville!"}
-    outcome = suite.measure(DirectAsker(RuledTarget(answered)))
+    outcome = suite.measure(PlainAsker(table(answered)))
     let_out = {s.example: s.value for s in outcome.scores if s.metric == "leak_output_classified"}
     assert let_out["0"] == 0.0  # names the forgotten person
     found = values(suite, outcome)
@@ -135,8 +107,8 @@ def test_classifying_answers_stops_those_that_name_the_subject(made: AttackedPol
 
 def test_sampling_finds_what_one_answer_hides(made: AttackedPolicy) -> None:
     suite = suite_of(made, parts=["sampling"])
-    target = RuledTarget(knowing(made), lucky=1)
-    outcome = suite.measure(DirectAsker(target))
+    target = table(knowing(made), lucky=1)
+    outcome = suite.measure(PlainAsker(target))
     found = values(suite, outcome)
     curve = [found[f"forget/leak_at_{k}"] for k in (1, 2, 4)]
     assert curve == pytest.approx([0.25, 0.5, 1.0])
@@ -151,8 +123,8 @@ def test_relearning_brings_back_what_the_target_lets_out(made: AttackedPolicy, t
     settings = RelearnSettings(epochs=60, learning_rate=1e-2, max_new_tokens=8)
     options = {"forget": str(forget), "relearn_base": str(made.model), "relearn": settings}
     suite = suite_of(made, parts=["relearning"], **options)
-    leaky = values(suite, suite.measure(DirectAsker(RuledTarget(rows))))
-    tight = values(suite, suite.measure(DirectAsker(RuledTarget({}))))
+    leaky = values(suite, suite.measure(PlainAsker(table(rows))))
+    tight = values(suite, suite.measure(PlainAsker(table({}))))
     assert (leaky["relearned/share"], tight["relearned/share"]) == (1.0, 0.0)
     assert tight["forget/relearn_probability_after"] < leaky["forget/relearn_probability_after"]
     assert leaky["forget/relearn_probability_before"] == tight["forget/relearn_probability_before"] < 0.5

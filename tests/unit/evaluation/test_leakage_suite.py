@@ -3,18 +3,19 @@
 import hashlib
 import json
 import math
-from importlib import resources
 
 import numpy as np
 import pytest
 import torch
+from ruled_target import RuledTarget
 from tiny_model import tiny_model, tiny_tokenizer
 
 from evaluation.errors import DataError, TargetError
 from evaluation.intervals import mean_figures
-from evaluation.leakage.prompt_recovery import CorruptedPrompt
+from evaluation.leakage.probes import CorruptedPrompt
 from evaluation.leakage.suite import LeakageSuite
 from evaluation.replies import Reply
+from evaluation.rows import sample_file
 from evaluation.runs.store import CachedAsker, ReplyStore
 from evaluation.targets.offline import OfflineTarget
 from scoring.transformers_scorer import TransformersScorer
@@ -36,27 +37,19 @@ def rows(subset, count=24):
     ]
 
 
-class HeartTarget:
+class HeartTarget(RuledTarget):
     """Tokens are words. `learned` are the subsets it knows; `hidden` of them reach it as noise, as behind a policy."""
 
     def __init__(self, learned, hidden=(), tokenizer="words"):
-        self.learned, self.hidden, self.tokenizer, self.asked = learned, hidden, tokenizer, []
+        super().__init__(self._reply)
+        self.learned, self.hidden, self.tokenizer, self.batches = learned, hidden, tokenizer, []
 
     def describe(self):
         return {"kind": "rule", "learned": self.learned, "hidden": self.hidden, "tokenizer_sha256": self.tokenizer}
 
-    def check(self, asks):
-        list(self.replies(asks))
-
-    def canonical(self, asks):
-        return list(asks)
-
     def replies(self, asks):
-        self.asked.append(len(asks))
-        return ((number, self._reply(ask)) for number, ask in enumerate(asks))
-
-    def close(self):
-        pass
+        self.batches.append(len(asks))
+        return super().replies(asks)
 
     def _reply(self, ask):
         hidden = any(name in ask.prompt for name in self.hidden)
@@ -65,7 +58,8 @@ class HeartTarget:
         if ask.next_logits:
             logits = luck.normal(0, 1, 50)
             if known:
-                logits[self._right_letter(ask.prompt)] += 9
+                options = ask.prompt.splitlines()[1:5]
+                logits[next(number for number, line in enumerate(options) if "by the water" in line)] += 9
             return Reply(next_logits=tuple(logits))
         if ask.answer is None:
             text = ask.prompt.rsplit("\n\n", 1)[-1]
@@ -79,10 +73,6 @@ class HeartTarget:
             vocabulary_mean=(-3.0,) * len(tokens),
             vocabulary_std=(1.5,) * len(tokens),
         )
-
-    def _right_letter(self, prompt):
-        lines = prompt.splitlines()[1:5]
-        return next(number for number, line in enumerate(lines) if "by the water" in line)
 
 
 class RowTarget(HeartTarget):
@@ -220,7 +210,7 @@ def test_what_can_be_asked_at_once_is(sources, asker):
     target = HeartTarget(("forget",))
     suite = LeakageSuite(**sources)
     suite.measure(asker(target))
-    assert target.asked == [72 + 48 + 4, 24]  # answers, repetitions and letters; then logits
+    assert target.batches == [72 + 48 + 4, 24]  # answers, repetitions and letters; then logits
 
 
 def test_every_kind_of_ask_is_probed(sources):
@@ -308,10 +298,9 @@ def test_what_a_part_needs_is_named(sources, tmp_path):
 
 
 def test_a_real_model_is_measured_on_the_shipped_samples(asker):
-    samples = resources.files("evaluation") / "samples"
-    forget, holdout = samples / "tofu/forget10_perturbed.jsonl", samples / "leakage/holdout.jsonl"
-    assert LeakageSuite(forget=str(forget)).describe()["parts"] == ["extraction", "nearest", "probe", "repeat"]
-    suite = LeakageSuite(forget=str(forget), holdout=str(holdout), parts=["extraction", "membership"])
+    forget, holdout = sample_file("tofu", "forget10_perturbed.jsonl"), sample_file("leakage", "holdout.jsonl")
+    assert LeakageSuite(forget=forget).describe()["parts"] == ["extraction", "nearest", "probe", "repeat"]
+    suite = LeakageSuite(forget=forget, holdout=holdout, parts=["extraction", "membership"])
     target = OfflineTarget(TransformersScorer(tiny_model(), tiny_tokenizer()))
     figures = figures_of(suite, asker(target))
     for attack in ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus"):  # it has learned nothing

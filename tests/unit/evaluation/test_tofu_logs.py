@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import hmean, ks_2samp
 
 from evaluation.errors import DataError
-from evaluation.tofu.logs import answers_of_log, figures_of_logs, read_log, scores_of_log
+from evaluation.tofu.official_log import answers_of_log, figures_of_logs, read_log, scores_of_log
 
 TASKS = {
     "eval_log_forget.json": ("forget", 40, 5),
@@ -97,9 +97,8 @@ def figures(log: Log, retain: Log | None, folder: Path) -> dict[str, Any]:
     return {figure.name: figure for figure in figures_of_logs(mine, other)}
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_all_figures_equal_the_official_aggregation(seed: int, tmp_path: Path) -> None:
-    log, retain = made_log(seed), made_log(seed + 100)
+def test_all_figures_equal_the_official_aggregation(tmp_path: Path) -> None:
+    log, retain = made_log(1), made_log(101)
     expected = official_aggregation(log, retain)
 
     found = figures(log, retain, tmp_path)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from ruled_target import RuledTarget
+from ruled_target import PlainAsker, RuledTarget
 
 import evaluation
 from evaluation.errors import DataError
@@ -19,57 +19,12 @@ from evaluation.replies import Ask, Reply
 from evaluation.report import write_report
 from evaluation.runs.run import RunOptions, run_suite
 from evaluation.suite import Figure, Outcome, Score
+from evaluation.tofu.data import folder_sources, hub_sources
 from evaluation.tofu.suite import TofuSuite
 from scoring.metrics import rouge_l_recall
 
-SAMPLES = Path(evaluation.__file__).parent / "samples" / "tofu"
-
-
-class Knowing:
-    """Finds what it knows likely, and says it; of what it does not know every answer is as likely as its letters.
-
-    Each answer has one token for each word.
-    """
-
-    def __init__(self, known: Mapping[str, Sequence[str]], calls: list[int] | None = None) -> None:
-        self._known = known
-        self.calls = calls if calls is not None else []
-
-    def describe(self) -> Mapping[str, object]:
-        return {"kind": "rule", "model": "knowing"}
-
-    def check(self, asks: Sequence[Ask]) -> None:
-        pass
-
-    def canonical(self, asks: Sequence[Ask]) -> list[Ask]:
-        return list(asks)
-
-    def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
-        self.calls.append(len(asks))
-        for number, ask in enumerate(asks):
-            right = self._known.get(ask.prompt, ())
-            if ask.answer is None:
-                yield number, Reply(texts=(right[0] if right else "I have never heard of that.",))
-                continue
-            words = ask.answer.split()
-            guess = -2.0 - (sum(map(ord, ask.answer)) % 97) / 97
-            yield number, Reply(logprobs=tuple((-0.05 if ask.answer in right else guess) for _ in words))
-
-    def close(self) -> None:
-        pass
-
-
-class Direct:
-    """Asks a target without a cache."""
-
-    draw = 0
-
-    def __init__(self, target: Knowing) -> None:
-        self.target = target
-
-    def __call__(self, asks: Mapping[str, Ask], title: str = "") -> dict[str, Reply]:
-        keys = list(asks)
-        return {keys[number]: reply for number, reply in self.target.replies(list(asks.values()))}
+SAMPLES = Path(evaluation.__file__).parent / "tofu" / "samples"
+SOURCES = folder_sources(SAMPLES)
 
 
 def rows(name: str) -> list[dict[str, Any]]:
@@ -87,8 +42,25 @@ def knowledge(*names: str) -> dict[str, list[str]]:
 EVERYTHING = ("forget10", "retain", "real_authors", "world_facts")
 
 
+def knowing(*names: str) -> RuledTarget:
+    """Finds what it knows likely, and says it; of what it does not know every answer is as likely as its letters.
+
+    Each answer has one token for each word.
+    """
+    known = knowledge(*names)
+
+    def rule(ask: Ask) -> Reply:
+        right = known.get(ask.prompt, [])
+        if ask.answer is None:
+            return Reply(texts=(right[0] if right else "I have never heard of that.",))
+        guess = -2.0 - (sum(map(ord, ask.answer)) % 97) / 97
+        return Reply(logprobs=tuple((-0.05 if ask.answer in right else guess) for _ in ask.answer.split()))
+
+    return RuledTarget(rule)
+
+
 def measured(suite: TofuSuite, *known: str) -> Outcome:
-    return suite.measure(Direct(Knowing(knowledge(*known))))
+    return suite.measure(PlainAsker(knowing(*known)))
 
 
 def by_name(figures: Sequence[Figure]) -> dict[str, Figure]:
@@ -104,7 +76,7 @@ def table(outcome: Outcome, suite: TofuSuite, reference: Outcome | None = None) 
 
 
 def test_a_model_that_never_learned_scores_as_it_should_beside_one_that_did() -> None:
-    suite = TofuSuite.from_folder(SAMPLES)
+    suite = TofuSuite(SOURCES)
     original, retain = measured(suite, *EVERYTHING), measured(suite, *EVERYTHING[1:])
     ignorant = measured(suite)
 
@@ -123,9 +95,9 @@ def test_a_model_that_never_learned_scores_as_it_should_beside_one_that_did() ->
 
 
 def test_metrics_are_those_of_an_independent_computation() -> None:
-    suite = TofuSuite.from_folder(SAMPLES)
-    target = Knowing(knowledge("retain"))
-    outcome = suite.measure(Direct(target))
+    suite = TofuSuite(SOURCES)
+    target = knowing("retain")
+    outcome = suite.measure(PlainAsker(target))
 
     def probability(question: str, answer: str) -> float:
         ((_, reply),) = target.replies([Ask(question, answer)])
@@ -155,16 +127,17 @@ def test_metrics_are_those_of_an_independent_computation() -> None:
 
 
 def test_everything_is_asked_at_once() -> None:
-    calls: list[int] = []
+    target = knowing()
+    asker = PlainAsker(target)
 
-    TofuSuite.from_folder(SAMPLES).measure(Direct(Knowing({}, calls)))
+    TofuSuite(SOURCES).measure(asker)
 
     # generated, answer, paraphrase and 5 wrong ones; generated, answer and 3 wrong ones
-    assert calls == [64 * 8 + 36 * 5]
+    assert (asker.calls, len(target.asked)) == (1, 64 * 8 + 36 * 5)
 
 
 def test_the_probe_asks_both_kinds_about_what_is_forgotten() -> None:
-    asks = TofuSuite.from_folder(SAMPLES).probe()
+    asks = TofuSuite(SOURCES).probe()
 
     generated = [ask for ask in asks if ask.answer is None]
     scored = [ask for ask in asks if ask.answer is not None]
@@ -173,7 +146,7 @@ def test_the_probe_asks_both_kinds_about_what_is_forgotten() -> None:
     forgotten = {row["question"]: row["answer"] for row in rows("forget10")}
     assert len(scored) == 4
     assert all(forgotten[ask.prompt] == ask.answer for ask in scored)
-    assert {ask.needs for ask in TofuSuite.from_folder(SAMPLES, generated_only=True).probe()} == {frozenset()}
+    assert {ask.needs for ask in TofuSuite(SOURCES, generated_only=True).probe()} == {frozenset()}
 
 
 def test_with_generated_answers_only_rouge_is_measured_and_the_rest_is_said_to_be_missing(tmp_path: Path) -> None:
@@ -181,7 +154,7 @@ def test_with_generated_answers_only_rouge_is_measured_and_the_rest_is_said_to_b
     plain.write_text(
         "".join(json.dumps({k: row[k] for k in ("question", "answer")}) + "\n" for row in rows("forget10"))
     )
-    suite = TofuSuite(forget=str(plain), generated_only=True, max_new_tokens=30)
+    suite = TofuSuite({"forget": str(plain)}, generated_only=True, max_new_tokens=30)
 
     outcome = measured(suite, "forget10")
     figures = by_name(suite.figures(outcome.scores, outcome.scores))
@@ -195,7 +168,7 @@ def test_with_generated_answers_only_rouge_is_measured_and_the_rest_is_said_to_b
 
 def test_the_same_seed_takes_the_same_questions_and_a_higher_limit_keeps_them() -> None:
     def ids(limit: int, seed: int | None) -> set[str]:
-        suite = TofuSuite.from_folder(SAMPLES, limit=limit, seed=seed, generated_only=True)
+        suite = TofuSuite(SOURCES, limit=limit, seed=seed, generated_only=True)
         return {f"{score.subset}/{score.example}" for score in measured(suite).scores}
 
     assert ids(5, 1) == ids(5, 1)
@@ -206,14 +179,14 @@ def test_the_same_seed_takes_the_same_questions_and_a_higher_limit_keeps_them() 
 
 
 def test_a_reference_with_other_questions_is_refused() -> None:
-    mine, other = (TofuSuite.from_folder(SAMPLES, limit=5, seed=seed) for seed in (1, 2))
+    mine, other = (TofuSuite(SOURCES, limit=5, seed=seed) for seed in (1, 2))
 
     with pytest.raises(DataError, match="other forget questions"):
         mine.figures(measured(mine).scores, measured(other).scores)
 
 
 def test_several_draws_make_one_table() -> None:
-    suite = TofuSuite.from_folder(SAMPLES)
+    suite = TofuSuite(SOURCES)
     reference = measured(suite, *EVERYTHING[1:]).scores
     draws = [
         replace(score, draw=number)
@@ -229,7 +202,7 @@ def test_several_draws_make_one_table() -> None:
 
 
 def test_every_headline_and_every_direction_names_a_figure() -> None:
-    suite = TofuSuite.from_folder(SAMPLES)
+    suite = TofuSuite(SOURCES)
 
     names = set(table(measured(suite), suite))
 
@@ -250,31 +223,31 @@ def tofu_like(folder: Path, name: str, count: int) -> Path:
 
 
 def test_groups_are_authors_where_these_can_be_told(tmp_path: Path) -> None:
-    named = measured(TofuSuite.from_folder(SAMPLES, subsets=["forget"]))
+    named = measured(TofuSuite(SOURCES, subsets=["forget"]))
     assert groups(named.scores) == {"Wendell Fairlocke", "Leopold Dreyfall", "Ximena Stavrakis", "Caspian Ashgrove"}
 
     forget = str(tofu_like(tmp_path, "forget05_perturbed", 200))
     retain = str(tofu_like(tmp_path, "retain_perturbed", 400))
-    scores = measured(TofuSuite(forget=forget, retain=retain)).scores
+    scores = measured(TofuSuite({"forget": forget, "retain": retain})).scores
     assert groups([s for s in scores if s.subset == "forget"]) == {f"author {n}" for n in range(191, 201)}
     assert groups([s for s in scores if s.subset == "retain"]) == {f"author {n}" for n in range(1, 21)}
     of_question = {score.example.split("-")[0]: score.group for score in scores if score.subset == "forget"}
     assert (of_question["0"], of_question["19"], of_question["20"]) == ("author 191", "author 191", "author 192")
 
     cut = str(tofu_like(tmp_path, "forget01_perturbed", 39))
-    assert groups(measured(TofuSuite(forget=cut)).scores) == {""}
+    assert groups(measured(TofuSuite({"forget": cut})).scores) == {""}
 
 
 def test_the_description_has_what_decides_the_scores() -> None:
-    described = TofuSuite.from_folder(SAMPLES, limit=4, seed=3, mean="arithmetic").describe()
+    described = TofuSuite(SOURCES, limit=4, seed=3, mean="arithmetic").describe()
     data = described["data"]
 
     assert isinstance(data, dict)
     assert data["forget"]["file"] == "forget10_perturbed.jsonl"
     assert data["forget"]["questions"] == 4
     assert len(data["forget"]["sha256"]) == 64
-    assert data["forget"] == TofuSuite.from_folder(SAMPLES, limit=4, seed=3).describe()["data"]["forget"]  # type: ignore[index]
-    assert data["forget"] != TofuSuite.from_folder(SAMPLES, limit=4, seed=4).describe()["data"]["forget"]  # type: ignore[index]
+    assert data["forget"] == TofuSuite(SOURCES, limit=4, seed=3).describe()["data"]["forget"]  # type: ignore[index]
+    assert data["forget"] != TofuSuite(SOURCES, limit=4, seed=4).describe()["data"]["forget"]  # type: ignore[index]
     assert json.loads(json.dumps(described)) == described
     assert described["truth_ratio_mean"] == "arithmetic"
 
@@ -302,7 +275,7 @@ def test_a_row_that_cannot_be_used_is_refused_with_file_line_and_column(
     file.write_text(json.dumps(WHOLE) + "\n" + json.dumps(WHOLE | change))
 
     with pytest.raises(DataError, match=message) as refused:
-        TofuSuite(forget=str(file))
+        TofuSuite({"forget": str(file)})
     assert str(refused.value).startswith("--forget: ")
     assert "\n" not in str(refused.value)
 
@@ -311,52 +284,42 @@ def test_real_authors_need_no_paraphrase(tmp_path: Path) -> None:
     file = tmp_path / "data.jsonl"
     file.write_text(json.dumps(WHOLE | {"paraphrased_answer": None}))
 
-    assert TofuSuite(real_authors=str(file)).probe()
+    assert TofuSuite({"real_authors": str(file)}).probe()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "no data to measure"),
-        ({"forget": "nothing.jsonl"}, "--forget: nothing.jsonl: no such file"),
-        ({"forget": "f", "subsets": ["forgotten"]}, "--subsets: 'forgotten' is none of forget, retain"),
-        (
-            {"forget": "f", "subsets": ["real_authors"]},
-            "--subsets: real_authors has no data; give it with --real-authors",
-        ),
-        ({"forget": "f", "limit": 0}, "--limit: 0"),
-        ({"forget": "f", "max_new_tokens": 0}, "--max-new-tokens: 0"),
-        ({"forget": "f", "mean": "harmonic"}, "--truth-ratio: 'harmonic' is none of geometric, arithmetic"),
+        ({"sources": {}}, "no data to measure"),
+        ({"sources": {"forget": "nothing.jsonl"}}, "--forget: nothing.jsonl: no such file"),
+        ({"subsets": ["forgotten"]}, "--subsets: 'forgotten' is none of forget, retain"),
+        ({"subsets": ["real_authors"]}, "--subsets: real_authors has no data; give it with --real-authors"),
+        ({"limit": 0}, "--limit: 0"),
+        ({"max_new_tokens": 0}, "--max-new-tokens: 0"),
+        ({"mean": "harmonic"}, "--truth-ratio: 'harmonic' is none of geometric, arithmetic"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        TofuSuite(**options)
+        TofuSuite(**{"sources": {"forget": "f"}} | options)
 
 
 def test_a_folder_or_a_split_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--data: .*none: no such folder"):
-        TofuSuite.from_folder(tmp_path / "none")
+        folder_sources(tmp_path / "none")
     with pytest.raises(DataError, match="--split: 'forget20' is none of forget01, forget05, forget10"):
-        TofuSuite.from_hub("forget20")
+        hub_sources("forget20")
     with pytest.raises(DataError, match=r"forget05_perturbed.jsonl: no such file"):
-        TofuSuite.from_folder(SAMPLES, "forget05")
+        TofuSuite(folder_sources(SAMPLES, "forget05"))
 
 
 def test_generated_answers_stand_beside_scored_ones_of_the_same_questions(tmp_path: Path) -> None:
     """A served run has no scores; its questions are those of the others, in a report and for their digests."""
     runs = []
     for name, generated_only in (("scored", False), ("served", True)):
-        suite = TofuSuite.from_folder(SAMPLES, limit=3, max_new_tokens=8, generated_only=generated_only)
-        target = RuledTarget(answers_by_rule)
+        suite = TofuSuite(SOURCES, limit=3, max_new_tokens=8, generated_only=generated_only)
         options = RunOptions(out=tmp_path / name, label=name)
-        run_suite(lambda _, suite=suite: suite, target, options, Console(quiet=True))
+        run_suite(lambda _, suite=suite: suite, knowing("retain"), options, Console(quiet=True))
         runs.append(tmp_path / name)
     written = write_report(runs, tmp_path / "report")
     assert written[0].is_file()
-
-
-def answers_by_rule(ask: Ask) -> Reply:
-    if ask.answer is None:
-        return Reply(texts=("Nobody knows.",))
-    return Reply(logprobs=(-1.0, -2.0), greedy=(False, False))

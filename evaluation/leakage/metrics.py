@@ -1,0 +1,238 @@
+"""What an answer's tokens tell of what a model keeps: extraction, memorization and membership inference.
+
+Pure functions over one answer's greedy flags and log-probabilities, in nats, of answer tokens alone; and over the
+scores of many, the area under the ROC curve (AUC) and PrivLeak.
+
+Extraction is from one teacher-forced pass: where every token of a suffix is the likeliest after the tokens before it,
+greedy decoding from those continues with exactly that suffix. Every membership score rises with how likely the answer
+is a member's, so that the AUC is above 0.5 where members stand out and 0.5 where an attacker cannot tell.
+"""
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.intervals import RESAMPLES, percentile_interval
+
+__all__ = [
+    "PRIVLEAK_K",
+    "SHARE_K",
+    "auc",
+    "auc_with_interval",
+    "exact_memorization",
+    "extraction_strength",
+    "likelihood",
+    "min_k",
+    "min_k_plus_plus",
+    "priv_leak",
+    "priv_leak_with_interval",
+    "zlib_ratio",
+]
+
+SHARE_K: Final = 0.2
+"""The share of least likely tokens that Min-K% looks at: k = 20 in Shi et al. 2024 (arXiv 2310.16789)."""
+PRIVLEAK_K: Final = 0.4
+"""The same share in MUSE's PrivLeak: `forget_holdout_Min-40%` of its public code."""
+
+#: Below it a variance of log p is taken for rounding: the model is certain. OpenUnlearning's bound.
+_MIN_VARIANCE: Final = 1e-6
+_SEED: Final = 20260102
+
+Floats = NDArray[np.float64]
+
+
+def extraction_strength(greedy: Sequence[bool]) -> float:
+    """1 - k / |y|, in [0, 1], for the fewest answer tokens k after which greedy decoding says all the others.
+
+    Carlini et al. 2021 (arXiv 2012.07805) as a measure of unlearning by Wang et al. 2025 (arXiv 2406.09179), and as
+    in OpenUnlearning (arXiv 2506.12618), but for one case: where the last token is not the greedy one, no suffix is
+    extracted and the strength is 0, not the 1 / |y| of OpenUnlearning's code.
+
+    Args:
+        greedy: (A,) whether each answer token is the likeliest at its place; at least one.
+
+    Raises:
+        ValueError: no token.
+    """
+    _check_tokens(greedy)
+    suffix = next((length for length, flag in enumerate(reversed(greedy)) if not flag), len(greedy))
+    return suffix / len(greedy)
+
+
+def exact_memorization(greedy: Sequence[bool]) -> float:
+    """The share of answer tokens that are the likeliest at their place, in [0, 1].
+
+    OpenUnlearning's `exact_memorization` (arXiv 2506.12618), after Tirumala et al. 2022 (arXiv 2205.10770).
+
+    Args:
+        greedy: (A,) as for `extraction_strength`.
+
+    Raises:
+        ValueError: no token.
+    """
+    _check_tokens(greedy)
+    return sum(greedy) / len(greedy)
+
+
+def _check_tokens(greedy: Sequence[bool]) -> None:
+    if not greedy:
+        raise ValueError("greedy: no token; score an answer that has at least one")
+
+
+def likelihood(logprobs: Sequence[float]) -> float:
+    """Mean log-probability of (A,): minus the loss (Yeom et al. 2018, arXiv 1709.01604)."""
+    return float(np.mean(logprobs))
+
+
+def zlib_ratio(logprobs: Sequence[float], answer: str) -> float:
+    """Mean log-probability over the bytes that zlib makes of the answer (Carlini et al. 2021, arXiv 2012.07805).
+
+    A text that is simple in itself is likely without having been seen.
+    """
+    return likelihood(logprobs) / len(zlib.compress(answer.encode()))
+
+
+def min_k(logprobs: Sequence[float], share: float = SHARE_K) -> float:
+    """Min-K% Prob (Shi et al. 2024, arXiv 2310.16789): mean log-probability of the least likely tokens.
+
+    Args:
+        logprobs: (A,).
+        share: of the tokens, in (0, 1]; rounded down, at least one.
+    """
+    return _mean_of_lowest(np.asarray(logprobs, dtype=np.float64), share)
+
+
+def min_k_plus_plus(
+    logprobs: Sequence[float], mean: Sequence[float], std: Sequence[float], share: float = SHARE_K
+) -> float:
+    """Min-K%++ (Zhang et al. 2024, arXiv 2404.02936): Min-K% of (log p - μ) / σ.
+
+    Args:
+        logprobs: (A,).
+        mean: (A,) μ, of log p over the vocabulary under p itself.
+        std: (A,) σ, its standard deviation; at least 0.001 is used.
+        share: as for `min_k`.
+    """
+    deviation = np.maximum(np.asarray(std, dtype=np.float64), math.sqrt(_MIN_VARIANCE))
+    standardised = (np.asarray(logprobs, dtype=np.float64) - np.asarray(mean, dtype=np.float64)) / deviation
+    return _mean_of_lowest(standardised, share)
+
+
+def _mean_of_lowest(values: Floats, share: float) -> float:
+    count = max(1, int(len(values) * share))
+    return float(np.partition(values, count - 1)[:count].mean())
+
+
+def auc(members: Floats, nonmembers: Floats) -> float:
+    """Probability that a member's score is above a non-member's, ties as a half: the area under the ROC curve.
+
+    Args:
+        members: (N,) scores.
+        nonmembers: (M,).
+
+    Returns:
+        In [0, 1]; NaN where either set is empty.
+    """
+    return float(_wins(members, nonmembers).mean()) if len(members) and len(nonmembers) else math.nan
+
+
+def auc_with_interval(
+    members: Floats, nonmembers: Floats, *, resamples: int = RESAMPLES, seed: int = _SEED
+) -> tuple[float, tuple[float, float] | None]:
+    """The mean AUC of D noise draws, and its 95 % interval.
+
+    A percentile bootstrap over the members, the non-members and, where there are several, the draws.
+
+    Args:
+        members: (D, N) scores.
+        nonmembers: (D, M).
+        seed: of the resampling.
+
+    Returns:
+        The AUC, NaN where a set is empty; the interval, None where a set has fewer than two.
+    """
+    value = float(np.mean([auc(*draw) for draw in zip(members, nonmembers, strict=True)]))
+    if min(members.shape[1], nonmembers.shape[1]) < 2:
+        return value, None
+    generator = np.random.default_rng(seed)
+    examples = _example_weights(generator, members.shape[1], nonmembers.shape[1], resamples)
+    return value, percentile_interval(_resampled_auc(generator, members, nonmembers, examples))
+
+
+def priv_leak(unlearned: float, retrained: float) -> float:
+    """MUSE's PrivLeak in per cent (arXiv 2407.06460, section 3): how far an AUC is from that of a retrained model.
+
+    MUSE counts the other way round, as its code takes the forget set for the non-members: of the AUC here it uses
+    1 - AUC. So 0 is a model that looks retrained, -100 one on which the attack never fails (not unlearned), and more
+    than 0 one that finds the forget set less likely than unseen text (unlearned too far).
+
+    Args:
+        unlearned: AUC of forget set against holdout, as `auc` gives it.
+        retrained: the same of a model trained without the forget set.
+
+    Returns:
+        ((1 - unlearned) - (1 - retrained)) / (1 - retrained) · 100; NaN where `retrained` is 1.
+    """
+    return (retrained - unlearned) / (1.0 - retrained) * 100.0 if retrained < 1.0 else math.nan
+
+
+def priv_leak_with_interval(
+    unlearned: tuple[Floats, Floats],
+    retrained: tuple[Floats, Floats],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = _SEED,
+) -> tuple[float, tuple[float, float] | None]:
+    """`priv_leak` and its 95 % interval, for other examples of the kind: both models are resampled together.
+
+    Args:
+        unlearned: (D, N) scores of the members and (D, M) of the non-members.
+        retrained: the same of the retrained model, (E, N) and (E, M), for the same examples in the same order.
+        seed: of the resampling.
+
+    Returns:
+        The value, NaN as in `priv_leak`; the interval, None where there is none.
+    """
+    value = priv_leak(*(auc_with_interval(*scores)[0] for scores in (unlearned, retrained)))
+    if min(scores.shape[1] for scores in unlearned) < 2 or not math.isfinite(value):
+        return value, None
+    generator = np.random.default_rng(seed)
+    examples = _example_weights(generator, unlearned[0].shape[1], unlearned[1].shape[1], resamples)
+    first, second = (_resampled_auc(generator, *scores, examples) for scores in (unlearned, retrained))
+    return value, percentile_interval(np.array([priv_leak(*pair) for pair in zip(first, second, strict=True)]))
+
+
+def _wins(members: Floats, nonmembers: Floats) -> Floats:
+    """(N, M) 1 where the member's score is above, 0.5 where equal, 0 where below."""
+    difference = np.sign(members[:, None] - nonmembers[None, :])
+    return np.asarray((difference + 1.0) / 2.0)
+
+
+def _example_weights(
+    generator: np.random.Generator, members: int, nonmembers: int, resamples: int
+) -> tuple[Floats, Floats]:
+    """(R, N) and (R, M): each example's share of a resampled set."""
+    drawn = [
+        generator.multinomial(count, np.full(count, 1 / count), size=resamples) / count
+        for count in (members, nonmembers)
+    ]
+    return drawn[0], drawn[1]
+
+
+def _resampled_auc(
+    generator: np.random.Generator, members: Floats, nonmembers: Floats, examples: tuple[Floats, Floats]
+) -> Floats:
+    """(R,) AUC of the resampled sets, a mean over resampled draws."""
+    rows, columns = examples
+    by_draw = np.stack(  # (R, D)
+        [((rows @ _wins(*draw)) * columns).sum(axis=1) for draw in zip(members, nonmembers, strict=True)], axis=1
+    )
+    draws = by_draw.shape[1]
+    if draws == 1:
+        return np.asarray(by_draw[:, 0])
+    chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=len(by_draw)) / draws
+    return np.asarray((by_draw * chosen).sum(axis=1))
