@@ -72,12 +72,10 @@ def evaluate_tofu(**options: Any) -> None:
     from evaluation.tofu.data import folder_sources, hub_sources
     from evaluation.tofu.suite import TofuSuite
 
-    chosen = {name: options[name] for name in ("limit", "seed", "generated_only", "max_new_tokens", "mean")}
-    chosen["subsets"] = options["subsets"] or None
-
     def make(_: object) -> TofuSuite:
         data, split = options["data"], options["split"]
-        return TofuSuite(hub_sources(split) if data is None else folder_sources(data, split), **chosen)
+        sources = hub_sources(split) if data is None else folder_sources(data, split)
+        return filled(TofuSuite, options, sources=sources, subsets=options["subsets"] or None)
 
     run_suite_command(options, make)
 
