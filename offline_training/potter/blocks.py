@@ -11,7 +11,7 @@ from typing import Any
 
 from offline_training.data.rendering import leading_special_ids
 from offline_training.errors import DataError
-from offline_training.potter.translation import Replacement, Translation, Translator
+from offline_training.potter.texts import Replacement, Translation, Translator
 
 __all__ = ["Block", "BlockCutter", "Position", "TokenOffsets", "aligned"]
 
