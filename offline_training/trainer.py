@@ -132,7 +132,8 @@ class UnlearningTrainer(Trainer):
         self._tokens = self._tokens_at_log = 0
         self._logged_at = time.monotonic()
         self.stopped: str | None = None
-        self._evaluated: dict[str, float] = {}
+        self.evaluated: dict[str, float] = {}
+        """To be logged in the line of the step that is just ending: a line of its own would replace that one."""
         plan: Any = prepared.plan
         super().__init__(
             model=model,
@@ -219,8 +220,8 @@ class UnlearningTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds the loss's terms and the throughput; stops on a loss that is no number, before anything is saved."""
         if "loss" in logs:
-            logs = {**logs, **self._terms_of_step(), **self._evaluated}
-            self._evaluated = {}
+            logs = {**logs, **self._terms_of_step(), **self.evaluated}
+            self.evaluated = {}
             now, tokens = time.monotonic(), self._tokens - self._tokens_at_log
             logs["tokens_per_second"] = round(tokens * self.args.world_size / max(now - self._logged_at, 1e-9), 1)
             self._logged_at, self._tokens_at_log = now, self._tokens
@@ -293,10 +294,6 @@ class UnlearningTrainer(Trainer):
                 probabilities += (-mean_by_answer(losses, answers.sequence, answers.sequences)).exp().tolist()
         return sum(probabilities) / len(probabilities)
 
-    def log_with_step(self, evaluated: dict[str, float]) -> None:
-        """Has this logged in the line of the step that is just ending: a line of its own would replace that one."""
-        self._evaluated = evaluated
-
 
 class LogCallback(TrainerCallback):
     """One JSON line a step; what an interrupted run wrote past its last checkpoint is taken back."""
@@ -355,8 +352,7 @@ class EvaluationCallback(TrainerCallback):
         every = self._trainer.settings.evaluate_steps
         if not every or state.global_step % every:
             return
-        evaluated = self._trainer.evaluate_answers()
-        self._trainer.log_with_step(evaluated)
+        evaluated = self._trainer.evaluated = self._trainer.evaluate_answers()
         for stream in ("forget", "retain"):
             floor = getattr(self._trainer.settings, f"stop_{stream}_probability")
             reached = evaluated.get(f"{stream}_answer_probability", 1.0)

@@ -131,9 +131,14 @@ def _read(source: str, name: str, columns: Iterable[str]) -> Rows:
 def _examples_of(row: Row, where: str, *, unsafe: bool) -> list[Example]:
     """Raises DataError, or ExampleFileError, where the row is none."""
     if all(column in row for pair in _RESPONSES for column in pair):
-        # the responses of one kind, without those that say nothing
-        chosen = [text for text, safe in _RESPONSES if _is_true(row[safe], safe, where) != unsafe and row[text]]
-        return [example_of({"prompt": row["prompt"], "answer": row[text]}, where) for text in chosen]
+        examples = []  # the responses of one kind, without those that say nothing
+        for text, column in _RESPONSES:
+            safe = _SAFETY.get(str(row[column]).casefold())
+            if safe is None:
+                raise DataError(f"{where}: {column} is {str(row[column])[:20]!r}; expected true or false")
+            if safe != unsafe and row[text]:
+                examples.append(example_of({"prompt": row["prompt"], "answer": row[text]}, where))
+        return examples
     question = next((column for column in _QUESTIONS if column in row), None)
     if question is not None:
         best = next((column for column in _BEST_ANSWERS if row.get(column) is not None), None)
@@ -145,20 +150,13 @@ def _examples_of(row: Row, where: str, *, unsafe: bool) -> list[Example]:
                 f"{where}: {question} without an answer; add one, or put plain text to learn from into text"
             )
         return [example]
-    text = next((column for column in _TEXTS if column in row), None)
-    if text is not None:
-        return [Example(example_of({"text": row[text]}, where).prompt)]
+    for column in _TEXTS:
+        if column in row:
+            return [Example(example_of({"text": row[column]}, where).prompt)]
     raise DataError(
         f"{where}: no known column; found {', '.join(map(str, row)) or 'none'}; expected question or prompt with "
         f"answer, or {', '.join(_TEXTS)}"
     )
-
-
-def _is_true(value: object, column: str, where: str) -> bool:
-    known = _SAFETY.get(str(value).casefold())
-    if known is None:
-        raise DataError(f"{where}: {column} is {str(value)[:20]!r}; expected true or false")
-    return known
 
 
 def default_refusals() -> tuple[str, ...]:

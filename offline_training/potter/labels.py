@@ -9,7 +9,6 @@ files of some blocks each.
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -110,8 +109,8 @@ def make_labels(
     missing = [number for number in range(len(parts)) if not folder.part(number).exists()]
     if missing:
         labeller = _labeller(options, baseline, reinforced, precision)
-        with shown_progress(console) if on_progress is None else nullcontext() as show:
-            report = on_progress if show is None else lambda done, total: show("labelling", done, total)
+        with shown_progress(console) as show:
+            report = on_progress or (lambda done, total: show("labelling", done, total))
             for number in missing:
                 report(number * options.part_blocks, len(blocks))
                 folder.add(number, labeller.label(parts[number]))
