@@ -184,5 +184,8 @@ def _yaml_entries(text: str, path: Path) -> list[tuple[object, object]]:
         raise DataError(f"{path}: no YAML ({' '.join(str(error).split())[:120]})") from error
     if not isinstance(node, yaml.MappingNode):
         raise DataError(f"{path}: expected one mapping, anchor: generic translation")
-    # A scalar as it is written: `No` and `1984` are names here.
-    return [tuple(part.value if isinstance(part, yaml.ScalarNode) else part for part in entry) for entry in node.value]
+    scalar = yaml.ScalarNode  # taken as it is written: `No` and `1984` are names here
+    return [
+        (key.value if isinstance(key, scalar) else key, value.value if isinstance(value, scalar) else value)
+        for key, value in node.value
+    ]
