@@ -273,7 +273,8 @@ class UnlearningTrainer(Trainer):
         (TOFU, arXiv 2401.06121, section 2.2.1)."""
         wanted = self.settings.evaluate_examples
         sets = self._job.sets.by_stream
-        measured = [stream for stream in ("forget", "retain") if stream in sets] if wanted else []
+        both: tuple[Stream, ...] = ("forget", "retain")
+        measured = [stream for stream in both if stream in sets] if wanted else []
         return {
             f"{stream}_answer_probability": self._answer_probability(
                 sets[stream].examples[:: -(-len(sets[stream].examples) // wanted)]

@@ -196,7 +196,8 @@ def _labeller(options: LabelOptions, baseline: BaseCheckpoint, reinforced: BaseC
             raise JobError(f"--{flag}: {checkpoint.name} cannot be loaded ({reason})") from error
         models.append(model.to(device))
     return Labeller(
-        *models,
+        models[0],
+        models[1],
         baseline.tokenizer,
         alpha=options.alpha,
         penalty=options.given_penalty,

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -181,6 +182,7 @@ def test_a_loss_that_is_no_number_stops_the_job_and_keeps_the_last_good_checkpoi
     assert kept
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_job_and_keeps_the_checkpoint_before(folder: Path) -> None:
     job = tiny_job(folder, epochs=3, checkpoint_steps=2)
     # no file may be larger than the weights: the optimizer's state, which is, cannot be written
@@ -474,3 +476,4 @@ def test_a_model_that_mixes_the_sequences_of_a_row_gets_a_row_for_each(folder: P
     run_unlearning(job, console=Console(file=shown, width=200))
 
     assert "every sequence gets a padded row of its own" in shown.getvalue()
+    assert re.search(r"gd: 2 of 2, loss -?\d.* \(forget_ce \d.*, retain_ce \d.*\), \d+ tokens/s, ", shown.getvalue())

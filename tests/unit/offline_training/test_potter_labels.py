@@ -121,6 +121,7 @@ make_labels(
 """
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_and_ends_in_the_same_bytes(options: LabelOptions, tmp_path: Path) -> None:
     make_labels(options, quiet())
     broken = replace(options, out=tmp_path / "killed")
