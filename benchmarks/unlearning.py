@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,9 @@ def main() -> int:
         ]
     rows: dict[str, Measured] = {}
     for name, model in (("before", options.model), ("retain model", options.retain_model)):
-        rows[name] = _kept(options.work / f"{name.replace(' ', '-')}.json", lambda model=model: _measure(model, sets))
+        rows[name] = _kept(options.work / f"{name.replace(' ', '-')}.json", partial(_measure, model, sets))
     for method in options.methods or METHODS:
-        rows[method] = _kept(options.work / f"{method}.json", lambda method=method: _unlearn(method, options, sets))
+        rows[method] = _kept(options.work / f"{method}.json", partial(_unlearn, method, options, sets))
         shown = ", ".join(f"{title} {cell}" for (_, title, _), cell in zip(_COLUMNS, _cells(rows[method]), strict=True))
         console.print(f"{method}: {shown}", highlight=False)
     _show(rows, console)
