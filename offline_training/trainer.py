@@ -272,15 +272,12 @@ class UnlearningTrainer(Trainer):
         """Mean over evenly spaced examples of forget and retain set of P(answer | prompt)^(1 / answer tokens)
         (TOFU, arXiv 2401.06121, section 2.2.1)."""
         wanted = self.settings.evaluate_examples
-        sets = self._job.sets.by_stream
-        both: tuple[Stream, ...] = ("forget", "retain")
-        measured = [stream for stream in both if stream in sets] if wanted else []
-        return {
-            f"{stream}_answer_probability": self._answer_probability(
-                sets[stream].examples[:: -(-len(sets[stream].examples) // wanted)]
-            )
-            for stream in measured
-        }
+        measured: dict[str, float] = {}
+        for stream, data in self._job.sets.by_stream.items():
+            if wanted and stream in ("forget", "retain"):
+                every = -(-len(data.examples) // wanted)
+                measured[f"{stream}_answer_probability"] = self._answer_probability(data.examples[::every])
+        return measured
 
     def _answer_probability(self, examples: Sequence[TokenizedExample]) -> float:
         probabilities: list[float] = []
