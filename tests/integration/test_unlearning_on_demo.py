@@ -151,7 +151,7 @@ def test_every_method_has_its_bounds() -> None:
     assert set(EXPECTED) | {"ft"} == set(METHODS)
 
 
-@pytest.mark.parametrize("method", map(marked, EXPECTED))
+@pytest.mark.parametrize("method", [marked(method) for method in EXPECTED])
 def test_a_method_forgets_and_retains_as_it_should(results: Any, method: str) -> None:
     expected, forget, retain = EXPECTED[method], results(method)["forget"], results(method)["retain"]
     assert forget.probability <= expected.forget_probability
