@@ -179,7 +179,7 @@ def _train_on_labels(job: Any, console: Any) -> None:
     from offline_training.data.encoding import EncodedSet, digest_of
     from offline_training.errors import DataError
     from offline_training.job import run_prepared
-    from offline_training.potter.label_folder import META_FILE, load_labels
+    from offline_training.potter.labels import META_FILE, load_labels
     from offline_training.preparation import job_encoder
 
     # A block whose anchors are all repetitions has no label at all.
