@@ -52,13 +52,14 @@ class MemoryFinder:
 
     def __init__(self, memory: EntityMemory) -> None:
         self._all = MemoryIndex([memory])
+        self._has_names = bool(memory.subjects)
         self._names = MemoryIndex([EntityMemory(subjects=(subject,)) for subject in memory.subjects])
         self.digest: str = hashlib.sha256(b"entity memory 1\0" + memory.to_bytes()).hexdigest()
 
     def spans(self, text: str) -> list[Span]:
         """See `EntityFinder.spans`."""
         found = self._all.spans(text)
-        if not len(self._names):
+        if not self._has_names:
             return found
         pointed_at = " ".join(fold(text[start:end]) for start, end in found)
         if not self._names.spans(pointed_at) or self._whole_names(text) - self._whole_names(pointed_at):

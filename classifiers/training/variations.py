@@ -123,7 +123,7 @@ def _vary(
         case _:  # with options, as multiple choice: the example's own, or its answer among words of other texts
             others = () if example.choices else _drawn(distractors, 3, rng)
             words = [text.split()[-1].strip("?.!,") for text in others if text.strip()]
-            options = example.choices or [*words, (example.answer or "None of these")][:4]
+            options = example.choices or (*words, example.answer or "None of these")[:4]
             listed = " ".join(f"{letter}) {option}" for letter, option in zip("ABCDEFGH", options, strict=False))
             return f"{example.prompt} {listed}"
 
