@@ -121,8 +121,8 @@ def _vary(
                 first = "Is water wet?"
             return f"Q: {first} A: Yes. Q: {example.prompt} A:"
         case _:  # with options, as multiple choice: the example's own, or its answer among words of other texts
-            others = () if example.choices else _drawn(distractors, 3, rng)
-            words = [text.split()[-1].strip("?.!,") for text in others if text.strip()]
+            drawn = [] if example.choices else _drawn(distractors, 3, rng)
+            words = [text.split()[-1].strip("?.!,") for text in drawn if text.strip()]
             options = example.choices or (*words, example.answer or "None of these")[:4]
             listed = " ".join(f"{letter}) {option}" for letter, option in zip("ABCDEFGH", options, strict=False))
             return f"{example.prompt} {listed}"
