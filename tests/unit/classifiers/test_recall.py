@@ -225,7 +225,7 @@ _TEXTS = st.lists(st.sampled_from(_PIECES) | st.text(max_size=8), max_size=12).m
 @given(_TEXTS)
 @example("\ud800Milana\udfff")
 @example("\x00")
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 def test_any_text_has_features_between_0_and_1_and_always_the_same(text: str) -> None:
     first, again = (MemoryIndex([COMPOSER, HEIRESS]).features(text) for _ in range(2))
     assert first.keys() == again.keys() <= {0, 1}

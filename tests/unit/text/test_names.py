@@ -111,7 +111,7 @@ def test_small_words_are_those_seen_without_a_capital() -> None:
 
 
 @given(st.text(max_size=60))
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 def test_any_text_gives_words_in_order_and_names_of_its_words(text: str) -> None:
     words = split_words(text)
     assert all(0 <= word.start < word.end <= len(text) and word.text for word in words)

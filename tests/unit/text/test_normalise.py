@@ -38,7 +38,7 @@ def test_cases(text: str, expected: str) -> None:
 
 
 @given(st.text())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_result_is_normal_form_without_invisible_characters(text: str) -> None:
     result = normalise(text)
     assert unicodedata.is_normalized("NFKC", result)
