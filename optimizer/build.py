@@ -32,6 +32,7 @@ from classifiers.prompt_classifier import (
     ClassifierInfo,
     ClassifierKind,
     HeadClassifier,
+    PromptClassifier,
     load_classifier,
     read_classifier_info,
 )
@@ -46,7 +47,7 @@ from optimizer.build_inputs import BuildInputs, InputOptions, augment_inputs, re
 from optimizer.corruption_search import ScorerOptions, SearchOptions, open_scorer, retained_values, run_search
 from optimizer.errors import BuildError
 from optimizer.guarded_answers import measure_guarded_answers
-from optimizer.objective.entity_content import entity_content
+from optimizer.objective.entity_content import EntityContent, entity_content
 from optimizer.objective.metric_task import MetricTask
 from optimizer.search.plot import plot_search
 from optimizer.search.result import SearchResult
@@ -253,19 +254,7 @@ def _search_and_write(
         report["tests"][name] = {"examples": len(examples), "flagged": int(flagged.sum())}
     retained = retained_values(options.retain_model, task, options.scoring) if task is not None else None
 
-    content = tokens = None  # what of a prompt the guard will mask, where it is not all of it, and what finds it
-    if options.search.scope == "entities":
-        if options.classifier.token_classifier is not None:
-            from classifiers.export.tokens import export_token_classifier
-
-            tokens = building / "token_classifier"
-            if not tokens.exists():
-                export_token_classifier(options.classifier.token_classifier, tokens)
-            content = entity_content(options.model, TokenClassifier.open(tokens))
-        else:
-            assert isinstance(classifier, HeadClassifier)
-            content = entity_content(options.model, MemoryFinder(classifier.head.memory))
-
+    content, tokens = _entity_content(options, classifier, building)
     result: SearchResult | None = None
     with open_scorer(options.model, options.scoring, content) as scorer:
         if task is None:
@@ -291,7 +280,7 @@ def _search_and_write(
         measured = {}
         with console.status("measuring what the policy does to the answers"):
             for name, examples in (("forget", inputs.forget), ("retain", inputs.retain)):
-                measured[name] = measure_guarded_answers(
+                answers = measure_guarded_answers(
                     scorer,
                     classifier,
                     spec,
@@ -300,12 +289,30 @@ def _search_and_write(
                     count=options.search.examples,
                     seed=options.seed,
                 )
-    report["effect"] = {name: answers.as_dict() for name, answers in measured.items() if answers is not None}
+                if answers is not None:
+                    measured[name] = answers
     for name, answers in measured.items():
-        if answers is not None:
-            line = f"{answers.metric} on the {name} set: {answers}"
-            console.print(line, highlight=False, soft_wrap=True)
+        console.print(f"{answers.metric} on the {name} set: {answers}", highlight=False, soft_wrap=True)
+    report["effect"] = {name: answers.as_dict() for name, answers in measured.items()}
     return _write(options, inputs, rows, info, spec, result, report, building, tokens)
+
+
+def _entity_content(
+    options: BuildOptions, classifier: PromptClassifier, building: Path
+) -> tuple[EntityContent | None, Path | None]:
+    """What of a prompt the guard will mask, where it is not all of it; and the token classifier's folder, if one finds
+    that, and not the entity memory."""
+    if options.search.scope == "content":
+        return None, None
+    if options.classifier.token_classifier is None:
+        assert isinstance(classifier, HeadClassifier)
+        return entity_content(options.model, MemoryFinder(classifier.head.memory)), None
+    from classifiers.export.tokens import export_token_classifier
+
+    tokens = building / "token_classifier"
+    if not tokens.exists():
+        export_token_classifier(options.classifier.token_classifier, tokens)
+    return entity_content(options.model, TokenClassifier.open(tokens)), tokens
 
 
 def _write(
