@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from cli.options import filled, option_group
+from cli.options import COUNT, PATH, filled, option_group
 
 __all__ = ["calibration_options", "calibration_settings", "classifier"]
 
@@ -62,9 +62,9 @@ def classifier() -> None:
 
 
 @classifier.command("train")
-@click.option("--forget", required=True, type=click.Path(path_type=Path), help="JSON lines: what must be forgotten.")
-@click.option("--retain", required=True, type=click.Path(path_type=Path), help="JSON lines: what must stay.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write the classifier to.")
+@click.option("--forget", required=True, type=PATH, help="JSON lines: what must be forgotten.")
+@click.option("--retain", required=True, type=PATH, help="JSON lines: what must stay.")
+@click.option("--out", required=True, type=PATH, help="Folder to write the classifier to.")
 @click.option(
     "--kind",
     default="head",
@@ -90,9 +90,9 @@ def classifier() -> None:
 @click.option("--force", is_flag=True, help="Replace the folder if it holds a classifier, and an interrupted training.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted fine-tuning, if there is one.")
 @click.option("--learning-rate", default=None, type=float, help="Fine-tuning.  [default: 2e-5]")
-@click.option("--epochs", default=None, type=click.IntRange(min=1), help="Fine-tuning, at most.  [default: 5]")
-@click.option("--min-steps", default=None, type=click.IntRange(min=1), help="Steps at least.  [default: 400]")
-@click.option("--batch-size", default=None, type=click.IntRange(min=1), help="Texts a step.  [default: 16]")
+@click.option("--epochs", default=None, type=COUNT, help="Fine-tuning, at most.  [default: 5]")
+@click.option("--min-steps", default=None, type=COUNT, help="Steps at least.  [default: 400]")
+@click.option("--batch-size", default=None, type=COUNT, help="Texts a step.  [default: 16]")
 @click.option(
     "--precision",
     default=None,
@@ -102,7 +102,7 @@ def classifier() -> None:
 @click.option(
     "--keep-checkpoint",
     default=None,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Also write the fine-tuned encoder as Hugging Face files to this folder.",
 )
 def classifier_train(**options: Any) -> None:
@@ -134,7 +134,7 @@ def classifier_train(**options: Any) -> None:
 @click.argument("model")
 @click.option("--forget-label", required=True, help="The class whose probability is the score: its index or its name.")
 @click.option("--threshold", required=True, type=float, help="Prompts are flagged at or above this probability.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write the classifier to.")
+@click.option("--out", required=True, type=PATH, help="Folder to write the classifier to.")
 @click.option("--precision", default="int8", show_default=True, type=click.Choice(["int8", "fp32"]))
 @click.option("--force", is_flag=True, help="Replace the folder if it holds a classifier.")
 def classifier_import(model: str, forget_label: str, threshold: float, out: Path, precision: Any, force: bool) -> None:
@@ -150,7 +150,7 @@ def classifier_import(model: str, forget_label: str, threshold: float, out: Path
 
 @classifier.command("export")
 @click.argument("model")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write the ONNX files to.")
+@click.option("--out", required=True, type=PATH, help="Folder to write the ONNX files to.")
 @click.option("--forget-label", default=None, help="Index or name of the class to score.  [default: forget]")
 @click.option("--precision", default="int8", show_default=True, type=click.Choice(["int8", "fp32"]))
 def classifier_export(model: str, out: Path, forget_label: str | None, precision: Any) -> None:
@@ -170,7 +170,7 @@ def classifier_export(model: str, out: Path, forget_label: str | None, precision
 
 
 @classifier.command("score")
-@click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("path", metavar="DIR", type=PATH)
 @click.option(
     "--input",
     "source",
@@ -178,9 +178,7 @@ def classifier_export(model: str, out: Path, forget_label: str | None, precision
     type=click.Path(path_type=Path, allow_dash=True),
     help="One prompt a line: JSON with prompt, question, text or messages, a JSON string, or plain text; - for stdin.",
 )
-@click.option(
-    "--output", default=None, type=click.Path(path_type=Path), help="File to write.  [default: standard output]"
-)
+@click.option("--output", default=None, type=PATH, help="File to write.  [default: standard output]")
 def classifier_score(path: Path, source: Path, output: Path | None) -> None:
     """Score prompts: for each line one JSON line with score (the probability) and flagged."""
     from classifiers import ClassifierError
@@ -198,10 +196,10 @@ def classifier_score(path: Path, source: Path, output: Path | None) -> None:
 
 
 @classifier.command("evaluate")
-@click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--forget", required=True, type=click.Path(path_type=Path), help="JSON lines: prompts to be flagged.")
-@click.option("--retain", required=True, type=click.Path(path_type=Path), help="JSON lines: prompts that must pass.")
-@click.option("--out", default=None, type=click.Path(path_type=Path), help="Folder for assessment.json and the plots.")
+@click.argument("path", metavar="DIR", type=PATH)
+@click.option("--forget", required=True, type=PATH, help="JSON lines: prompts to be flagged.")
+@click.option("--retain", required=True, type=PATH, help="JSON lines: prompts that must pass.")
+@click.option("--out", default=None, type=PATH, help="Folder for assessment.json and the plots.")
 def classifier_evaluate(path: Path, forget: Path, retain: Path, out: Path | None) -> None:
     """Measure a classifier on examples: error rates with 95 % intervals, ROC, precision and recall, reliability."""
     import json
@@ -224,9 +222,9 @@ def classifier_evaluate(path: Path, forget: Path, retain: Path, out: Path | None
 
 
 @classifier.command("calibrate")
-@click.argument("path", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--forget", required=True, type=click.Path(path_type=Path), help="JSON lines, none of them trained on.")
-@click.option("--retain", required=True, type=click.Path(path_type=Path), help="JSON lines, none of them trained on.")
+@click.argument("path", metavar="DIR", type=PATH)
+@click.option("--forget", required=True, type=PATH, help="JSON lines, none of them trained on.")
+@click.option("--retain", required=True, type=PATH, help="JSON lines, none of them trained on.")
 @calibration_options
 def classifier_calibrate(path: Path, forget: Path, retain: Path, **options: Any) -> None:
     """Find another threshold for a classifier, on examples that it was not trained on."""

@@ -1,11 +1,10 @@
 """`eco corruption`: find a corruption without building a policy; and the options of a search, which a build shares."""
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.options import filled, option_group
+from cli.options import COUNT, PATH, filled, option_group
 
 __all__ = ["corruption", "scorer_options", "search_options", "search_settings"]
 
@@ -52,7 +51,7 @@ search_options = option_group(
     ),
     click.option("--refine-steps", default=10, show_default=True, type=int, help="Most steps after it."),
     click.option("--vector-steps", default=0, show_default=True, type=int, help="Then one strength per dimension."),
-    click.option("--noise-seeds", default=2, show_default=True, type=click.IntRange(min=1), help="Draws to average."),
+    click.option("--noise-seeds", default=2, show_default=True, type=COUNT, help="Draws to average."),
     click.option("--max-new-tokens", default=None, type=int, help="Of an answer.  [default: the longest reference]"),
     click.option("--budget-evaluations", default=None, type=int, help="Stop after so many corruptions."),
     click.option("--budget-s", default=None, type=float, help="Stop after so many seconds."),
@@ -69,7 +68,7 @@ scorer_options = option_group(
     click.option(
         "--dtype", default=None, help="float32, bfloat16 …  [default: float32 on a CPU, else the checkpoint's]"
     ),
-    click.option("--tensor-parallel-size", default=1, show_default=True, type=click.IntRange(min=1), help="vllm only."),
+    click.option("--tensor-parallel-size", default=1, show_default=True, type=COUNT, help="vllm only."),
 )
 
 
@@ -98,9 +97,9 @@ def corruption() -> None:
 
 @corruption.command("search")
 @click.option("--model", required=True, help="The model to make forget: a hub id or a folder.")
-@click.option("--forget", required=True, type=click.Path(path_type=Path), help="JSON lines: what must be forgotten.")
-@click.option("--retain", required=True, type=click.Path(path_type=Path), help="JSON lines: what must stay.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for spec, trajectory and plot.")
+@click.option("--forget", required=True, type=PATH, help="JSON lines: what must be forgotten.")
+@click.option("--retain", required=True, type=PATH, help="JSON lines: what must stay.")
+@click.option("--out", required=True, type=PATH, help="Folder for spec, trajectory and plot.")
 @click.option("--retain-model", default=None, help="A model that never saw the forget set, as the target.")
 @search_options
 @scorer_options

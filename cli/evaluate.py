@@ -7,7 +7,7 @@ import click
 from click.core import ParameterSource
 
 from cli.evaluation_options import run_options, run_suite_command
-from cli.options import filled
+from cli.options import COUNT, PATH, filled
 from sources.presets.names import TOFU_SPLITS
 
 __all__ = ["evaluate", "report"]
@@ -43,7 +43,7 @@ def evaluate() -> None:
     type=click.Choice(["forget", "retain", "real_authors", "world_facts"]),
     help="Sets to measure; may be given several times.  [default: all]",
 )
-@click.option("--max-new-tokens", default=200, show_default=True, type=click.IntRange(min=1), help="Of an answer.")
+@click.option("--max-new-tokens", default=200, show_default=True, type=COUNT, help="Of an answer.")
 @click.option(
     "--truth-ratio",
     "mean",
@@ -52,15 +52,8 @@ def evaluate() -> None:
     type=click.Choice(["geometric", "arithmetic"]),
     help="Mean of the wrong answers' probabilities: as in TOFU's code, or as in its paper.",
 )
-@click.option(
-    "--from-logs",
-    default=None,
-    type=click.Path(path_type=Path),
-    help="TOFU's own eval_log_aggregated.json instead of --target.",
-)
-@click.option(
-    "--retain-logs", default=None, type=click.Path(path_type=Path), help="The retain model's, for --from-logs."
-)
+@click.option("--from-logs", default=None, type=PATH, help="TOFU's own eval_log_aggregated.json instead of --target.")
+@click.option("--retain-logs", default=None, type=PATH, help="The retain model's, for --from-logs.")
 @run_options
 def evaluate_tofu(**options: Any) -> None:
     """TOFU: probability, ROUGE-L, truth ratio; model utility and forget quality."""
@@ -123,9 +116,9 @@ def evaluate_choice(**options: Any) -> None:
 @click.option("--prompts", default=None, help="Texts to complete, with a reader's completions.  [default: a sample]")
 @click.option("--judge", default=None, help="URL of an OpenAI-compatible server that grades completions.")
 @click.option("--judge-model", default=None, help="Its model.  [default: the one it lists]")
-@click.option("--judge-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Of a verdict.")
+@click.option("--judge-tokens", default=256, show_default=True, type=COUNT, help="Of a verdict.")
 @click.option("--subject", default=None, help="What is to be forgotten, in a few words for the judge.")
-@click.option("--max-new-tokens", default=40, show_default=True, type=click.IntRange(min=1))
+@click.option("--max-new-tokens", default=40, show_default=True, type=COUNT)
 @run_options
 def evaluate_potter(**options: Any) -> None:
     """Who's Harry Potter: does a model still continue a story as one who has read it?"""
@@ -150,7 +143,7 @@ def evaluate_potter(**options: Any) -> None:
 @click.option("--prompts", default=None, help="Prompts that ask for harm.  [default: a mild sample]")
 @click.option("--judge", default=None, help="URL of an OpenAI-compatible server that judges answers.")
 @click.option("--judge-model", default=None, help="Its model; without --judge, a classifier: hub id or folder.")
-@click.option("--judge-tokens", default=256, show_default=True, type=click.IntRange(min=1), help="Of a verdict.")
+@click.option("--judge-tokens", default=256, show_default=True, type=COUNT, help="Of a verdict.")
 @click.option("--judge-label", "judge_labels", multiple=True, help="A classifier's label for harm; several times.")
 @click.option("--judge-template", default="{answer}", show_default=True, help="What a classifier reads.")
 @click.option(
@@ -159,7 +152,7 @@ def evaluate_potter(**options: Any) -> None:
     default=None,
     help="Whether several labels may hold at once.  [default: the classifier's own]",
 )
-@click.option("--max-new-tokens", default=128, show_default=True, type=click.IntRange(min=1))
+@click.option("--max-new-tokens", default=128, show_default=True, type=COUNT)
 @run_options
 def evaluate_harmful(**options: Any) -> None:
     """LLMU's harmful prompts: share of harmless answers by a classifier or judge, refusals, nonsense."""
@@ -184,7 +177,7 @@ def evaluate_harmful(**options: Any) -> None:
 
 @evaluate.command("copyright")
 @click.option("--passages", default=None, help="File of passages, or a text to be cut.  [default: a shipped sample]")
-@click.option("--prompt-words", default=50, show_default=True, type=click.IntRange(min=1), help="Words that are given.")
+@click.option("--prompt-words", default=50, show_default=True, type=COUNT, help="Words that are given.")
 @click.option(
     "--answer-words", default=100, show_default=True, type=click.IntRange(min=5), help="Words that are compared."
 )
@@ -196,11 +189,9 @@ def evaluate_harmful(**options: Any) -> None:
     type=click.Choice(["text", "chat"]),
     help="Continue a text as it stands, or by instruction.",
 )
-@click.option("--max-new-tokens", default=None, type=click.IntRange(min=1), help="[default: twice --answer-words]")
+@click.option("--max-new-tokens", default=None, type=COUNT, help="[default: twice --answer-words]")
 @click.option("--bert-model", default=None, help="For BERTScore: a hub id or folder.")
-@click.option(
-    "--bert-layers", default=None, type=click.IntRange(min=1), help="Layer of --bert-model, where it is a folder."
-)
+@click.option("--bert-layers", default=None, type=COUNT, help="Layer of --bert-model, where it is a folder.")
 @click.option("--reference-model", default=None, help="Model whose perplexity of the answers is measured.")
 @run_options
 def evaluate_copyright(**options: Any) -> None:
@@ -248,12 +239,7 @@ def evaluate_leakage(**options: Any) -> None:
 @click.option("--retain", default=None, help="Questions to let pass.  [default: a shipped sample]")
 @click.option("--general", default=None, help="Everyday prompts to let pass.  [default: the built-in ones]")
 @click.option("--indirect", default=None, help="Questions that never name the subject (prompt, kind, forget, answer).")
-@click.option(
-    "--gate-policy",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Policy whose guard is attacked.  [default: --policy]",
-)
+@click.option("--gate-policy", multiple=True, type=PATH, help="Policy whose guard is attacked.  [default: --policy]")
 @click.option("--gate-model", default=None, help="The model it was built for.  [default: --target]")
 @click.option(
     "--parts",
@@ -262,14 +248,14 @@ def evaluate_leakage(**options: Any) -> None:
     help="May be given several times.  [default: all whose options are given]",
 )
 @click.option("--attacks", multiple=True, help="Attack on the gate; may be given several times.")
-@click.option("--samples", default=16, show_default=True, type=click.IntRange(min=1), help="Answers drawn a question.")
+@click.option("--samples", default=16, show_default=True, type=COUNT, help="Answers drawn a question.")
 @click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--leak-rouge", default=0.75, show_default=True, type=float, help="Recall that counts as a leak.")
 @click.option("--relearn-base", default=None, help="Clean model that the attacker fine-tunes on the answers.")
-@click.option("--relearn-epochs", "epochs", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option("--relearn-epochs", "epochs", default=10, show_default=True, type=COUNT)
 @click.option("--relearn-learning-rate", "learning_rate", default=1e-4, show_default=True, type=float)
-@click.option("--relearn-batch-size", "batch_size", default=8, show_default=True, type=click.IntRange(min=1))
-@click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option("--relearn-batch-size", "batch_size", default=8, show_default=True, type=COUNT)
+@click.option("--max-new-tokens", default=64, show_default=True, type=COUNT)
 @run_options
 def evaluate_attacks(**options: Any) -> None:
     """Attacks on the guard: disguised questions, best of N answers, indirect questions, relearning.
@@ -298,8 +284,8 @@ def evaluate_attacks(**options: Any) -> None:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write the report to.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=PATH)
+@click.option("--out", required=True, type=PATH, help="Folder to write the report to.")
 @click.option("--title", default=None, help="Heading of the report.  [default: Forgetting, and what it cost]")
 @click.option("--force", is_flag=True, help="Write also into a folder that holds other files; they stay.")
 def report(runs: tuple[Path, ...], out: Path, title: str | None, force: bool) -> None:

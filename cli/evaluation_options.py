@@ -3,12 +3,11 @@
 import functools
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.options import filled, option_group
+from cli.options import COUNT, PATH, filled, option_group
 
 __all__ = ["run_options", "run_suite_command"]
 
@@ -20,30 +19,25 @@ _options = option_group(
         default=None,
         help="What is evaluated: the URL of an OpenAI-compatible server, or a model (hub id or folder).",
     ),
-    click.option(
-        "--out",
-        default=None,
-        type=click.Path(path_type=Path),
-        help="Folder for the run, in which the same command goes on.",
-    ),
+    click.option("--out", default=None, type=PATH, help="Folder for the run, in which the same command goes on."),
     click.option(
         "--policy",
         "policies",
         multiple=True,
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Policy folder to apply offline, as eco serve would; may be given several times.",
     ),
     click.option("--strength", default=None, type=float, help="Corruption strength instead of the policy's own."),
     click.option(
         "--secret-file",
         default=None,
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Noise secret of eco serve, for its very noise.  [default: a fixed one]",
     ),
     click.option(
         "--draws",
         default=None,
-        type=click.IntRange(min=1),
+        type=COUNT,
         help="Noise draws with --policy.  [default: 3 with --policy, else 1]",
     ),
     click.option("--prompting", is_flag=True, help="The prompting baseline: tell the model to pretend not to know."),
@@ -58,18 +52,12 @@ _options = option_group(
     click.option(
         "--dtype", default=None, help="float32, bfloat16 …  [default: float32 on a CPU, else the checkpoint's]"
     ),
-    click.option("--tensor-parallel-size", default=1, show_default=True, type=click.IntRange(min=1), help="vllm only."),
+    click.option("--tensor-parallel-size", default=1, show_default=True, type=COUNT, help="vllm only."),
     click.option("--model", "served_model", default=None, help="The server's model.  [default: the one it lists]"),
     click.option(
         "--api-key-env", default="OPENAI_API_KEY", show_default=True, help="Environment variable with the server's key."
     ),
-    click.option(
-        "--concurrency",
-        default=32,
-        show_default=True,
-        type=click.IntRange(min=1),
-        help="Requests in flight.",
-    ),
+    click.option("--concurrency", default=32, show_default=True, type=COUNT, help="Requests in flight."),
     click.option(
         "--timeout-s",
         default=300.0,
@@ -90,16 +78,11 @@ _options = option_group(
         type=click.Choice(["original", "retain", "guarded", "prompting", "method", "other"]),
         help="What sort of row it is.  [default: by target, policy and the checkpoint's record]",
     ),
-    click.option(
-        "--retain-run",
-        default=None,
-        type=click.Path(path_type=Path),
-        help="Run of the same suite on a model that never learned.",
-    ),
+    click.option("--retain-run", default=None, type=PATH, help="Run of the same suite on a model that never learned."),
     click.option(
         "--limit",
         default=None,
-        type=click.IntRange(min=1),
+        type=COUNT,
         help="Examples of each set, drawn with --seed; choice: the first of each task.  [default: all]",
     ),
     click.option(

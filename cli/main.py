@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -11,7 +10,7 @@ from cli.classifier import classifier
 from cli.corruption import corruption
 from cli.evaluate import evaluate, report
 from cli.launcher import record_failure
-from cli.options import DeferredCommand
+from cli.options import PATH, DeferredCommand
 from cli.policy import policy
 from cli.potter import potter
 from cli.unlearn import FINETUNE_HELP, finetune_command, unlearn
@@ -38,18 +37,11 @@ def eco() -> None:
     },
     options_metavar="MODEL --policy DIR [--policy DIR …] [any vllm serve flag]",
 )
-@click.option(
-    "--policy",
-    "policies",
-    multiple=True,
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Policy folder to serve.",
-)
+@click.option("--policy", "policies", multiple=True, required=True, type=PATH, help="Policy folder to serve.")
 @click.option(
     "--eco-secret-file",
     "secret_file",
-    type=click.Path(path_type=Path),
+    type=PATH,
     envvar="ECO_SECRET_FILE",
     default=lambda: config_dir() / "secret",
     show_default="~/.config/eco-gateway/secret",
@@ -102,12 +94,10 @@ eco.add_command(report)
 
 @eco.command()
 @click.option("--once", is_flag=True, help="Stop after the table.")
-@click.option(
-    "--json", "json_file", default=None, type=click.Path(path_type=Path), help="Write table and figures here."
-)
+@click.option("--json", "json_file", default=None, type=PATH, help="Write table and figures here.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--admin-port", default=8001, show_default=True, type=click.IntRange(0, 65535))
-@click.option("--cache-dir", default=None, type=click.Path(path_type=Path), help="Where world, models and policy stay.")
+@click.option("--cache-dir", default=None, type=PATH, help="Where world, models and policy stay.")
 def demo(**options: Any) -> None:
     """Build a world, models and a policy, serve them guarded, and show what is forgotten."""
     from demo.run import DemoOptions, run_demo

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 __all__ = [
+    "COUNT",
+    "PATH",
     "DeferredCommand",
     "JobCommand",
     "JobOption",
@@ -37,6 +39,9 @@ __all__ = [
     "raw_arguments",
     "read_config",
 ]
+
+PATH = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
 
 _RAW_ARGUMENTS = "cli.raw_arguments"
 #: Fields that a reader looks for first.

@@ -7,7 +7,7 @@ import click
 
 from cli.classifier import calibration_options, calibration_settings
 from cli.corruption import scorer_options, search_options, search_settings
-from cli.options import filled
+from cli.options import COUNT, PATH, filled
 from sources.presets.names import TASKS
 
 __all__ = ["policy"]
@@ -20,16 +20,11 @@ def policy() -> None:
 
 @policy.command("build")
 @click.option("--model", default=None, help="The model to be served: a hub id or a folder.")
-@click.option("--forget", default=None, type=click.Path(path_type=Path), help="JSON lines: what must be forgotten.")
-@click.option("--retain", default=None, type=click.Path(path_type=Path), help="JSON lines: what must stay.")
-@click.option("--out", default=None, type=click.Path(path_type=Path), help="Folder to write the policy to.")
+@click.option("--forget", default=None, type=PATH, help="JSON lines: what must be forgotten.")
+@click.option("--retain", default=None, type=PATH, help="JSON lines: what must stay.")
+@click.option("--out", default=None, type=PATH, help="Folder to write the policy to.")
 @click.option("--task", default=None, type=click.Choice(TASKS), help="A published task instead of --forget, --retain.")
-@click.option(
-    "--task-data",
-    default=None,
-    type=click.Path(path_type=Path),
-    help="Folder with the task's files.  [default: the hub]",
-)
+@click.option("--task-data", default=None, type=PATH, help="Folder with the task's files.  [default: the hub]")
 @click.option("--dry-run", is_flag=True, help="Print what --task would read and how it would be divided, and stop.")
 @click.option("--name", default=None, help="Name of the policy.  [default: the folder's name]")
 @click.option("--retain-model", default=None, help="A model that never saw the forget set, as the search's target.")
@@ -55,7 +50,7 @@ def policy() -> None:
     "--augment-with", default=None, help="OpenAI-compatible server whose model writes paraphrases and aliases."
 )
 @click.option("--augment-model", default=None, help="Its model.  [default: the first it lists]")
-@click.option("--augment-per-example", default=3, show_default=True, type=click.IntRange(min=1))
+@click.option("--augment-per-example", default=3, show_default=True, type=COUNT)
 @click.option("--strength", default=None, type=float, help="Corruption strength.  [default: searched]")
 @search_options
 @scorer_options
@@ -108,7 +103,7 @@ def policy_build(**options: Any) -> None:
 
 
 @policy.command("verify")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 @click.option("--model", default=None, help="Also check that the policy belongs to this model.")
 def policy_verify(path: Path, model: str | None) -> None:
     """Check a policy's files, schema and, with --model, that it belongs to a model."""
@@ -127,7 +122,7 @@ def policy_verify(path: Path, model: str | None) -> None:
 
 
 @policy.command("show")
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PATH)
 def policy_show(path: Path) -> None:
     """Print a policy and what was measured when it was built."""
     import json
