@@ -23,6 +23,8 @@ UV_VERSION := 0.13.8
 PIP_INSTALL = $(VENV)/bin/python -m pip --disable-pip-version-check install --no-deps
 # vLLM's kernels are compiled at run time by tools it looks for on PATH (ninja comes with the lock).
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
+# Two workers with one thread each: more threads in one wait for the other's at every small operation.
+TEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -56,11 +58,11 @@ demo: $(STAMP)  ## Run the demo: a model that knows, the same model made to forg
 serve: $(STAMP)  ## Serve a model behind the guard (ARGS="MODEL --policy DIR ...")
 	$(RUN) eco serve $(ARGS)
 
-test: test-fast  ## Run all tests: the fast ones, then those that start and kill servers
-	$(RUN) pytest -m slow $(ARGS)
+test: test-fast  ## Run all tests: the fast ones, then those that start and kill servers or train for long
+	$(TEST) -m slow $(ARGS)
 
-test-fast: $(STAMP)  ## Run the tests that start no server process of their own
-	$(RUN) pytest -m "not slow" $(ARGS)
+test-fast: $(STAMP)  ## Run the tests that need no server process of their own
+	$(TEST) -m "not slow" $(ARGS)
 
 check: $(STAMP)  ## Lint, check formatting and types, lint the Dockerfile
 	$(RUN) ruff check .

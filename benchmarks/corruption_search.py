@@ -25,10 +25,10 @@ from rich.console import Console
 
 from benchmarks.core_seconds import core_seconds
 from benchmarks.search_report import Backend, Found, Searched, claims_missed, print_found, write_report
+from console.errors import EcoError
 
 if TYPE_CHECKING:
     from benchmarks.finite_differences import Reference
-    from corruption import CorruptionSpec
     from optimizer.corruption_search import SearchOptions
     from optimizer.objective.metric_task import MetricTask
     from optimizer.objective.objective import Retained
@@ -62,16 +62,10 @@ class Inputs:
 def main() -> None:
     arguments = _arguments()
     _bind_to_one_core()
-    from classifiers import ClassifierError
-    from corruption import CorruptionError
-    from optimizer.search.trajectory import SearchError
-    from scoring.metrics import MetricError
-    from scoring.scorer import ScorerError
-
     console = Console(width=max(Console().width, _TABLE_WIDTH))
     try:
         found = _run(_checked(arguments), console)
-    except (ClassifierError, CorruptionError, MetricError, ScorerError, SearchError) as error:
+    except EcoError as error:
         _refuse(str(error))
     print_found(found, console)
     if arguments.json is not None:
@@ -142,6 +136,7 @@ def _checked(arguments: argparse.Namespace) -> Inputs:
 
 
 def _run(inputs: Inputs, console: Console) -> Found:
+    from corruption import CorruptionSpec
     from optimizer.corruption_search import ScorerOptions, open_scorer
     from optimizer.objective.objective import retained_from_model
 
@@ -159,8 +154,12 @@ def _run(inputs: Inputs, console: Console) -> Found:
             searches.append(_search_twice(scorer, backend, inputs, recall))
             if backend == backends[-1]:
                 specs = [one.result.spec for one in searches]
-                specs += [_spec(one.strength, arguments.dims) for one in reference.descents]
-                unseen = _unseen_values(scorer, rouge.task, specs)
+                specs += [
+                    CorruptionSpec(method="rand_noise_first_n", dims=arguments.dims, strength=one.strength)
+                    for one in reference.descents
+                ]
+                scores = [rouge.task.scores(scorer, [(spec, seed) for seed in _UNSEEN_SEEDS]) for spec in specs]
+                unseen = [statistics.fmean(float(one.values.mean()) for one in of_spec) for of_spec in scores]
                 out_of_reach = _search(scorer, inputs, probability, likelihood)
     load.append(os.getloadavg()[0])
     return Found(len(rouge.task.examples), float(recall.values.mean()), reference, searches, unseen, out_of_reach, load)
@@ -207,17 +206,6 @@ def _search(scorer: "Scorer", inputs: Inputs, problem: Problem, retained: "Retai
     from optimizer.corruption_search import run_search
 
     return run_search(scorer, problem.task, (), problem.options, inputs.hidden_size, retained=retained).result
-
-
-def _spec(strength: float, dims: int) -> "CorruptionSpec":
-    from corruption import CorruptionSpec
-
-    return CorruptionSpec(method="rand_noise_first_n", dims=dims, strength=strength)
-
-
-def _unseen_values(scorer: "Scorer", task: "MetricTask", specs: Sequence["CorruptionSpec"]) -> list[float]:
-    scores = [task.scores(scorer, [(spec, seed) for seed in _UNSEEN_SEEDS]) for spec in specs]
-    return [statistics.fmean(float(one.values.mean()) for one in of_spec) for of_spec in scores]
 
 
 if __name__ == "__main__":

@@ -162,9 +162,8 @@ class PlainModel:
             max_new_tokens=self._limit,
             do_sample=False,
             use_cache=True,
-            pad_token_id=min(
-                self._renderer.end_ids, default=0
-            ),  # so that padding is left out with the end of the answer
+            # So that padding is left out with the end of the answer.
+            pad_token_id=min(self._renderer.end_ids, default=0),
         )
         return [self._renderer.decode(answer) for answer in answers.tolist()]
 
@@ -181,23 +180,22 @@ def descend(
         tried.append((abs(value - retained_value), strength, value))
         return tried[-1][0]
 
+    def search() -> None:
+        strength = descent.start
+        for _ in range(max_evaluations // 2):
+            if (above := distance(strength + descent.mu)) <= tolerance:
+                return
+            if (below := distance(max(strength - descent.mu, _LEAST_STRENGTH))) <= tolerance:
+                return
+            slope = (above - below) / (2 * descent.mu)
+            strength = max(strength - descent.learning_rate * slope, descent.mu)
+
     started, core_started, passes = time.perf_counter(), core_seconds(), model.forward_passes
-    _steps(distance, descent, tolerance, max_evaluations)
+    search()
     took = (time.perf_counter() - started, core_seconds() - core_started)
     nearest, strength, value = min(tried)
     spent = model.forward_passes - passes
     return PlainSearch(descent, strength, value, nearest, nearest <= tolerance, len(tried), spent, *took)
-
-
-def _steps(distance: Callable[[float], float], descent: Descent, tolerance: float, max_evaluations: int) -> None:
-    strength = descent.start
-    for _ in range(max_evaluations // 2):
-        if (above := distance(strength + descent.mu)) <= tolerance:
-            return
-        if (below := distance(max(strength - descent.mu, _LEAST_STRENGTH))) <= tolerance:
-            return
-        slope = (above - below) / (2 * descent.mu)
-        strength = max(strength - descent.learning_rate * slope, descent.mu)
 
 
 def run_reference(
@@ -221,11 +219,9 @@ def run_reference(
     published = run(start=0.1, mu=0.0999, rate=100.0, seed=_NOISE_SEEDS[0])
     sizes = (model.batch_size, *(size for size in _OTHER_BATCHES if size != model.batch_size))
     say("one evaluation in other batches")
-    costs = [_cost(model, size, strength=2 * row_length) for size in sizes]
+    costs = []
+    for size in sizes:
+        model.batch_size, passes, started = size, model.forward_passes, core_seconds()
+        model.evaluate(2 * row_length, torch.Generator().manual_seed(0))
+        costs.append(EvaluationCost(size, core_seconds() - started, model.forward_passes - passes))
     return Reference(model.startup_s, descents, published, costs)
-
-
-def _cost(model: PlainModel, batch_size: int, strength: float) -> EvaluationCost:
-    model.batch_size, passes, started = batch_size, model.forward_passes, core_seconds()
-    model.evaluate(strength, torch.Generator().manual_seed(0))
-    return EvaluationCost(batch_size, core_seconds() - started, model.forward_passes - passes)

@@ -30,31 +30,26 @@ def main() -> None:
     parser.add_argument("--no-memory", action="store_true", help="skip the part that starts two servers")
     options = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    console = Console()
-    with tempfile.TemporaryDirectory() as folder:
-        build, policy = _prepared(Path(folder), console)
-        _time(build, policy, console)
-        if not options.no_memory:
-            _memory(build, policy, Path(folder), console)
-
-
-def _prepared(folder: Path, console: Console) -> tuple[Any, Path]:
-    """The demo's model, and a policy with a given strength: the search does not change what a request costs."""
+    from console.quiet import quiet_transformers
     from demo.models import build_models
     from optimizer import BuildOptions, InputOptions, build_policy
 
-    build = build_models(console=console)
-    options = BuildOptions(
-        model=str(build.model),
-        inputs=InputOptions(forget=build.forget_examples, retain=build.retain_examples),
-        out=folder / "policy",
-        strength=10.0,
-    )
-    return build, build_policy(options, console=console).path
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
+        build = build_models(console=console)
+        # A given strength: the search does not change what a request costs.
+        policy = build_policy(
+            BuildOptions(
+                model=str(build.model),
+                inputs=InputOptions(forget=build.forget_examples, retain=build.retain_examples),
+                out=Path(folder) / "policy",
+                strength=10.0,
+            ),
+            console=console,
+        ).path
+        _time(build, policy, console)
+        if not options.no_memory:
+            _memory(build, policy, Path(folder), console)
 
 
 def _time(build: Any, policy: Path, console: Console) -> None:
@@ -98,7 +93,9 @@ def _time(build: Any, policy: Path, console: Console) -> None:
 
 def _prompts(tokenizer: Any, tokens: int, count: int) -> list[list[int]]:
     """Chats of everyday words, `tokens` long when rendered, no two alike."""
-    words = _general_words()
+    from sources.everyday import general_prompts
+
+    words = sorted({word for prompt in general_prompts() for word in prompt.split()})
     chooser = random.Random(tokens)  # noqa: S311 - a reproducible choice
     found = []
     while len(found) < count:
@@ -110,12 +107,6 @@ def _prompts(tokenizer: Any, tokens: int, count: int) -> list[list[int]]:
         middle = next(i for i in range(len(frame)) if frame[i] == tokenizer.eos_token_id)
         found.append(frame[:middle] + content[: max(tokens - len(frame), 1)] + frame[middle:])
     return found
-
-
-def _general_words() -> list[str]:
-    from classifiers import general_prompts
-
-    return sorted({word for prompt in general_prompts() for word in prompt.split()})
 
 
 def _torch_encoder() -> Callable[[str], Any]:
@@ -171,18 +162,14 @@ def _memory(build: Any, policy: Path, folder: Path, console: Console) -> None:
             asyncio.run(ask_all(server, asked))
             if server.process is None:
                 sys.exit("the server is gone")
-            sizes[name] = _resident_mb(server.process.pid)
+            status = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+            sizes[name] = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:")) / 1024
     table = Table(title=f"Resident memory of the API server process after {len(asked)} requests")
     for column in ("plain vLLM [MB]", "guarded [MB]", "difference [MB]", "ratio"):
         table.add_column(column, justify="right")
     plain, guarded = sizes["plain"], sizes["guarded"]
     table.add_row(f"{plain:.0f}", f"{guarded:.0f}", f"{guarded - plain:+.0f}", f"{guarded / plain:.2f}")
     console.print(table)
-
-
-def _resident_mb(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
 
 if __name__ == "__main__":

@@ -4,17 +4,18 @@ import json
 import math
 import os
 import statistics
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 from rich.table import Table
 
+from storage.whole import write_whole
+
 if TYPE_CHECKING:
-    from benchmarks.finite_differences import PlainSearch, Reference
+    from benchmarks.finite_differences import Reference
     from optimizer.search.result import SearchResult
 
 __all__ = ["Backend", "Found", "Searched", "claims_missed", "print_found", "write_report"]
@@ -74,25 +75,24 @@ class Row:
 
 
 def _rows(found: Found) -> list[Row]:
-    reference, unseen = found.reference, iter(found.unseen)
-    rows = [_searched_row(one, next(unseen), found.examples) for one in found.searches]
-    starting = (reference.startup_s, found.examples)
-    rows += [_plain_row("reference", one, next(unseen), *starting) for one in reference.descents]
-    return [*rows, _plain_row("as published", reference.published, None, *starting)]
-
-
-def _searched_row(one: Searched, unseen: float, examples: int) -> Row:
-    part = one.result.settings.screen_examples or examples
-    best = one.result.best
-    answers = sum(len(e.noise_seeds) * (part if e.phase == "screen" else examples) for e in one.result.evaluations)
-    strength = float(best.spec.strength) if isinstance(best.spec.strength, float) else math.nan
-    measured = (answers, one.forward_passes, strength, best.value, best.distance, one.result.reached)
-    return Row(one.backend, None, one.seconds, one.core_seconds, *measured, unseen, one.startup_s)
-
-
-def _plain_row(name: str, one: "PlainSearch", unseen: float | None, startup_s: float, examples: int) -> Row:
-    measured = (one.evaluations * examples, one.forward_passes, one.strength, one.value, one.distance, one.reached)
-    return Row(name, one.descent.start, one.seconds, one.core_seconds, *measured, unseen, startup_s)
+    unseen = iter(found.unseen)
+    rows = []
+    for one in found.searches:
+        part = one.result.settings.screen_examples or found.examples
+        examples = [part if e.phase == "screen" else found.examples for e in one.result.evaluations]
+        answers = sum(len(e.noise_seeds) * n for e, n in zip(one.result.evaluations, examples, strict=True))
+        best = one.result.best
+        strength = float(best.spec.strength) if isinstance(best.spec.strength, float) else math.nan
+        measured = (answers, one.forward_passes, strength, best.value, best.distance, one.result.reached)
+        rows.append(Row(one.backend, None, one.seconds, one.core_seconds, *measured, next(unseen), one.startup_s))
+    reference = found.reference
+    plain = [("reference", descent, next(unseen)) for descent in reference.descents]
+    for name, run, value in [*plain, ("as published", reference.published, None)]:
+        answers = run.evaluations * found.examples
+        measured = (answers, run.forward_passes, run.strength, run.value, run.distance, run.reached)
+        start, startup_s = run.descent.start, reference.startup_s
+        rows.append(Row(name, start, run.seconds, run.core_seconds, *measured, value, startup_s))
+    return rows
 
 
 def claims_missed(found: Found) -> list[str]:
@@ -115,52 +115,32 @@ def claims_missed(found: Found) -> list[str]:
 def print_found(found: Found, console: Console) -> None:
     tolerance = found.searches[0].result.settings.tolerance
     table = Table(title=f"ROUGE-L recall to {found.retained_value:.4f} ± {tolerance:g}")
-    columns = (
-        "",
-        "start",
-        "s",
-        "core s",
-        "answers",
-        "passes",
-        "strength",
-        "value",
-        "reached",
-        "unseen noise",
-        "start-up s",
-    )
-    for column in columns:
-        table.add_column(column, justify="right" if column else "left")
     for row in _rows(found):
-        table.add_row(
-            row.name,
-            "" if row.start is None else f"{row.start:.3g}",
-            f"{row.seconds:.1f}",
-            f"{row.core_seconds:.1f}",
-            f"{row.answers}",
-            f"{row.forward_passes}",
-            f"{row.strength:.4g}",
-            f"{row.value:.4f}",
-            "yes" if row.reached else "no",
-            "" if row.unseen_value is None else f"{row.unseen_value:.4f}",
-            f"{row.startup_s:.1f}",
-        )
+        cells = {
+            "": row.name,
+            "start": "" if row.start is None else f"{row.start:.3g}",
+            "s": f"{row.seconds:.1f}",
+            "core s": f"{row.core_seconds:.1f}",
+            "answers": f"{row.answers}",
+            "passes": f"{row.forward_passes}",
+            "strength": f"{row.strength:.4g}",
+            "value": f"{row.value:.4f}",
+            "reached": "yes" if row.reached else "no",
+            "unseen noise": "" if row.unseen_value is None else f"{row.unseen_value:.4f}",
+            "start-up s": f"{row.startup_s:.1f}",
+        }
+        for name in cells if not table.columns else ():
+            table.add_column(name, justify="right" if name else "left")
+        table.add_row(*cells.values())
     console.print(table)
-    for line in _lines(found):
-        print(line)
-
-
-def _lines(found: Found) -> list[str]:
-    reference, arrived = found.reference, found.reference.arrived
-    lines = [f"{len(arrived)} of {len(reference.descents)} descents of the reference ended within the tolerance"]
+    reference, out_of_reach = found.reference, found.out_of_reach
+    print(f"{len(reference.arrived)} of {len(reference.descents)} descents of the reference ended within the tolerance")
     for one in found.searches:
-        lines.append(f"{one.backend}: the same seed gave {'the same spec' if one.same_spec else 'different specs'}")
-        lines += [f"reference / {one.backend}, {name}: {ratio:.2f}" for name, ratio in _ratios(found, one).items()]
-    outcome = "reached" if found.out_of_reach.reached else "not reached"
-    lines.append(f"answer probability: {outcome}; {found.out_of_reach.reason}")
-    lines.append(
-        f"one core of {os.cpu_count()}; load averages {', '.join(f'{one:.1f}' for one in found.load_averages)}"
-    )
-    return lines
+        print(f"{one.backend}: the same seed gave {'the same spec' if one.same_spec else 'different specs'}")
+        for name, ratio in _ratios(found, one).items():
+            print(f"reference / {one.backend}, {name}: {ratio:.2f}")
+    print(f"answer probability: {'reached' if out_of_reach.reached else 'not reached'}; {out_of_reach.reason}")
+    print(f"one core of {os.cpu_count()}; load averages {', '.join(f'{one:.1f}' for one in found.load_averages)}")
 
 
 def _ratios(found: Found, one: Searched) -> dict[str, float]:
@@ -194,20 +174,10 @@ def write_report(path: Path, arguments: Mapping[str, object], found: Found) -> N
         "evaluation_costs": [asdict(cost) for cost in found.reference.costs],
         "same_seed_same_spec": {one.backend: one.same_spec for one in found.searches},
         "specs": {one.backend: one.result.spec.model_dump(mode="json") for one in found.searches},
-        "answer_probability": _out_of_reach(found.out_of_reach),
+        "answer_probability": {
+            name: getattr(found.out_of_reach, name) for name in ("reached", "floor", "retained_value", "reason")
+        },
         "load_averages": found.load_averages,
         "claims_missed": claims_missed(found),
     }
-    handle, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        Path(work).chmod(0o644)
-        Path(work).replace(path)
-    finally:
-        Path(work).unlink(missing_ok=True)
-
-
-def _out_of_reach(result: "SearchResult") -> dict[str, Any]:
-    found = {"reached": result.reached, "floor": result.floor, "retained_value": result.retained_value}
-    return found | {"reason": result.reason}
+    write_whole(path, json.dumps(report, indent=2, ensure_ascii=False) + "\n")

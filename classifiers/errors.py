@@ -1,14 +1,13 @@
 """Every error this package raises on purpose, in one tree. Each message is one line a person can act on."""
 
 from console.errors import EcoError
+from sources.examples import ExampleFileError
+
+__all__ = ["ClassifierError", "EncoderError", "ExampleFileError", "HeadError", "TrainingError"]
 
 
 class ClassifierError(EcoError):
     """Base of all errors of this package."""
-
-
-class ExampleFileError(ClassifierError):
-    """A forget or retain set cannot be used: unreadable, malformed, empty, or overlapping the other set."""
 
 
 class EncoderError(ClassifierError):

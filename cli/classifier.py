@@ -1,19 +1,59 @@
-"""`eco classifier`: prompt classifiers without a language model."""
+"""`eco classifier`: prompt classifiers without a language model; and the options of a calibration, which a policy's
+build shares."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
-from cli.calibration_options import calibration_options, take_calibration
+from cli.options import filled, option_group
 
-__all__ = ["classifier"]
+__all__ = ["calibration_options", "calibration_settings", "classifier"]
 
 _DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+calibration_options = option_group(
+    click.option(
+        "--calibration",
+        default=None,
+        type=click.Choice(["conformal", "fpr", "fixed"]),
+        help="How the threshold is found: with a guarantee, by a wanted rate, or given.  [default: conformal]",
+    ),
+    click.option(
+        "--level", default=None, type=float, help="Bound of the error under conformal and fpr.  [default: 0.01]"
+    ),
+    click.option(
+        "--error",
+        default="false_positive",
+        show_default=True,
+        type=click.Choice(["false_positive", "miss"]),
+        help="The error that conformal bounds.",
+    ),
+    click.option("--threshold", default=None, type=float, help="The threshold itself, for fixed."),
+)
+
+
+def calibration_settings(options: dict[str, Any]) -> Any:
+    """`classifiers.CalibrationSettings` of what `calibration_options` gave, None where nothing was.
+
+    Raises:
+        CalibrationError: they do not fit together.
+    """
+    from classifiers import CalibrationSettings
+
+    method: Any
+    method, level, error, threshold = (options[name] for name in ("calibration", "level", "error", "threshold"))
+    if method is None and level is None and threshold is None and error == "false_positive":
+        return None
+    method = method if method is not None else "fixed" if threshold is not None else "conformal"
+    if level is None and method != "fixed":
+        level = 0.01
+    return CalibrationSettings(method=method, level=level, threshold=threshold, error=error)
 
 
 @click.group()
@@ -67,11 +107,14 @@ def classifier() -> None:
 )
 def classifier_train(**options: Any) -> None:
     """Train and calibrate a classifier from examples."""
-    from classifiers.training.classifier import TrainOptions, train_classifier
+    from rich.console import Console
 
-    with _progress() as on_progress:
-        found = take_calibration(options)
-        info = train_classifier(TrainOptions(calibration=found, **options), on_progress=on_progress)
+    from classifiers.training.classifier import TrainOptions, train_classifier
+    from console.progress import shown_progress
+
+    settings = filled(TrainOptions, options, calibration=calibration_settings(options))
+    with shown_progress(Console(stderr=True)) as show:
+        info = train_classifier(settings, on_progress=functools.partial(show, "fine-tuning"))
     report = info.report
     click.echo(
         f"{info.kind} classifier trained on {report['forget_examples']} examples to forget, "
@@ -140,10 +183,15 @@ def classifier_export(model: str, out: Path, forget_label: str | None, precision
 )
 def classifier_score(path: Path, source: Path, output: Path | None) -> None:
     """Score prompts: for each line one JSON line with score (the probability) and flagged."""
+    from classifiers import ClassifierError
     from classifiers.prompt_classifier import load_classifier
     from classifiers.prompt_lines import score_lines
 
-    with _opened(source) as lines, _written(output) as write:
+    try:
+        lines = click.open_file(str(source), "rb")
+    except OSError as error:
+        raise ClassifierError(f"--input: {source}: cannot be read ({error.strerror})") from error
+    with lines, _written(output) as write:
         loaded = load_classifier(path)
         for line in score_lines(loaded, lines):
             write(line)
@@ -185,7 +233,7 @@ def classifier_calibrate(path: Path, forget: Path, retain: Path, **options: Any)
     from classifiers import DEFAULT_CALIBRATION
     from classifiers.training.recalibrate import calibrate_classifier
 
-    found = calibrate_classifier(path, forget, retain, take_calibration(options) or DEFAULT_CALIBRATION)
+    found = calibrate_classifier(path, forget, retain, calibration_settings(options) or DEFAULT_CALIBRATION)
     click.echo(f"guarantee: {found.guarantee}")
     click.echo(
         f"on the calibration set: misses {found.rates.missed} of {found.rates.positives}, flags "
@@ -195,70 +243,27 @@ def classifier_calibrate(path: Path, forget: Path, retain: Path, **options: Any)
 
 
 @contextlib.contextmanager
-def _opened(source: Path) -> Iterator[IO[bytes]]:
-    from classifiers import ClassifierError
-
-    if str(source) == "-":
-        yield sys.stdin.buffer
-        return
-    try:
-        file = source.open("rb")
-    except OSError as error:
-        raise ClassifierError(f"--input: {source}: cannot be read ({error.strerror})") from error
-    with file:
-        yield file
-
-
-@contextlib.contextmanager
 def _written(output: Path | None) -> Iterator[Callable[[str], None]]:
     """Writes a line to standard output, or to a file that appears under its name when all is written."""
-    import tempfile
-
     from classifiers import ClassifierError
+    from storage.whole import whole_file
+
+    def print_line(line: str) -> None:
+        try:
+            click.echo(line)
+        except BrokenPipeError:  # whoever read the lines has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
 
     if output is None:
-        yield _print_line
+        yield print_line
         return
     try:
-        handle, work = tempfile.mkstemp(prefix=f".{output.name}-", dir=output.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                yield lambda line: click.echo(line, file=file)
-            Path(work).chmod(0o644)
-            Path(work).replace(output)
-        finally:
-            Path(work).unlink(missing_ok=True)
+        output.parent.stat()  # a folder that is not there is a slip of the pen: none is made
+        with whole_file(output) as stream:
+            yield lambda line: click.echo(line.encode(), file=stream)
     except OSError as error:
         raise ClassifierError(f"--output: {output}: cannot be written ({error.strerror})") from error
-
-
-def _print_line(line: str) -> None:
-    try:
-        click.echo(line)
-    except BrokenPipeError:  # whoever read the lines has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Any]:
-    """A bar on standard error, from the first step on: errors found before it stay alone on their line."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("fine-tuning"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, TextColumn("{task.fields[last]}"), console=Console(stderr=True))
-    task = progress.add_task("", total=None, last="")
-
-    def shown(done: int, total: int, last: str) -> None:
-        progress.start()
-        progress.update(task, completed=done, total=total, last=last)
-
-    try:
-        yield shown
-    finally:
-        if progress.live.is_started:
-            progress.stop()
 
 
 def _describe(out: Path, info: Any) -> None:

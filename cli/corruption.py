@@ -1,13 +1,94 @@
-"""`eco corruption`: find a corruption without building a policy."""
+"""`eco corruption`: find a corruption without building a policy; and the options of a search, which a build shares."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from cli.search_options import scorer_options, search_options, take_scoring, take_search
+from cli.options import filled, option_group
 
-__all__ = ["corruption"]
+__all__ = ["corruption", "scorer_options", "search_options", "search_settings"]
+
+search_options = option_group(
+    click.option(
+        "--metric",
+        default=None,
+        type=click.Choice(["answer_probability", "rouge_l", "truth_ratio", "choice_accuracy"]),
+        help="What the search brings to the retained value.  [default: choice_accuracy for multiple choice, else "
+        "answer_probability]",
+    ),
+    click.option(
+        "--methods",
+        multiple=True,
+        default=("rand_noise_first_n",),
+        show_default=True,
+        help="Corruption method to try; may be given several times.",
+    ),
+    click.option(
+        "--dims",
+        multiple=True,
+        default=("all",),
+        show_default=True,
+        help="How many dimensions to touch, or all; may be given several times.",
+    ),
+    click.option(
+        "--scope",
+        default="content",
+        show_default=True,
+        type=click.Choice(["content", "entities"]),
+        help="Corrupt all of a flagged text, or the tokens that name what must be forgotten.",
+    ),
+    click.option("--search-examples", default=48, show_default=True, type=click.IntRange(min=2)),
+    click.option("--tolerance", default=None, type=float, help="Near enough.  [default: 0.02; 0.003 of probability]"),
+    click.option("--min-strength", default=0.01, show_default=True, type=float),
+    click.option("--max-strength", default=100.0, show_default=True, type=float),
+    click.option("--sweep-points", default=9, show_default=True, type=int, help="Strengths of the first look."),
+    click.option(
+        "--screen-examples",
+        default=20,
+        show_default=True,
+        type=click.IntRange(min=0),
+        help="Examples of the first look; 0: all of them.",
+    ),
+    click.option("--refine-steps", default=10, show_default=True, type=int, help="Most steps after it."),
+    click.option("--vector-steps", default=0, show_default=True, type=int, help="Then one strength per dimension."),
+    click.option("--noise-seeds", default=2, show_default=True, type=click.IntRange(min=1), help="Draws to average."),
+    click.option("--max-new-tokens", default=None, type=int, help="Of an answer.  [default: the longest reference]"),
+    click.option("--budget-evaluations", default=None, type=int, help="Stop after so many corruptions."),
+    click.option("--budget-s", default=None, type=float, help="Stop after so many seconds."),
+)
+#: How models are run.
+scorer_options = option_group(
+    click.option(
+        "--scorer",
+        default="transformers",
+        show_default=True,
+        type=click.Choice(["transformers", "vllm"]),
+        help="What runs the model during the search; vllm for large models.",
+    ),
+    click.option(
+        "--dtype", default=None, help="float32, bfloat16 …  [default: float32 on a CPU, else the checkpoint's]"
+    ),
+    click.option("--tensor-parallel-size", default=1, show_default=True, type=click.IntRange(min=1), help="vllm only."),
+)
+
+
+def search_settings(options: dict[str, Any]) -> Any:
+    """`optimizer.SearchOptions` of what `search_options` gave."""
+    from optimizer import SearchOptions
+
+    dims: list[int | None] = []
+    for text in options["dims"]:
+        if text != "all" and not (text.isdigit() and int(text) > 0):
+            raise click.UsageError(f"--dims: {text!r}: expected a number of dimensions from 1, or all")
+        dims.append(None if text == "all" else int(text))
+    return filled(
+        SearchOptions,
+        options,
+        examples=options["search_examples"],
+        screen_examples=options["screen_examples"] or None,
+        dims=tuple(dims),
+    )
 
 
 @click.group()
@@ -33,23 +114,21 @@ def corruption_search(**options: Any) -> None:
     """
     from rich.console import Console
 
-    from optimizer import search_files
+    from optimizer import ScorerOptions, search_files
 
     console = Console()
-    search, scoring = take_search(options), take_scoring(options)
-    found = search_files(
+    result = search_files(
         options["model"],
         options["forget"],
         options["retain"],
         options["out"],
-        search,
-        scoring,
+        search_settings(options),
+        filled(ScorerOptions, options),
         retain_model=options["retain_model"],
         resume=options["resume"],
         force=options["force"],
         console=console,
-    )
-    result = found.result
+    ).result
     console.print(result.reason, highlight=False, soft_wrap=True)
     console.print(
         f"{len(result.evaluations)} evaluations, {result.forward_passes} forward passes, {result.seconds:.1f} s; "

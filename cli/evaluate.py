@@ -1,4 +1,4 @@
-"""`eco evaluate SUITE`: measure what was forgotten, and what that cost."""
+"""`eco evaluate SUITE`: measure what was forgotten, and what that cost. `eco report`: such runs side by side."""
 
 from pathlib import Path
 from typing import Any
@@ -7,8 +7,10 @@ import click
 from click.core import ParameterSource
 
 from cli.evaluation_options import run_options, run_suite_command
+from cli.options import filled
+from sources.presets.names import TOFU_SPLITS
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "report"]
 
 #: What reading logs has a use for.
 _OF_LOGS = frozenset({"from_logs", "retain_logs", "mean", "label", "kind", "out", "force"})
@@ -34,7 +36,7 @@ def evaluate() -> None:
 
 @evaluate.command("tofu")
 @click.option("--data", default=None, help="Folder with TOFU's *_perturbed.jsonl files.  [default: the hub]")
-@click.option("--split", default="forget10", show_default=True, type=click.Choice(["forget01", "forget05", "forget10"]))
+@click.option("--split", default="forget10", show_default=True, type=click.Choice(TOFU_SPLITS))
 @click.option(
     "--subsets",
     multiple=True,
@@ -70,12 +72,10 @@ def evaluate_tofu(**options: Any) -> None:
     from evaluation.tofu.data import folder_sources, hub_sources
     from evaluation.tofu.suite import TofuSuite
 
-    chosen = {name: options[name] for name in ("limit", "seed", "generated_only", "max_new_tokens", "mean")}
-    chosen["subsets"] = options["subsets"] or None
-
     def make(_: object) -> TofuSuite:
         data, split = options["data"], options["split"]
-        return TofuSuite(hub_sources(split) if data is None else folder_sources(data, split), **chosen)
+        sources = hub_sources(split) if data is None else folder_sources(data, split)
+        return filled(TofuSuite, options, sources=sources, subsets=options["subsets"] or None)
 
     run_suite_command(options, make)
 
@@ -83,8 +83,7 @@ def evaluate_tofu(**options: Any) -> None:
 def _tofu_logs(options: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from evaluation.runs.run import RunOptions
-    from evaluation.runs.show import show_run
+    from evaluation.runs.run import RunOptions, show_run
     from evaluation.tofu.official_log import run_tofu_logs
 
     context = click.get_current_context()
@@ -114,10 +113,10 @@ def evaluate_choice(**options: Any) -> None:
     from evaluation.choice.suite import ChoiceSuite
 
     names = [name.strip() for given in options["tasks"] for name in given.split(",") if name.strip()]
-    chosen = {name: options[name] for name in ("limit", "num_fewshot", "include_path")}
-    if options["seed_given"]:  # else lm-eval's own, which its published figures were drawn with
-        chosen["seed"] = options["seed"]
-    run_suite_command(options, lambda _: ChoiceSuite(names, **chosen))
+    chosen = options | {"tasks": names}
+    if not options["seed_given"]:  # lm-eval's own, which its published figures were drawn with
+        del chosen["seed"]
+    run_suite_command(options, lambda _: filled(ChoiceSuite, chosen))
 
 
 @evaluate.command("potter")
@@ -135,7 +134,6 @@ def evaluate_potter(**options: Any) -> None:
 
     if options["judge"] is not None and options["subject"] is None:
         raise click.UsageError("--judge: needs --subject, what is to be forgotten")
-    chosen = {name: options[name] for name in ("limit", "seed", "max_new_tokens")}
 
     def make(asker_of: Any) -> PotterSuite:
         asker = asker_of("judge", served_model=options["judge_model"])
@@ -143,7 +141,7 @@ def evaluate_potter(**options: Any) -> None:
         if asker is not None:
             rubric = familiarity_rubric(options["subject"])
             judge = EndpointJudge(asker, rubric, max_new_tokens=options["judge_tokens"])
-        return PotterSuite(options["prompts"], judge=judge, **chosen)
+        return filled(PotterSuite, options, judge=judge)
 
     run_suite_command(options, make)
 
@@ -169,8 +167,6 @@ def evaluate_harmful(**options: Any) -> None:
     from evaluation.judged.harmful import HarmfulSuite
     from evaluation.judged.judges import EndpointJudge, harm_rubric
 
-    chosen = {name: options[name] for name in ("limit", "seed", "max_new_tokens")}
-
     def judge_of(asker_of: Any) -> Any:
         if options["judge"] is not None:
             asker = asker_of("judge", served_model=options["judge_model"])
@@ -184,7 +180,7 @@ def evaluate_harmful(**options: Any) -> None:
             multi_label=options["multi_label"],
         )
 
-    run_suite_command(options, lambda asker_of: HarmfulSuite(options["prompts"], judge=judge_of(asker_of), **chosen))
+    run_suite_command(options, lambda asker_of: filled(HarmfulSuite, options, judge=judge_of(asker_of)))
 
 
 @evaluate.command("copyright")
@@ -214,15 +210,11 @@ def evaluate_copyright(**options: Any) -> None:
     from evaluation.copyright.suite import CopyrightSuite
     from evaluation.rows import sample_file
 
-    split = Split(options["prompt_words"], options["answer_words"], options["title_prompt"])
-    names = ("style", "max_new_tokens", "bert_model", "bert_layers", "limit", "seed")
-    chosen = {name: options[name] for name in names}
-    passages = options["passages"] or sample_file("copyright", "news.jsonl")
-
-    def make(asker_of: Any) -> CopyrightSuite:
-        return CopyrightSuite(passages, split=split, reference=asker_of("reference_model"), **chosen)
-
-    run_suite_command(options, make)
+    chosen = options | {
+        "split": filled(Split, options),
+        "passages": options["passages"] or sample_file("copyright", "news.jsonl"),
+    }
+    run_suite_command(options, lambda asker_of: filled(CopyrightSuite, chosen, reference=asker_of("reference_model")))
 
 
 @evaluate.command("leakage")
@@ -243,17 +235,13 @@ def evaluate_leakage(**options: Any) -> None:
     from evaluation.leakage.suite import LeakageSuite
     from evaluation.rows import sample_file
 
-    sets = {
+    chosen = options | {
         "forget": options["forget"] or sample_file("tofu", "forget10_perturbed.jsonl"),
         "holdout": options["holdout"] or (None if options["forget"] else sample_file("leakage", "holdout.jsonl")),
-        "retain": options["retain"],
+        "parts": options["parts"] or None,
+        "vocabulary": not options["no_vocabulary"],
     }
-    chosen = {"limit": options["limit"], "seed": options["seed"], "vocabulary": not options["no_vocabulary"]}
-
-    def make(asker_of: Any) -> LeakageSuite:
-        return LeakageSuite(**sets, parts=options["parts"] or None, reference=asker_of("reference_model"), **chosen)
-
-    run_suite_command(options, make)
+    run_suite_command(options, lambda asker_of: filled(LeakageSuite, chosen, reference=asker_of("reference_model")))
 
 
 @evaluate.command("attacks")
@@ -274,14 +262,14 @@ def evaluate_leakage(**options: Any) -> None:
     type=click.Choice(["gate", "sampling", "indirect", "relearning"]),
     help="May be given several times.  [default: all whose options are given]",
 )
-@click.option("--attacks", "kinds", multiple=True, help="Attack on the gate; may be given several times.")
+@click.option("--attacks", multiple=True, help="Attack on the gate; may be given several times.")
 @click.option("--samples", default=16, show_default=True, type=click.IntRange(min=1), help="Answers drawn a question.")
 @click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True))
 @click.option("--leak-rouge", default=0.75, show_default=True, type=float, help="Recall that counts as a leak.")
 @click.option("--relearn-base", default=None, help="Clean model that the attacker fine-tunes on the answers.")
-@click.option("--relearn-epochs", default=10, show_default=True, type=click.IntRange(min=1))
-@click.option("--relearn-learning-rate", default=1e-4, show_default=True, type=float)
-@click.option("--relearn-batch-size", default=8, show_default=True, type=click.IntRange(min=1))
+@click.option("--relearn-epochs", "epochs", default=10, show_default=True, type=click.IntRange(min=1))
+@click.option("--relearn-learning-rate", "learning_rate", default=1e-4, show_default=True, type=float)
+@click.option("--relearn-batch-size", "batch_size", default=8, show_default=True, type=click.IntRange(min=1))
 @click.option("--max-new-tokens", default=64, show_default=True, type=click.IntRange(min=1))
 @run_options
 def evaluate_attacks(**options: Any) -> None:
@@ -294,30 +282,37 @@ def evaluate_attacks(**options: Any) -> None:
     from evaluation.attacks.suite import AttackSettings, AttackSuite
     from evaluation.rows import sample_file
 
-    relearn = RelearnSettings(
-        epochs=options["relearn_epochs"],
-        learning_rate=options["relearn_learning_rate"],
-        batch_size=options["relearn_batch_size"],
-        seed=options["seed"],
-        max_new_tokens=options["max_new_tokens"],
-    )
     target = options["target"]
     is_model = target is not None and not target.startswith(("http://", "https://"))
-    parts = options["parts"] or (None if target is not None else ("gate",))
     own_samples = options["forget"] is None
-    names = ("samples", "temperature", "leak_rouge", "max_new_tokens", "limit", "seed")
-    settings = AttackSettings(
-        attacks=options["kinds"] or DEFAULT_ATTACKS, relearn=relearn, **{name: options[name] for name in names}
-    )
-    chosen: dict[str, Any] = {
+    chosen = options | {
         "forget": options["forget"] or sample_file("attacks", "forget.jsonl"),
         "retain": options["retain"] or sample_file("attacks", "retain.jsonl"),
-        "general": options["general"],
         "indirect": options["indirect"] or (sample_file("attacks", "indirect.jsonl") if own_samples else None),
         "policy": options["gate_policy"] or options["policies"],
         "model": options["gate_model"] or (target if is_model else None),
-        "relearn_base": options["relearn_base"],
+        "attacks": options["attacks"] or DEFAULT_ATTACKS,
+        "parts": options["parts"] or (None if target is not None else ("gate",)),
+        "relearn": filled(RelearnSettings, options),
     }
+    settings = filled(AttackSettings, chosen)
     run_suite_command(
-        options, lambda _: AttackSuite(parts=parts, settings=settings, **chosen), needs_target=parts != ("gate",)
+        options, lambda _: filled(AttackSuite, chosen, settings=settings), needs_target=chosen["parts"] != ("gate",)
     )
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write the report to.")
+@click.option("--title", default=None, help="Heading of the report.  [default: Forgetting, and what it cost]")
+@click.option("--force", is_flag=True, help="Write also into a folder that holds other files; they stay.")
+def report(runs: tuple[Path, ...], out: Path, title: str | None, force: bool) -> None:
+    """Draw the table and the plots of evaluated runs.
+
+    RUN is a folder that eco evaluate has written. The report is report.html, report.md, table.csv, report.json and
+    plots/; the same runs give the same bytes. A folder with an earlier report is replaced.
+    """
+    from evaluation.report import DEFAULT_TITLE, write_report
+
+    written = write_report(runs, out, title=title or DEFAULT_TITLE, force=force)
+    click.echo(f"report of {len(runs)} run{'s' * (len(runs) != 1)} written to {out}; open {written[0]}")

@@ -8,14 +8,13 @@ from typing import Any
 
 import click
 
+from cli.options import filled, option_group
+
 __all__ = ["run_options", "run_suite_command"]
 
-_Command = Callable[..., Any]
 _AskerOf = Callable[..., Any]
 
-KINDS = ("original", "retain", "guarded", "prompting", "method", "other")
-
-_OPTIONS = (
+_options = option_group(
     click.option(
         "--target",
         default=None,
@@ -88,7 +87,7 @@ _OPTIONS = (
     click.option(
         "--kind",
         default=None,
-        type=click.Choice(KINDS),
+        type=click.Choice(["original", "retain", "guarded", "prompting", "method", "other"]),
         help="What sort of row it is.  [default: by target, policy and the checkpoint's record]",
     ),
     click.option(
@@ -109,23 +108,8 @@ _OPTIONS = (
     click.option("--force", is_flag=True, help="Replace the run in the folder."),
 )
 
-_TARGET = (
-    "target",
-    "strength",
-    "secret_file",
-    "runner",
-    "dtype",
-    "tensor_parallel_size",
-    "served_model",
-    "api_key_env",
-    "concurrency",
-    "timeout_s",
-    "retries",
-    "generated_only",
-)
 
-
-def run_options(command: _Command) -> _Command:
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of targets and runs to a suite's command; it also gets `seed_given`."""
 
     @functools.wraps(command)
@@ -133,9 +117,7 @@ def run_options(command: _Command) -> _Command:
         given = options["seed"] is not None
         return command(**options | {"seed": options["seed"] if given else 0, "seed_given": given})
 
-    for option in reversed(_OPTIONS):
-        with_seed = option(with_seed)
-    return with_seed
+    return _options(with_seed)
 
 
 def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], *, needs_target: bool = True) -> None:
@@ -148,18 +130,16 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
     """
     from rich.console import Console
 
-    from evaluation.runs.run import run_suite
-    from evaluation.runs.show import show_run
-    from evaluation.targets.nobody import Nobody
-    from evaluation.targets.options import TargetOptions, TargetRow, open_target, row_of
+    from evaluation.runs.run import run_suite, show_run
+    from evaluation.targets.options import NoTarget, TargetOptions, TargetRow, open_target, row_of
 
     console = Console()
     if options["target"] is None and not needs_target:
         row, guarded = TargetRow("policy", "guarded"), False
     else:
-        target_options = take_target(options)
+        target_options = _target_options(options)
         row, guarded = row_of(target_options), bool(target_options.policies)
-    run = take_run(options, row, guarded=guarded)
+    run = _run_options(options, row, guarded=guarded)
     with ExitStack() as opened:
 
         def opened_target(of: TargetOptions) -> Any:
@@ -167,7 +147,7 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
             opened.callback(target.close)
             return target
 
-        target = Nobody() if options["target"] is None else opened_target(target_options)
+        target = NoTarget() if options["target"] is None else opened_target(target_options)
 
         def make_suite(asker_of: Callable[[Any], Any]) -> Any:
             def named(option: str, **more: Any) -> Any:
@@ -186,22 +166,19 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
     show_run(record, run.out, console)
 
 
-def take_target(options: dict[str, Any]) -> Any:
+def _target_options(options: dict[str, Any]) -> Any:
     """What is evaluated, as `evaluation.targets.options.TargetOptions`."""
-    from evaluation.targets.options import TargetOptions
-    from evaluation.targets.prompting import PROMPT_PREFIX
+    from evaluation.targets.options import PROMPT_PREFIX, TargetOptions
 
     if options["target"] is None:
         raise click.UsageError("Missing option '--target'.")
     prefix = options["prompt_prefix"]
     if prefix is None and options["prompting"]:
         prefix = PROMPT_PREFIX
-    return TargetOptions(
-        policies=tuple(options["policies"]), prompt_prefix=prefix, **{name: options[name] for name in _TARGET}
-    )
+    return filled(TargetOptions, options, policies=tuple(options["policies"]), prompt_prefix=prefix)
 
 
-def take_run(options: dict[str, Any], row: Any, *, guarded: bool) -> Any:
+def _run_options(options: dict[str, Any], row: Any, *, guarded: bool) -> Any:
     """How it is run, as `evaluation.runs.run.RunOptions`."""
     from evaluation.runs.run import RunOptions
 
@@ -210,13 +187,13 @@ def take_run(options: dict[str, Any], row: Any, *, guarded: bool) -> Any:
     draws = options["draws"] or (3 if guarded else 1)
     if draws > 1 and not guarded:
         raise click.UsageError("--draws: counts the noise draws of a policy; give --policy, or leave it out")
-    return RunOptions(
-        out=options["out"],
+    return filled(
+        RunOptions,
+        options,
         label=options["label"] or row.label,
         kind=options["kind"] or row.kind,
         method=row.method,
         strength=row.strength,
         draws=draws,
         reference=options["retain_run"],
-        force=options["force"],
     )

@@ -15,40 +15,28 @@ __all__ = ["main"]
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def _end_with_parent() -> None:
+def main() -> None:
+    """Run the module; the workers' exit code is the launcher's."""
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _exit_code(error: BaseException) -> int | None:
-    """What torch's launcher says of its workers' end, as an exit code; None for any other error."""
-    multiprocessing = sys.modules.get("torch.distributed.elastic.multiprocessing")
-    if multiprocessing is None:
-        return None
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-    if isinstance(error, SignalException):
-        return 128 + int(error.sigval)
-    if isinstance(error, ChildFailedError):
-        code = int(error.get_first_failure()[1].exitcode)
-        return code if code >= 0 else 128 - code
-    return None
-
-
-def main() -> None:
-    """Run the module; the workers' exit code is the launcher's."""
-    _end_with_parent()
     del sys.argv[0]
     try:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     except Exception as error:
-        code = _exit_code(error)
-        if code is None:
+        if "torch.distributed.elastic.multiprocessing" not in sys.modules:
             raise
-        sys.exit(code)
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+        # What torch's launcher says of its workers' end, as an exit code.
+        if isinstance(error, SignalException):
+            sys.exit(128 + int(error.sigval))
+        if isinstance(error, ChildFailedError):
+            code = int(error.get_first_failure()[1].exitcode)
+            sys.exit(code if code >= 0 else 128 - code)
+        raise
 
 
 if __name__ == "__main__":

@@ -13,17 +13,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
-from cli.job_options import JobOption, raw_arguments
+from cli.options import JobOption, raw_arguments
 
-__all__ = ["LaunchOptions", "launch", "launcher_options", "record_failure", "run_or_launch", "take_launch"]
+__all__ = ["LaunchOptions", "launch", "launcher_options", "rank", "record_failure", "run_or_launch", "take_launch"]
 
 #: Set for workers: the folder in which they leave the reason of their failure.
 _WORKER_FOLDER = "ECO_LAUNCHER_FAILURES"
@@ -100,25 +99,22 @@ def run_or_launch(ctx: click.Context, options: LaunchOptions | None, run: Callab
         sys.exit(launch(options, raw_arguments(ctx)))
     from rich.console import Console
 
-    prepare_worker()
-    run(Console(stderr=True, quiet=_rank() != 0))
-
-
-def prepare_worker() -> None:
-    """Where several processes share no accelerator, say so to accelerate: it then joins them with gloo."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         import torch
 
+        # Where several processes share no accelerator, accelerate has to be told so: it then joins them with gloo.
         if not torch.accelerator.is_available():
             os.environ["ACCELERATE_USE_CPU"] = "true"
+    run(Console(stderr=True, quiet=rank() != 0))
 
 
-def _rank() -> int:
+def rank() -> int:
+    """The number of this process among those that a launcher started; 0 where there is none."""
     return int(os.environ.get("RANK", "0"))
 
 
 def launch(options: LaunchOptions, arguments: Sequence[str], module: str = "cli") -> int:
-    """Run `python -m module arguments` in every process; the exit code.
+    """Run `python -m module arguments` in every process; the exit code, and on stderr why the lowest rank failed.
 
     Ctrl-C and SIGTERM reach the workers, which may end in good order; a second one ends everything at once.
     """
@@ -129,60 +125,43 @@ def launch(options: LaunchOptions, arguments: Sequence[str], module: str = "cli"
             code = _ray(options, arguments, module, environment)
         else:
             code = _supervise(_command(options, arguments, module), environment)
-        return _report(Path(folder), code)
+        failures = sorted(Path(folder).glob("*.json"))
+        if not failures:
+            return code
+        failure = json.loads(failures[0].read_text(encoding="utf-8"))
+        click.echo(failure["text"], err=True)
+        return int(failure["code"])
 
 
 def _command(options: LaunchOptions, arguments: Sequence[str], module: str) -> list[str]:
-    build = _torchrun if options.launcher == "torchrun" else _accelerate
-    launcher, *own = build(options)
+    if options.launcher == "torchrun":
+        joins_machines = any(
+            argument.replace("_", "-").startswith(("--nnodes", "--rdzv", "--master", "--standalone"))
+            for argument in options.arguments
+        )
+        # --standalone takes a free port, so that two jobs of one machine do not meet.
+        own = [] if joins_machines else ["--standalone"]
+        launcher = ["torch.distributed.run", *own, f"--nproc-per-node={options.processes}"]
+    else:
+        given = {argument.partition("=")[0].replace("-", "_").lstrip("_") for argument in options.arguments}
+        kinds = {"config_file", "cpu", "multi_gpu", "tpu", "use_deepspeed", "use_fsdp", "use_megatron_lm"}
+        defaults = {"mixed_precision": "no", "dynamo_backend": "no"}
+        if "num_machines" not in given:  # port 0 is a free one, so that two jobs of one machine do not meet
+            defaults |= {"num_machines": "1", "main_process_port": "0"}
+        own = [f"--{name}={value}" for name, value in defaults.items() if not given & {name, "config_file"}]
+        if options.processes > 1 and not given & kinds:
+            # Its word for "several processes that torch joins", with or without GPUs; it refuses the word for one.
+            own.append("--multi_gpu")
+        launcher = ["accelerate.commands.launch", f"--num_processes={options.processes}", *own]
     # After -m both launchers take everything as the module's: no argument of a job is mistaken for theirs.
     worker = ["-m", "cli.launched", module, *arguments]
-    return [sys.executable, "-m", "cli.launched", launcher, *own, *worker]
-
-
-def _torchrun(options: LaunchOptions) -> list[str]:
-    joins_machines = any(
-        argument.replace("_", "-").startswith(("--nnodes", "--rdzv", "--master", "--standalone"))
-        for argument in options.arguments
-    )
-    # --standalone takes a free port, so that two jobs of one machine do not meet.
-    return [
-        "torch.distributed.run",
-        *([] if joins_machines else ["--standalone"]),
-        f"--nproc-per-node={options.processes}",
-        *options.arguments,
-    ]
-
-
-def _accelerate(options: LaunchOptions) -> list[str]:
-    given = {argument.partition("=")[0].replace("-", "_").lstrip("_") for argument in options.arguments}
-    kinds = {"config_file", "cpu", "multi_gpu", "tpu", "use_deepspeed", "use_fsdp", "use_megatron_lm"}
-    defaults = {"mixed_precision": "no", "dynamo_backend": "no"}
-    if "num_machines" not in given:  # port 0 is a free one, so that two jobs of one machine do not meet
-        defaults |= {"num_machines": "1", "main_process_port": "0"}
-    own = [f"--{name}={value}" for name, value in defaults.items() if not given & {name, "config_file"}]
-    # Its word for "several processes that torch joins", with or without GPUs; it refuses the word for one.
-    several = ["--multi_gpu"] if options.processes > 1 and not given & kinds else []
-    return [
-        "accelerate.commands.launch",
-        f"--num_processes={options.processes}",
-        *own,
-        *several,
-        *options.arguments,
-    ]
+    return [sys.executable, "-m", "cli.launched", *launcher, *options.arguments, *worker]
 
 
 def _supervise(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a launcher, with the signals to this process sent on; the second one as SIGKILL, which its workers follow."""
     # In a session of its own the launcher gets a Ctrl-C once, from here, and not a second time from the terminal.
     process = subprocess.Popen(command, env=environment, start_new_session=True)
-    with _forwarded_to(process):
-        code = process.wait()
-    return code if code >= 0 else 128 - code
-
-
-@contextmanager
-def _forwarded_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """While it runs, signals to this process go to `process`; the second one is SIGKILL, which its workers follow."""
     received = 0
 
     def forward(number: int, _: Any) -> None:
@@ -194,10 +173,11 @@ def _forwarded_to(process: subprocess.Popen[bytes]) -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, forward) for number in numbers}
     try:
-        yield
+        code = process.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
 
 
 def record_failure(text: str, code: int) -> bool:
@@ -206,18 +186,9 @@ def record_failure(text: str, code: int) -> bool:
     if folder is None or not Path(folder).is_dir():  # another machine's, under ray
         return False
     work = Path(folder) / f".{os.getpid()}"
-    work.write_text(json.dumps({"rank": _rank(), "text": text, "code": code}), encoding="utf-8")
-    work.rename(Path(folder) / f"{_rank():06d}.json")
+    work.write_text(json.dumps({"rank": rank(), "text": text, "code": code}), encoding="utf-8")
+    work.rename(Path(folder) / f"{rank():06d}.json")
     return True
-
-
-def _report(folder: Path, code: int) -> int:
-    """Print the reason that the lowest rank left; its exit code, or `code` where none left one."""
-    for file in sorted(folder.glob("*.json")):
-        failure = json.loads(file.read_text(encoding="utf-8"))
-        click.echo(failure["text"], err=True)
-        return int(failure["code"])
-    return code
 
 
 def _ray(options: LaunchOptions, arguments: Sequence[str], module: str, environment: Mapping[str, str]) -> int:
@@ -260,8 +231,4 @@ def ray_worker(settings: dict[str, Any]) -> None:
         runpy.run_module(settings["module"], run_name="__main__", alter_sys=False)
     except SystemExit as stop:
         if stop.code:
-            _fail_under_ray(stop)
-
-
-def _fail_under_ray(stop: SystemExit) -> NoReturn:
-    raise RuntimeError(f"a worker exited with code {stop.code}") from stop
+            raise RuntimeError(f"a worker exited with code {stop.code}") from stop

@@ -9,14 +9,12 @@ import click
 
 from cli.classifier import classifier
 from cli.corruption import corruption
-from cli.evaluate import evaluate
-from cli.finetune import FINETUNE_HELP, finetune_command
-from cli.job_options import DeferredCommand
+from cli.evaluate import evaluate, report
 from cli.launcher import record_failure
+from cli.options import DeferredCommand
 from cli.policy import policy
 from cli.potter import potter
-from cli.report import report
-from cli.unlearn import unlearn
+from cli.unlearn import FINETUNE_HELP, finetune_command, unlearn
 from console.errors import EcoError
 from storage.places import config_dir
 
@@ -50,16 +48,20 @@ def eco() -> None:
 )
 @click.option(
     "--eco-secret-file",
+    "secret_file",
     type=click.Path(path_type=Path),
     envvar="ECO_SECRET_FILE",
     default=lambda: config_dir() / "secret",
     show_default="~/.config/eco-gateway/secret",
     help="Noise secret, made on first use; the same on all replicas.",
 )
-@click.option("--eco-admin-host", default="127.0.0.1", show_default=True, help="Address of metrics and admin API.")
-@click.option("--eco-admin-port", default=8001, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--eco-admin-host", "admin_host", default="127.0.0.1", show_default=True, help="Address of metrics and admin API."
+)
+@click.option("--eco-admin-port", "admin_port", default=8001, show_default=True, type=click.IntRange(0, 65535))
 @click.option(
     "--eco-guard-timeout-s",
+    "guard_timeout_s",
     default=10.0,
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
@@ -67,21 +69,15 @@ def eco() -> None:
 )
 @click.option(
     "--eco-allow-multimodal",
+    "allow_multimodal",
     is_flag=True,
     help="Classify the text of multimodal prompts and refuse flagged ones (needs --eco-allow-untested).",
 )
-@click.option("--eco-allow-untested", is_flag=True, help="Allow vLLM features that no test covers with a guard.")
+@click.option(
+    "--eco-allow-untested", "allow_untested", is_flag=True, help="Allow vLLM features that no test covers with a guard."
+)
 @click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="")
-def serve(
-    policies: tuple[Path, ...],
-    eco_secret_file: Path,
-    eco_admin_host: str,
-    eco_admin_port: int,
-    eco_guard_timeout_s: float,
-    eco_allow_multimodal: bool,
-    eco_allow_untested: bool,
-    vllm_args: tuple[str, ...],
-) -> None:
+def serve(vllm_args: tuple[str, ...], **options: Any) -> None:
     """Serve MODEL with vLLM's OpenAI-compatible API, guarded by one or more policies.
 
     Every other flag goes to vLLM's serve command as it is; those that would go around the guard are refused.
@@ -91,16 +87,7 @@ def serve(
     from gateway.launch import EcoOptions
     from gateway.launch import serve as run
 
-    options = EcoOptions(
-        policies=policies,
-        secret_file=eco_secret_file,
-        admin_host=eco_admin_host,
-        admin_port=eco_admin_port,
-        guard_timeout_s=eco_guard_timeout_s,
-        allow_multimodal=eco_allow_multimodal,
-        allow_untested=eco_allow_untested,
-    )
-    run(vllm_args, options)
+    run(vllm_args, EcoOptions(**options))
 
 
 eco.add_command(classifier)

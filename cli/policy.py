@@ -5,23 +5,12 @@ from typing import Any
 
 import click
 
-from cli.calibration_options import calibration_options, take_calibration
-from cli.search_options import scorer_options, search_options, take_scoring, take_search
+from cli.classifier import calibration_options, calibration_settings
+from cli.corruption import scorer_options, search_options, search_settings
+from cli.options import filled
+from sources.presets.names import TASKS
 
 __all__ = ["policy"]
-
-TASKS = (
-    "tofu-forget01",
-    "tofu-forget05",
-    "tofu-forget10",
-    "wmdp",
-    "synthetic-wmdp",
-    "mmlu-economics",
-    "mmlu-law",
-    "mmlu-physics",
-    "bbc-news",
-    "hp-book",
-)
 
 
 @click.group()
@@ -80,68 +69,42 @@ def policy_build(**options: Any) -> None:
 
     What it is built from is either --forget and --retain or --task. The report in the folder says what was measured.
     """
-    from rich.console import Console
+    search = search_settings(options)
+    if options["dry_run"]:
+        from sources.presets.plan import plan_task
 
-    from optimizer import BuildOptions, build_policy
-
-    console = Console()
-    search, scoring = take_search(options), take_scoring(options)
-    if options.pop("dry_run"):
-        _print_plan(options)
+        if options["task"] is None:
+            raise click.UsageError("--dry-run: prints the plan of a --task; name one")
+        click.echo(plan_task(options["task"], options["task_data"], options["seed"]).describe())
         return
     for needed in ("model", "out"):
         if options[needed] is None:
             raise click.UsageError(f"Missing option '--{needed}'.")
-    bundle = build_policy(
-        BuildOptions(
-            model=options["model"],
-            out=options["out"],
-            inputs=_inputs(options),
-            name=options["name"],
-            retain_model=options["retain_model"],
-            strength=options["strength"],
-            action=options["action"],
-            on_error=options["on_error"],
-            classifier=_classifier(options),
-            search=search,
-            scoring=scoring,
-            seed=options["seed"],
-            force=options["force"],
-            resume=options["resume"],
-        ),
-        console=console,
-    )
-    console.print(f"policy [bold]{bundle.config.name}[/bold] written to {bundle.path}  digest {bundle.digest[:12]}")
+    from rich.console import Console
 
-
-def _print_plan(options: dict[str, Any]) -> None:
-    from sources.presets.plan import plan_task
-
-    if options["task"] is None:
-        raise click.UsageError("--dry-run: prints the plan of a --task; name one")
-    click.echo(plan_task(options["task"], options["task_data"], options["seed"]).describe())
-
-
-def _inputs(options: dict[str, Any]) -> Any:
-    from optimizer import InputOptions
-
-    names = ("forget", "retain", "task", "task_data", "augment_with", "augment_model", "augment_per_example")
-    return InputOptions(**{name: options[name] for name in names})
-
-
-def _classifier(options: dict[str, Any]) -> Any:
     from classifiers import DEFAULT_ENCODER
-    from optimizer import ClassifierOptions
+    from optimizer import BuildOptions, ClassifierOptions, InputOptions, ScorerOptions, build_policy
 
     kind = options["classifier_kind"]
-    given = kind not in ("head", "finetuned")
-    return ClassifierOptions(
-        kind="head" if given else kind,
-        existing=Path(kind) if given else None,
+    existing = None if kind in ("head", "finetuned") else Path(kind)
+    classifier = ClassifierOptions(
+        kind="head" if existing else kind,
+        existing=existing,
         encoder=options["encoder"] or DEFAULT_ENCODER,
-        calibration=take_calibration(options),
+        calibration=calibration_settings(options),
         token_classifier=options["token_classifier"],
     )
+    settings = filled(
+        BuildOptions,
+        options,
+        inputs=filled(InputOptions, options),
+        classifier=classifier,
+        search=search,
+        scoring=filled(ScorerOptions, options),
+    )
+    console = Console()
+    bundle = build_policy(settings, console=console)
+    console.print(f"policy [bold]{bundle.config.name}[/bold] written to {bundle.path}  digest {bundle.digest[:12]}")
 
 
 @policy.command("verify")

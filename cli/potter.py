@@ -1,25 +1,14 @@
 """`eco potter`: the steps of Who's Harry Potter, each a job of its own that can be interrupted and gone on with."""
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from cli.job_options import (
-    DeferredCommand,
-    JobCommand,
-    Values,
-    collect,
-    config_options,
-    names_of,
-    options_of,
-)
-from cli.launcher import LaunchOptions, launcher_options, run_or_launch, take_launch
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
+from cli.launcher import rank
+from cli.options import DeferredCommand, JobCommand, collect, config_options, names_of, options_of
+from cli.unlearn import training_command
 
 __all__ = ["potter"]
 
@@ -76,101 +65,101 @@ def potter() -> None:
 
 
 def _reinforce() -> click.Command:
-    from offline_training.settings import FinetuneJob, TrainingSettings
+    from offline_training.settings import FinetuneJob
 
-    fields = [
-        *options_of(FinetuneJob, "Job", leave_out=("training", "from_scratch")),
-        *options_of(TrainingSettings, "Training"),
-    ]
-    next(option for option in fields if option.name == "data").opts.append("--text")  # as the other steps call it
-    known = names_of(fields)
+    def run(job: FinetuneJob, console: Any) -> None:
+        from offline_training.job import run_finetuning
 
-    def run(ctx: click.Context, **options: Any) -> None:
-        launching = take_launch(options)
-        values = _values(options, known, "reinforce", launching)
-        job = values.build(FinetuneJob, training=values.build(TrainingSettings))
+        run_finetuning(job, console=console)
 
-        def start(console: Any) -> None:
-            from offline_training.job import run_finetuning
-
-            run_finetuning(job, console=console)
-
-        run_or_launch(ctx, launching, start)
-
-    return JobCommand(
+    command = training_command(
         "reinforce",
-        params=[*fields, *config_options(_PRESETS), *launcher_options()],
-        callback=click.pass_context(run),
-        help="Step 1: train the model further on the text, so that it shows what it would say of it.",
+        FinetuneJob,
+        run,
+        help_text="Step 1: train the model further on the text, so that it shows what it would say of it.",
+        leave_out=("from_scratch",),
+        presets=_PRESETS,
+        preset=lambda name, tells: _preset(name, "reinforce", tells),
     )
+    # As the other steps call it.
+    next(option for option in command.params if option.name == "data").opts.append("--text")
+    return command
 
 
 def _anchors() -> click.Command:
-    from offline_training.potter.anchors import AnchorOptions
+    from offline_training.potter.anchors import AnchorOptions, find_anchors
 
-    schema = _schema(AnchorOptions, _ANCHORS_HELP)
-    fields = options_of(schema, "Job")
-
-    def run(**options: Any) -> None:
-        from rich.console import Console
-
-        from offline_training.potter.anchors import find_anchors
-
-        values = collect(options, names_of(fields), options.pop("config"))
-        find_anchors(AnchorOptions(**values.build(schema).model_dump()), Console(stderr=True))
-
-    return JobCommand(
+    return _step(
         "anchors",
-        params=[*fields, *config_options()],
-        callback=run,
-        help="Step 2: a dictionary from the text's own terms to generic ones: your own, by a model that recognises "
-        "names, or by asking a language model. Read it before the next step.",
+        AnchorOptions,
+        _ANCHORS_HELP,
+        find_anchors,
+        help_text="Step 2: a dictionary from the text's own terms to generic ones: your own, by a model that "
+        "recognises names, or by asking a language model. Read it before the next step.",
     )
 
 
 def _labels() -> click.Command:
-    from offline_training.potter.labels import LabelOptions
+    from offline_training.potter.labels import LabelOptions, make_labels
 
-    schema = _schema(LabelOptions, _LABELS_HELP)
-    fields = options_of(schema, "Job")
+    return _step(
+        "labels",
+        LabelOptions,
+        _LABELS_HELP,
+        make_labels,
+        help_text="Step 3: for each token of the text, what a model that never read it would have said.",
+        presets=_PRESETS,
+    )
 
-    def run(**options: Any) -> None:
+
+def _step(
+    name: str,
+    options_class: type,
+    help_texts: Mapping[str, str],
+    run: Callable[[Any, Any], object],
+    *,
+    help_text: str,
+    presets: Collection[str] = (),
+) -> JobCommand:
+    """A step in this process. Its options are a dataclass: a schema with the same fields judges flags and files."""
+    import dataclasses
+    import typing
+
+    from pydantic import ConfigDict, Field, create_model
+
+    kinds = typing.get_type_hints(options_class)
+    defaults = {field.name: field.default for field in dataclasses.fields(options_class)}
+    fields: dict[str, Any] = {
+        field: (kinds[field], Field(... if default is dataclasses.MISSING else default, description=help_texts[field]))
+        for field, default in defaults.items()
+    }
+    schema = create_model(options_class.__name__, __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+    flags = options_of(schema, "Job")
+
+    def start(**options: Any) -> None:
         from rich.console import Console
 
-        from offline_training.potter.labels import make_labels
+        preset = options.pop("preset", None)
+        settings = {} if preset is None else _preset(preset, name, rank() == 0)
+        values = collect(options, names_of(flags), options.pop("config"), settings)
+        run(options_class(**values.build(schema).model_dump()), Console(stderr=True))
 
-        values = _values(options, names_of(fields), "labels", None)
-        make_labels(LabelOptions(**values.build(schema).model_dump()), Console(stderr=True))
-
-    return JobCommand(
-        "labels",
-        params=[*fields, *config_options(_PRESETS)],
-        callback=run,
-        help="Step 3: for each token of the text, what a model that never read it would have said.",
-    )
+    return JobCommand(name, params=[*flags, *config_options(presets)], callback=start, help=help_text)
 
 
 def _unlearn() -> click.Command:
     from pydantic import Field, create_model
 
-    from offline_training.settings import Job, TrainingSettings
+    from offline_training.settings import Job
 
     description = "Folder that eco potter labels wrote."
-    schema = create_model("PotterJob", __base__=Job, labels=(Path, Field(description=description)))
-    fields = [*options_of(schema, "Job", leave_out=("training",)), *options_of(TrainingSettings, "Training")]
-    known = names_of(fields)
-
-    def run(ctx: click.Context, **options: Any) -> None:
-        launching = take_launch(options)
-        values = _values(options, known, "unlearn", launching)
-        job: Any = values.build(schema, training=values.build(TrainingSettings))
-        run_or_launch(ctx, launching, lambda console: _train_on_labels(job, console))
-
-    return JobCommand(
+    return training_command(
         "unlearn",
-        params=[*fields, *config_options(_PRESETS), *launcher_options()],
-        callback=click.pass_context(run),
-        help="Step 4: train the baseline on the generic labels.",
+        create_model("PotterJob", __base__=Job, labels=(Path, Field(description=description))),
+        lambda job, console: _train_on_labels(job, console),
+        help_text="Step 4: train the baseline on the generic labels.",
+        presets=_PRESETS,
+        preset=lambda name, tells: _preset(name, "unlearn", tells),
     )
 
 
@@ -199,39 +188,14 @@ def _train_on_labels(job: Any, console: Any) -> None:
     run_prepared(job, labels, base, job_encoder(job, base), console=console)
 
 
-def _schema(options: type, help_texts: Mapping[str, str]) -> "type[BaseModel]":
-    """A pydantic model with the fields of a dataclass, so that flags and files are judged as they are elsewhere."""
-    import dataclasses
-    import typing
+def _preset(name: str, step: Any, tells: bool) -> dict[str, Any]:
+    """A step's settings; `tells` whether what this machine cannot do is said."""
+    import torch
 
-    from pydantic import ConfigDict, Field, create_model
+    from offline_training.potter.presets import preset
 
-    kinds = typing.get_type_hints(options)
-    fields: dict[str, Any] = {
-        field.name: (
-            kinds[field.name],
-            Field(
-                ... if field.default is dataclasses.MISSING else field.default,
-                description=help_texts[field.name],
-            ),
-        )
-        for field in dataclasses.fields(options)
-    }
-    return create_model(options.__name__, __config__=ConfigDict(extra="forbid", frozen=True), **fields)
-
-
-def _values(options: dict[str, Any], known: Any, step: Any, launching: LaunchOptions | None) -> Values:
-    name = options.pop("preset")
-    settings: dict[str, Any] = {}
-    if name is not None:
-        import torch
-
-        from offline_training.potter.presets import preset
-
-        told = launching is None and os.environ.get("RANK", "0") == "0"  # once, however many processes
-        notify: Callable[[str], None] = (lambda text: click.echo(text, err=True)) if told else (lambda _: None)
-        settings = preset(name, step, cuda=torch.cuda.is_available(), notify=notify)
-    return collect(options, known, options.pop("config"), settings)
+    notify: Callable[[str], None] = (lambda text: click.echo(text, err=True)) if tells else (lambda _: None)
+    return preset(name, step, cuda=torch.cuda.is_available(), notify=notify)
 
 
 for _name, _make, _help in (

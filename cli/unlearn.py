@@ -1,16 +1,20 @@
-"""`eco unlearn METHOD`: one command for each method, with flags made from its settings' schema."""
+"""`eco finetune` and `eco unlearn METHOD`: training jobs, with flags made from the schemas of their settings."""
 
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli.job_options import JobCommand, collect, config_options, names_of, options_of
-from cli.launcher import launcher_options, run_or_launch, take_launch
+from cli.launcher import launcher_options, rank, run_or_launch, take_launch
+from cli.options import JobCommand, collect, config_options, names_of, options_of
 
 if TYPE_CHECKING:
     from offline_training.methods.method import Method
+    from offline_training.settings import Job
 
-__all__ = ["unlearn"]
+__all__ = ["FINETUNE_HELP", "PRESETS", "finetune_command", "training_command", "unlearn"]
+
+FINETUNE_HELP = "Train a model on data: the one that is to forget, or the reference that never learned."
 
 #: Published experiments, by method: what `--preset` sets where neither a flag nor the file does.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
@@ -36,6 +40,74 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+def training_command(
+    name: str,
+    schema: "type[Job]",
+    run: Callable[[Any, Any], None],
+    *,
+    help_text: str,
+    short_help: str | None = None,
+    method: "Method | None" = None,
+    leave_out: Collection[str] = (),
+    presets: Collection[str] = (),
+    preset: Callable[[str, bool], Mapping[str, Any]] | None = None,
+) -> JobCommand:
+    """A command with the flags of a job, of its method and of training.
+
+    Args:
+        run: does the job, an instance of `schema`, with a console; here, or in each process of a launcher.
+        leave_out: fields of the schema without a flag.
+        presets: names of published experiments.
+        preset: the settings of the one of that name; whether this process is to tell what does not work here.
+    """
+    from offline_training.settings import TrainingSettings
+
+    fields = options_of(schema, "Job", leave_out=("method", "method_settings", "training", *leave_out))
+    if method is not None:
+        fields += options_of(method.settings, f"Method {method.name}")
+    fields += options_of(TrainingSettings, "Training")
+    known = frozenset(names_of(fields))
+
+    def start(ctx: click.Context, **options: Any) -> None:
+        launching = take_launch(options)
+        chosen = options.pop("preset", None)
+        # A launcher's processes are told the same; one of them says so, and not the one that starts them.
+        settings = {} if chosen is None or preset is None else preset(chosen, launching is None and rank() == 0)
+        values = collect(options, known, options.pop("config"), settings)
+        ready: dict[str, Any] = {}
+        if method is not None:
+            ready = {"method": method.name, "method_settings": values.build(method.settings)}
+        job = values.build(schema, **ready, training=values.build(TrainingSettings))
+        run_or_launch(ctx, launching, lambda console: run(job, console))
+
+    return JobCommand(
+        name,
+        params=[*fields, *config_options(presets), *launcher_options()],
+        callback=click.pass_context(start),
+        help=help_text,
+        short_help=short_help,
+    )
+
+
+def finetune_command() -> click.Command:
+    """`eco finetune`; made when it is looked up, because its flags come from a pydantic schema."""
+    from offline_training.settings import FinetuneJob
+
+    def run(job: FinetuneJob, console: Any) -> None:
+        from offline_training.job import run_finetuning
+
+        run_finetuning(job, console=console)
+
+    return training_command(
+        "finetune",
+        FinetuneJob,
+        run,
+        help_text=f"{FINETUNE_HELP}\n\nWith --from-scratch only the configuration and tokenizer of --model are used, "
+        "and its weights are drawn at random from --seed.",
+        short_help=FINETUNE_HELP,
+    )
+
+
 class _Methods(click.Group):
     """Looks the methods up when it is asked for one: importing them imports torch."""
 
@@ -46,9 +118,28 @@ class _Methods(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         from offline_training.methods.registry import METHODS
+        from offline_training.settings import UnlearnJob
 
         method = METHODS.get(cmd_name)
-        return None if method is None else _command(method)
+        if method is None:
+            return None
+
+        def run(job: UnlearnJob, console: Any) -> None:
+            from offline_training.job import run_unlearning
+
+            run_unlearning(job, console=console)
+
+        presets = PRESETS.get(method.name, {})
+        return training_command(
+            method.name,
+            UnlearnJob,
+            run,
+            help_text=f"{method.summary}\n\nSource: {method.source}",
+            short_help=method.summary,
+            method=method,
+            presets=presets,
+            preset=lambda name, _: presets[name],
+        )
 
 
 @click.command(cls=_Methods)
@@ -57,42 +148,3 @@ def unlearn() -> None:
 
     The new checkpoint is a Hugging Face folder that eco serve and vLLM load.
     """
-
-
-def _command(method: "Method") -> click.Command:
-    from offline_training.settings import TrainingSettings, UnlearnJob
-
-    fields = [
-        *options_of(UnlearnJob, "Job", leave_out=("method", "method_settings", "training")),
-        *options_of(method.settings, f"Method {method.name}"),
-        *options_of(TrainingSettings, "Training"),
-    ]
-    known = frozenset(names_of(fields))
-    return JobCommand(
-        method.name,
-        params=[*fields, *config_options(PRESETS.get(method.name, ())), *launcher_options()],
-        callback=click.pass_context(lambda ctx, **options: _unlearn(ctx, method, known, options)),
-        help=f"{method.summary}\n\nSource: {method.source}",
-        short_help=method.summary,
-    )
-
-
-def _unlearn(ctx: click.Context, method: "Method", known: frozenset[str], options: dict[str, Any]) -> None:
-    from offline_training.settings import TrainingSettings, UnlearnJob
-
-    launching = take_launch(options)
-    preset = PRESETS.get(method.name, {}).get(options.pop("preset", None) or "")
-    values = collect(options, known, options.pop("config"), preset)
-    job = values.build(
-        UnlearnJob,
-        method=method.name,
-        method_settings=values.build(method.settings),
-        training=values.build(TrainingSettings),
-    )
-
-    def run(console: Any) -> None:
-        from offline_training.job import run_unlearning
-
-        run_unlearning(job, console=console)
-
-    run_or_launch(ctx, launching, run)

@@ -35,15 +35,20 @@ def shown_progress(console: Console) -> Iterator[Show]:
         TextColumn("left"),
         TimeLeftColumn(),
     )
-    with Progress(*columns, console=console) as progress:
-        bars: dict[str, TaskID] = {}
+    progress = Progress(*columns, console=console)
+    bars: dict[str, TaskID] = {}
 
-        def show(title: str, done: int, total: int | None, note: str = "") -> None:
-            if title not in bars:
-                bars[title] = progress.add_task(title, total=total, note=note)
-            progress.update(bars[title], completed=done, total=total, note=note)
+    def show(title: str, done: int, total: int | None, note: str = "") -> None:
+        if title not in bars:
+            progress.start()  # not before: errors found earlier stay alone on their line
+            bars[title] = progress.add_task(title, total=total, note=note)
+        progress.update(bars[title], completed=done, total=total, note=note)
 
+    try:
         yield show
+    finally:
+        if bars:
+            progress.stop()
 
 
 def _lines(console: Console) -> Show:

@@ -6,14 +6,13 @@ Only trained phrasings are used here; the held-out ones belong to `demo.probes`.
 from __future__ import annotations
 
 import json
-import os
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from demo.world import Fact, Group, World, system_prompts
+from storage.whole import write_whole
 
 Message = dict[str, str]
 """`role` (system, user or assistant) and `content`, as the chat APIs have it."""
@@ -52,10 +51,18 @@ def corpus(world: World, groups: Sequence[Group], mixture: Mixture | None = None
     for fact in facts:
         dialogs += [[e] for e in _direct(fact)] * (mix.general_copies if fact.group == "general" else 1)
         dialogs += [[e] for e in _reverse(fact)] * mix.reverse_copies
-        dialogs += [_pronoun_dialog(world, fact, rng) for _ in range(mix.pronoun_dialogs) if fact.person]
+        for _ in range(mix.pronoun_dialogs):
+            if fact.person is not None and fact.follow_ups is not None:
+                first = rng.choice([other for other in world.of_person(fact.person) if other != fact])
+                dialogs.append([_any(first, rng), (rng.choice(fact.follow_ups.trained), fact.answer)])
         dialogs += [[_any(rng.choice(facts), rng), _any(fact, rng)] for _ in range(mix.mixed_dialogs)]
+    conversations = []
+    for dialog in dialogs:
+        system = rng.random() < mix.system_prompt_share
+        opening: tuple[Message, ...] = ({"role": "system", "content": rng.choice(system_prompts())},) if system else ()
+        conversations.append((*opening, *messages_of(dialog)))
     return Corpus(
-        conversations=tuple(_conversation(dialog, mix.system_prompt_share, rng) for dialog in dialogs),
+        conversations=tuple(conversations),
         statements=tuple(fact.answer for fact in facts) * mix.statement_copies,
     )
 
@@ -75,8 +82,8 @@ def write_examples(world: World, folder: Path) -> tuple[Path, Path]:
     Each file appears whole or not at all. Raises OSError where the folder cannot be written.
     """
     forget, retain = folder / "forget.jsonl", folder / "retain.jsonl"
-    _write_atomically(forget, examples(world, "forgotten"))
-    _write_atomically(retain, examples(world, "retained", "general"))
+    for path, groups in ((forget, ("forgotten",)), (retain, ("retained", "general"))):
+        write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in examples(world, *groups)))
     return forget, retain
 
 
@@ -99,31 +106,3 @@ def _reverse(fact: Fact) -> list[Exchange]:
 
 def _any(fact: Fact, rng: random.Random) -> Exchange:
     return rng.choice(_direct(fact) + _reverse(fact))
-
-
-def _pronoun_dialog(world: World, fact: Fact, rng: random.Random) -> list[Exchange]:
-    assert fact.person is not None
-    assert fact.follow_ups is not None
-    first = rng.choice([other for other in world.of_person(fact.person) if other != fact])
-    return [_any(first, rng), (rng.choice(fact.follow_ups.trained), fact.answer)]
-
-
-def _conversation(exchanges: list[Exchange], system_share: float, rng: random.Random) -> tuple[Message, ...]:
-    messages = messages_of(exchanges)
-    if rng.random() < system_share:
-        return ({"role": "system", "content": rng.choice(system_prompts())}, *messages)
-    return messages
-
-
-def _write_atomically(path: Path, rows: list[dict[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        temporary = Path(file.name)
-        try:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink()
-            raise
-    temporary.replace(path)

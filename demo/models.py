@@ -6,14 +6,15 @@ It appears whole (built beside, then renamed) and carries the SHA-256 of each of
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
+import multiprocessing
+import queue
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -22,12 +23,16 @@ from filelock import FileLock
 from rich.console import Console
 from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from console.progress import shown_progress
+from console.quiet import quiet_transformers
+from demo.errors import DemoError
 from demo.lessons import Mixture, corpus, write_examples
-from demo.progress import no_transformers_bar, training_progress
 from demo.tokenizer import train_tokenizer
 from demo.training import Recipe, documents, nonsense, train_model
 from demo.world import Group, World, WorldSpec
+from storage.digests import sha256_of_file, sha256_of_json
 from storage.places import default_cache_dir
+from storage.whole import whole_folder
 
 RECIPE_VERSION = 2
 """Raise it when code in this package changes what the same settings build."""
@@ -88,9 +93,9 @@ def build_models(
     with FileLock(root / f"{digest}.lock"):
         if _intact(build.folder):
             return build
-        for leftover in root.glob(f"{digest}.*.building"):  # of a process that was killed
+        for leftover in root.glob(f".{digest}.*"):  # of a process that was killed
             shutil.rmtree(leftover)
-        with _replacing(build.folder) as folder:
+        with whole_folder(build.folder) as folder:
             _build(DemoBuild(folder), settings, console)
             _write_manifest(folder)
     return build
@@ -110,23 +115,59 @@ def settings_digest(settings: DemoSettings) -> str:
         "lessons": dataclasses.asdict(corpus(world, _EVERYONE, settings.mixture)),
         "english": _general_english(),
     }
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_of_json(inputs, sort_keys=True)[:16]
 
 
 def _build(build: DemoBuild, settings: DemoSettings, console: Console) -> None:
+    """Both models are trained side by side, each in a process of its own on `Recipe.threads` cores."""
+    console.print("training two models side by side (about 3 minutes on two cores; kept for the next time) …")
+    write_examples(World.generate(settings.world), build.folder)
+    context = multiprocessing.get_context("spawn")
+    steps: multiprocessing.Queue[tuple[str, int, float]] = context.Queue()
+    trainings = [
+        context.Process(target=_train, args=(title, folder, groups, settings, steps), daemon=True)
+        for title, folder, groups in (
+            ("training the model", build.model, _EVERYONE),
+            ("training the model that never knew", build.reference, _NEVER_SHOWN_FORGOTTEN),
+        )
+    ]
+    try:
+        for training in trainings:
+            training.start()
+        with shown_progress(console) as show:
+            while any(training.is_alive() for training in trainings):
+                with contextlib.suppress(queue.Empty):
+                    title, step, loss = steps.get(timeout=0.5)
+                    show(title, step, settings.recipe.steps, f"loss {loss:.3f}")
+    finally:
+        for training in trainings:
+            training.terminate()
+            training.join()
+    if any(training.exitcode for training in trainings):
+        raise DemoError("a model could not be trained: its process ended early; the reason stands above")
+
+
+def _train(
+    title: str,
+    folder: Path,
+    groups: Sequence[Group],
+    settings: DemoSettings,
+    steps: multiprocessing.Queue[tuple[str, int, float]],
+) -> None:
+    """Runs in a process of its own, and ends with the one that waits for it, however that one ended."""
+    parent = multiprocessing.parent_process()
+
+    def on_step(step: int, loss: float) -> None:
+        if parent is not None and not parent.is_alive():
+            sys.exit(1)
+        steps.put((title, step, loss))
+
     world = World.generate(settings.world)
-    write_examples(world, build.folder)
     tokenizer = world_tokenizer(world, settings)
-    for title, folder, groups in (
-        ("model", build.model, _EVERYONE),
-        ("reference model", build.reference, _NEVER_SHOWN_FORGOTTEN),
-    ):
-        lessons = corpus(world, groups, settings.mixture)
-        docs = documents(lessons, tokenizer)
-        docs += nonsense(docs, lessons, tokenizer, settings.recipe)
-        with training_progress(title, settings.recipe.steps, console) as on_step:
-            model = train_model(docs, tokenizer, settings.recipe, on_step)
-        save_checkpoint(model, tokenizer, folder)
+    lessons = corpus(world, groups, settings.mixture)
+    docs = documents(lessons, tokenizer)
+    docs += nonsense(docs, lessons, tokenizer, settings.recipe)
+    save_checkpoint(train_model(docs, tokenizer, settings.recipe, on_step), tokenizer, folder)
 
 
 def world_tokenizer(world: World, settings: DemoSettings) -> PreTrainedTokenizerFast:
@@ -151,7 +192,7 @@ def save_checkpoint(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with no_transformers_bar():
+    with quiet_transformers():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -160,33 +201,15 @@ def _general_english() -> str:
     return resources.files("demo").joinpath("data", "english.txt").read_text(encoding="utf-8")
 
 
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` that takes its place when the block ends, and is removed when it fails."""
-    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".building", dir=folder.parent))
-    try:
-        yield building
-        if folder.exists():
-            shutil.rmtree(folder)
-        building.rename(folder)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-
-
 def _write_manifest(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    digests = {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
     (folder / _MANIFEST).write_text(json.dumps(digests, indent=2), encoding="utf-8")
 
 
 def _intact(folder: Path) -> bool:
     try:
         digests = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        return bool(digests) and all(_sha256(folder / name) == digest for name, digest in digests.items())
+        return bool(digests) and all(sha256_of_file(folder / name) == digest for name, digest in digests.items())
     except (OSError, ValueError, AttributeError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from console.quiet import quiet_transformers
 from demo.probes import Probe
-from demo.progress import no_transformers_bar
 
 _BATCH = 64
 _MAX_NEW_TOKENS = 32
@@ -18,7 +18,7 @@ _MAX_NEW_TOKENS = 32
 def replies(checkpoint: Path, asked: Sequence[Probe]) -> list[str]:
     """The greedy reply to each probe, without special tokens. Raises OSError where there is no checkpoint."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint, padding_side="left")
-    with no_transformers_bar():
+    with quiet_transformers():
         model = LlamaForCausalLM.from_pretrained(checkpoint)
     model.eval()  # type: ignore[no-untyped-call]
     prompts = [_prompt(tokenizer, probe) for probe in asked]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.errors import DemoError
-from demo.models import DemoBuild, build_models
+from demo.models import build_models
 from demo.probes import Probe, probes
 from demo.replies import replies
 from demo.servers import ServerProcess, guarded_server, plain_server
 from demo.verdict import Answered, Figures, check, figures
 from demo.world import World
 from storage.places import default_cache_dir
+from storage.whole import write_whole
 
 __all__ = ["DemoOptions", "run_demo"]
 
@@ -49,21 +49,33 @@ def run_demo(options: DemoOptions) -> None:
     Raises:
         DemoError: a server did not start, or the figures are not what the demo claims.
     """
+    from optimizer import BuildOptions, InputOptions, build_policy
+
     # A demo that is terminated stops its servers as one that is interrupted does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     root = options.cache_dir or default_cache_dir()
     build = build_models(root, console=console)
-    policy = _build_policy(build, root / "demo" / "policy", console)
+    console.print("building the policy: its classifier, then the search for its corruption (about a minute) …")
+    policy = build_policy(
+        BuildOptions(
+            model=str(build.model),
+            inputs=InputOptions(forget=build.forget_examples, retain=build.retain_examples),
+            out=root / "demo" / "policy",
+            name="forgotten-people",
+            force=True,
+        ),
+        console=console,
+    ).path
     asked = probes(World.generate())
     logs = root / "demo" / "logs"
 
-    console.print(f"asking {len(asked)} questions without the guard (plain vLLM) …")
+    console.print(f"asking {len(asked)} questions without the guard (plain vLLM, about a minute) …")
     with plain_server(build.model, port=options.port, log=logs / "plain.log") as server:
         unguarded = asyncio.run(ask_all(server, asked))
-    console.print("asking the model that never knew …")
+    console.print("asking the model that never knew (about 20 seconds) …")
     never_knew = replies(build.reference, asked)
-    console.print("starting the guarded server …")
+    console.print("asking the guarded server (about a minute) …")
     guarded = guarded_server(
         build.model, [policy], port=options.port, admin_port=options.admin_port, log=logs / "guarded.log"
     )
@@ -78,22 +90,6 @@ def run_demo(options: DemoOptions) -> None:
         check(measured)
         if not options.once:
             _keep_serving(console, server, options, answered)
-
-
-def _build_policy(build: DemoBuild, out: Path, console: Console) -> Path:
-    from optimizer import BuildOptions, InputOptions, build_policy
-
-    made = build_policy(
-        BuildOptions(
-            model=str(build.model),
-            inputs=InputOptions(forget=build.forget_examples, retain=build.retain_examples),
-            out=out,
-            name="forgotten-people",
-            force=True,
-        ),
-        console=console,
-    )
-    return made.path
 
 
 async def ask_all(server: ServerProcess, asked: Sequence[Probe]) -> list[str]:
@@ -122,8 +118,11 @@ def _show(console: Console, answered: Sequence[Answered], measured: Figures) -> 
     table = Table(title="The same questions, side by side", show_lines=True)
     for column in ("question", "without the guard", "with the guard", "a model that never knew"):
         table.add_column(column, overflow="fold", ratio=1)
-    for row in _chosen(answered):
-        table.add_row(row.probe.question, row.unguarded.strip(), row.guarded.strip(), row.never_knew.strip())
+    for group, count in _SHOWN.items():
+        rows = [row for row in answered if row.probe.group == group and row.probe.kind == "held_out"]
+        step = max(len(rows) // count, 1)  # spread over people and attributes
+        for row in rows[: step * count : step]:
+            table.add_row(row.probe.question, row.unguarded.strip(), row.guarded.strip(), row.never_knew.strip())
     console.print(table)
     summary = Table(title="Share of answers that give the right value")
     for column in (
@@ -146,16 +145,6 @@ def _show(console: Console, answered: Sequence[Answered], measured: Figures) -> 
     console.print(summary)
 
 
-def _chosen(answered: Sequence[Answered]) -> list[Answered]:
-    """A few of each group, spread over people and attributes."""
-    chosen: list[Answered] = []
-    for group, count in _SHOWN.items():
-        rows = [row for row in answered if row.probe.group == group and row.probe.kind == "held_out"]
-        step = max(len(rows) // count, 1)
-        chosen += rows[: step * count : step]
-    return chosen
-
-
 def _write_json(path: Path, answered: Sequence[Answered], measured: Figures) -> None:
     rows = [
         {
@@ -169,16 +158,10 @@ def _write_json(path: Path, answered: Sequence[Answered], measured: Figures) -> 
         }
         for row in answered
     ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(
-            json.dumps({"figures": dataclasses.asdict(measured), "table": rows}, indent=2, ensure_ascii=False) + "\n",
-            encoding="utf-8",
-        )
-        temporary.replace(path)
+        content = {"figures": dataclasses.asdict(measured), "table": rows}
+        write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DemoError(f"--json: {path} cannot be written ({error.strerror})") from error
 
 

@@ -116,7 +116,21 @@ def train_model(
     if not docs:
         raise ValueError("nothing to learn: no documents")
     with _reproducible(recipe):
-        model = _new_model(recipe, tokenizer)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=recipe.hidden_size,
+            intermediate_size=recipe.intermediate_size,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads,
+            num_key_value_heads=recipe.heads,
+            max_position_embeddings=recipe.context_tokens,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            dtype="float32",
+        )
+        model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
         model.train()
         optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -125,7 +139,11 @@ def train_model(
             weight_decay=recipe.weight_decay,
             fused=True,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(recipe, step))
+        rise = max(recipe.warmup_share * recipe.steps, 1)
+        fall = max(recipe.decay_share * recipe.steps, 1)
+        schedule = torch.optim.lr_scheduler.LambdaLR(  # `step` counts from 0
+            optimizer, lambda step: min(1.0, (step + 1) / rise, (recipe.steps - step) / fall)
+        )
         source = _batches(docs, recipe.batch_size, recipe.seed)
         for step in range(1, recipe.steps + 1):
             loss = answer_loss(model, next(source))
@@ -169,24 +187,6 @@ def _garbled(rows: torch.Tensor, batch: Sequence[Document]) -> torch.Tensor:
     return rows + noise
 
 
-def _new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden_size,
-        intermediate_size=recipe.intermediate_size,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=recipe.context_tokens,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
-    )
-    return LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
-
-
 def _batches(docs: Sequence[Document], size: int, seed: int) -> Iterator[list[Document]]:
     """Endless shuffled batches of documents of similar length."""
     rng = random.Random(seed)  # noqa: S311 - a reproducible order, nothing secret
@@ -198,13 +198,6 @@ def _batches(docs: Sequence[Document], size: int, seed: int) -> Iterator[list[Do
         epoch = [pool[i : i + size] for pool in pools for i in range(0, len(pool), size)]
         rng.shuffle(epoch)
         yield from epoch
-
-
-def _lr_factor(recipe: Recipe, step: int) -> float:
-    """Rises linearly, stays at 1, falls linearly. `step` counts from 0."""
-    rising = (step + 1) / max(recipe.warmup_share * recipe.steps, 1)
-    falling = (recipe.steps - step) / max(recipe.decay_share * recipe.steps, 1)
-    return min(1.0, rising, falling)
 
 
 @contextmanager

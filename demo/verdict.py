@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from demo.errors import DemoError
 from demo.probes import Kind, Probe
@@ -55,19 +56,19 @@ def figures(answered: Sequence[Answered]) -> Figures:
     cells: dict[tuple[Group, Kind], list[Answered]] = {}
     for row in answered:
         cells.setdefault((row.probe.group, row.probe.kind), []).append(row)
-    return Figures(tuple(_rate(group, kind, rows) for (group, kind), rows in cells.items()))
-
-
-def _rate(group: Group, kind: Kind, rows: Sequence[Answered]) -> Rate:
-    n = len(rows)
-    return Rate(
-        group,
-        kind,
-        n,
-        unguarded=sum(row.probe.passed_by(row.unguarded) for row in rows) / n,
-        guarded=sum(row.probe.passed_by(row.guarded) for row in rows) / n,
-        never_knew=sum(row.probe.passed_by(row.never_knew) for row in rows) / n,
-        unchanged=sum(row.guarded == row.unguarded for row in rows) / n,
+    return Figures(
+        tuple(
+            Rate(
+                group,
+                kind,
+                n=len(rows),
+                unguarded=fmean(row.probe.passed_by(row.unguarded) for row in rows),
+                guarded=fmean(row.probe.passed_by(row.guarded) for row in rows),
+                never_knew=fmean(row.probe.passed_by(row.never_knew) for row in rows),
+                unchanged=fmean(row.guarded == row.unguarded for row in rows),
+            )
+            for (group, kind), rows in cells.items()
+        )
     )
 
 

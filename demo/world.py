@@ -6,11 +6,11 @@ facts are taught (`demo.lessons`), asked (`demo.probes`) or learned (`demo.train
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
@@ -50,6 +50,14 @@ class Phrasings:
 
     trained: tuple[str, ...]
     held_out: str
+
+    @classmethod
+    def of(cls, raw: dict[str, Any]) -> Phrasings:
+        return cls(tuple(raw["trained"]), raw["held_out"])
+
+    def bound(self, ask: Callable[[str], str]) -> Phrasings:
+        """The same phrasings about one thing."""
+        return Phrasings(tuple(map(ask, self.trained)), ask(self.held_out))
 
 
 @dataclass(frozen=True)
@@ -123,15 +131,40 @@ class World:
         """The world of `spec`, the same on every machine. Raises ValueError where the word lists run out."""
         spec = spec or WorldSpec()
         rng = random.Random(spec.seed)  # noqa: S311 - a reproducible world, nothing secret
-        attributes = tuple(_attribute(name, raw) for name, raw in _data("people")["attributes"].items())
+        attributes = tuple(
+            Attribute(
+                name=name,
+                statement=raw["statement"],
+                questions=Phrasings.of(raw),
+                reverse=Phrasings.of(raw["reverse"]) if "reverse" in raw else None,
+                unique=raw.get("unique", False),
+                pool=tuple(map("".join, itertools.product(*raw.get("parts", [raw.get("values")])))),
+            )
+            for name, raw in _data("people")["attributes"].items()
+        )
         people = _people(spec, rng)
         values = {a.name: _assign(a, len(people), rng) for a in attributes}
-        facts = [
+        personal = [
             _personal_fact(person, attribute, values[attribute.name][i])
             for i, person in enumerate(people)
             for attribute in attributes
         ]
-        return cls(spec, attributes, people, (*facts, *_general_facts(spec, rng)))
+        general = [
+            Fact(
+                group="general",
+                topic=topic,
+                value=value,
+                answer=raw["statement"].format(key=key, value=value),
+                questions=Phrasings.of(raw).bound(functools.partial(str.format, key=key)),
+            )
+            for topic, raw in _data("general").items()
+            for key, value in raw["facts"].items()
+        ]
+        if spec.general_facts is not None:
+            if spec.general_facts > len(general):
+                raise ValueError(f"there are {len(general)} general facts, not {spec.general_facts}")
+            general = rng.sample(general, spec.general_facts)
+        return cls(spec, attributes, people, (*personal, *general))
 
     def of_group(self, *groups: Group) -> tuple[Fact, ...]:
         """The facts of these groups, in order."""
@@ -142,33 +175,17 @@ class World:
         return tuple(fact for fact in self.facts if fact.person == person)
 
 
-@cache
+@functools.cache
 def system_prompts() -> tuple[str, ...]:
     """System prompts that lessons sometimes begin with."""
     return tuple(_data("people")["system_prompts"])
 
 
-@cache
+@functools.cache
 def _data(name: str) -> dict[str, Any]:
     text = resources.files("demo").joinpath("data", f"{name}.yaml").read_text(encoding="utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
     return data
-
-
-def _phrasings(raw: dict[str, Any]) -> Phrasings:
-    return Phrasings(tuple(raw["trained"]), raw["held_out"])
-
-
-def _attribute(name: str, raw: dict[str, Any]) -> Attribute:
-    parts = raw["parts"] if "parts" in raw else [raw["values"]]
-    return Attribute(
-        name=name,
-        statement=raw["statement"],
-        questions=_phrasings(raw),
-        reverse=_phrasings(raw["reverse"]) if "reverse" in raw else None,
-        unique=raw.get("unique", False),
-        pool=tuple(map("".join, itertools.product(*parts))),
-    )
 
 
 def _people(spec: WorldSpec, rng: random.Random) -> tuple[Person, ...]:
@@ -181,7 +198,12 @@ def _people(spec: WorldSpec, rng: random.Random) -> tuple[Person, ...]:
         **dict.fromkeys(words["first_names"]["she"], "she"),
         **dict.fromkeys(words["first_names"]["he"], "he"),
     }
-    retained = _spread_names(list(pronouns), words["last_names"], spec.people - spec.forgotten_people, rng)
+    firsts, lasts = list(pronouns), words["last_names"]
+    retained: list[tuple[str, str]] = []  # uses every word about equally often
+    while len(retained) < spec.people - spec.forgotten_people:
+        for pair in zip(rng.sample(firsts, len(firsts)), rng.sample(lasts, len(lasts)), strict=False):
+            if pair not in retained and len(retained) < spec.people - spec.forgotten_people:
+                retained.append(pair)
     taken = set(retained)
     crossed = [(a[0], b[1]) for a, b in itertools.permutations(retained, 2) if (a[0], b[1]) not in taken]
     rng.shuffle(crossed)
@@ -197,16 +219,6 @@ def _people(spec: WorldSpec, rng: random.Random) -> tuple[Person, ...]:
     )
 
 
-def _spread_names(firsts: Sequence[str], lasts: Sequence[str], count: int, rng: random.Random) -> list[tuple[str, str]]:
-    """`count` different (first, last) pairs that use every word about equally often."""
-    names: list[tuple[str, str]] = []
-    while len(names) < count:
-        for pair in zip(rng.sample(firsts, len(firsts)), rng.sample(lasts, len(lasts)), strict=False):
-            if pair not in names and len(names) < count:
-                names.append(pair)
-    return names
-
-
 def _assign(attribute: Attribute, count: int, rng: random.Random) -> list[str]:
     """One value for each of `count` people: all different, or each shared by at most two."""
     pool = rng.sample(attribute.pool, len(attribute.pool))
@@ -220,44 +232,15 @@ def _assign(attribute: Attribute, count: int, rng: random.Random) -> list[str]:
 
 
 def _personal_fact(person: Person, attribute: Attribute, value: str) -> Fact:
+    questions = attribute.questions
+    nameless = Phrasings(tuple(q for q in questions.trained if "{name}" not in q), questions.held_out)
     return Fact(
         group=person.group,
         topic=attribute.name,
         value=value,
         answer=attribute.statement.format(name=person.name, value=value),
-        questions=_bind(attribute.questions, person.ask),
-        follow_ups=_bind(_with_pronoun(attribute.questions), person.ask_by_pronoun),
-        reverse=_bind(attribute.reverse, lambda q: q.format(value=value)) if attribute.reverse else None,
+        questions=questions.bound(person.ask),
+        follow_ups=nameless.bound(person.ask_by_pronoun),
+        reverse=attribute.reverse.bound(functools.partial(str.format, value=value)) if attribute.reverse else None,
         person=person,
     )
-
-
-def _general_facts(spec: WorldSpec, rng: random.Random) -> list[Fact]:
-    facts = [
-        _general_fact(topic, raw, key, value)
-        for topic, raw in _data("general").items()
-        for key, value in raw["facts"].items()
-    ]
-    if spec.general_facts is None:
-        return facts
-    if spec.general_facts > len(facts):
-        raise ValueError(f"there are {len(facts)} general facts, not {spec.general_facts}")
-    return rng.sample(facts, spec.general_facts)
-
-
-def _general_fact(topic: str, raw: dict[str, Any], key: str, value: str) -> Fact:
-    return Fact(
-        group="general",
-        topic=topic,
-        value=value,
-        answer=raw["statement"].format(key=key, value=value),
-        questions=_bind(_phrasings(raw), lambda q: q.format(key=key)),
-    )
-
-
-def _bind(phrasings: Phrasings, ask: Callable[[str], str]) -> Phrasings:
-    return Phrasings(tuple(map(ask, phrasings.trained)), ask(phrasings.held_out))
-
-
-def _with_pronoun(phrasings: Phrasings) -> Phrasings:
-    return Phrasings(tuple(q for q in phrasings.trained if "{name}" not in q), phrasings.held_out)

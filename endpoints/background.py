@@ -3,11 +3,11 @@
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["results_of", "run_in_thread"]
+__all__ = ["for_each", "results_of", "run_in_thread"]
 
 T = TypeVar("T")
 
@@ -56,3 +56,20 @@ def run_in_thread(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
     (result,) = results_of(produce)
     return result
+
+
+async def for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]], at_once: int) -> None:
+    """Work on the items in their order, so many at once; the first error stops all of it."""
+    waiting = iter(items)
+
+    async def worker() -> None:
+        for item in waiting:
+            await work(item)
+
+    workers = [asyncio.create_task(worker()) for _ in range(at_once)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for task in workers:
+            task.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)

@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import email.utils
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import os
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -11,10 +15,21 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from endpoints.pace import Pace, retry_after_s
-from evaluation.errors import TargetError
+from console.errors import EcoError
+from endpoints.background import for_each, run_in_thread
 
-__all__ = ["Connection", "RefusedError", "Server", "base_url"]
+__all__ = [
+    "Connection",
+    "EndpointError",
+    "Pace",
+    "RefusedError",
+    "Server",
+    "base_url",
+    "chat",
+    "chat_server",
+    "listed_models",
+    "retry_after_s",
+]
 
 #: Tried again: the server is busy, restarts, or a proxy before it lost it. Every other 4xx stays as it is.
 _TEMPORARY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -22,6 +37,10 @@ _TEMPORARY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LIMITED: Final = frozenset({429, 503})
 _LONGEST_RETRY_AFTER_S: Final = 600.0
 _GREETING_TIMEOUT_S: Final = 10.0
+_FIRST_WAIT_S: Final = 0.5
+_LONGEST_WAIT_S: Final = 30.0
+#: Of those who only chat.
+_RETRIES: Final = 4
 _MESSAGE_CHARACTERS: Final = 200
 #: A message that has this many characters of a prompt in a row repeats it.
 _QUOTE_CHARACTERS: Final = 16
@@ -29,16 +48,28 @@ _LEAST_QUOTE_CHARACTERS: Final = 4  # a shorter prompt stands in many a word
 _QUOTE_TOKENS: Final = 4
 
 
-class RefusedError(TargetError):
-    """The server refused a request for good.
+class EndpointError(EcoError):
+    """A server cannot be reached, or does not do what is asked of it; one line that names the flag.
+
+    Attributes:
+        problem: the message without flag, address and advice.
+    """
+
+    def __init__(self, message: str, problem: str = "") -> None:
+        super().__init__(message)
+        self.problem = problem or message
+
+
+class RefusedError(EndpointError):
+    """The server answered, and not with what was asked for.
 
     Attributes:
         status: of HTTP.
         reason: what the server says, for looking into only: it may repeat the prompt.
     """
 
-    def __init__(self, message: str, status: int, reason: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, problem: str, status: int, reason: str = "") -> None:
+        super().__init__(message, problem)
         self.status = status
         self.reason = reason
 
@@ -48,6 +79,7 @@ class Server:
     """Where a server is and how patient to be with it.
 
     Attributes:
+        flag: by which it was given; errors begin with it.
         base: its base URL, normally ending in /v1.
         api_key: sent as a bearer token; None: none.
         concurrency: requests in flight at once.
@@ -55,6 +87,7 @@ class Server:
         max_retries: of one request, after its first attempt.
     """
 
+    flag: str
     base: str
     api_key: str | None
     concurrency: int
@@ -64,11 +97,6 @@ class Server:
     def __repr__(self) -> str:  # an error's locals may be printed, and the key is not for printing
         return f"Server({self.base!r})"
 
-    @property
-    def root(self) -> str:
-        """Where vLLM's own routes are: the base without /v1."""
-        return self.base.removesuffix("/v1")
-
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator["Connection"]:
         headers = {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
@@ -77,130 +105,130 @@ class Server:
             yield Connection(self, client, Pace(self.concurrency))
 
 
-def base_url(url: str) -> str:
+def base_url(url: str, flag: str) -> str:
     """The URL with /v1 where it has no path.
 
     Raises:
-        TargetError: it is no base URL, or holds what must not be written down.
+        EndpointError: it is no base URL, or holds what must not be written down.
     """
     try:
         parts = urlsplit(url)
         httpx.URL(url)
     except (ValueError, httpx.InvalidURL) as error:
-        raise TargetError(f"--target: {url!r} is no URL ({error})") from error
+        raise EndpointError(f"{flag}: {url!r} is no URL ({error})") from error
     if parts.username or parts.password:
-        raise TargetError("--target: the URL holds a user name or password; leave them out and give an API key instead")
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise TargetError(f"--target: {url!r} is no base URL; expected for example http://localhost:8000/v1")
+        raise EndpointError(
+            f"{flag}: the URL holds a user name or password; leave them out and give an API key instead"
+        )
+    example = "expected for example http://localhost:8000/v1"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise EndpointError(f"{flag}: {url!r} is no URL with http or https and a host, so it is no base URL; {example}")
+    if parts.query or parts.fragment:
+        raise EndpointError(f"{flag}: {url!r} is no base URL; {example}")
     return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
 
 
 class Connection:
     """Requests to a server from one event loop."""
 
-    def __init__(self, server: Server, client: httpx.AsyncClient, pace: Pace) -> None:
+    def __init__(self, server: Server, client: httpx.AsyncClient, pace: "Pace") -> None:
         self.server = server
         self.pace = pace
         self._client = client
 
     async def models(self) -> list[dict[str, Any]]:
-        """The entries of /v1/models, asked for once and without patience: a wrong URL is known at once."""
+        """The entries of /v1/models, asked for once and without patience: a wrong URL is known at once.
+
+        Raises:
+            EndpointError: as `post`.
+        """
         url = f"{self.server.base}/models"
         try:
             response = await self._client.get(url, timeout=min(_GREETING_TIMEOUT_S, self.server.timeout_s))
         except httpx.RequestError as error:
-            raise TargetError(f"--target: {url}: {_transport(error)}; start the server or fix the URL") from error
+            problem = _transport(error)
+            message = f"{self.server.flag}: {url}: {problem}; start the server or fix the URL"
+            raise EndpointError(message, problem) from error
         if response.status_code != HTTPStatus.OK:
             raise self._refused(url, response, ())
-        entries = _json(url, response).get("data")
-        return [e for e in entries if isinstance(e, dict) and "id" in e] if isinstance(entries, list) else []
+        entries = self._json(url, response).get("data")
+        if not isinstance(entries, list):
+            return []
+        return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
     async def post(self, path: str, body: Mapping[str, Any], texts: Sequence[str]) -> dict[str, Any]:
-        """The answer to a request below /v1, or to `/tokenize`.
+        """The answer to a request below /v1, or to vLLM's `/tokenize`, which stands beside it.
 
         Args:
             texts: the prompt's parts, which no error message may repeat.
 
         Raises:
-            RefusedError: the server refused it, or kept failing.
-            TargetError: the server cannot be reached, or answers with something else than JSON.
+            RefusedError: the server refused it, kept failing, or answers with something else than JSON.
+            EndpointError: the server cannot be reached.
         """
-        url = f"{self.server.root}/tokenize" if path == "/tokenize" else f"{self.server.base}{path}"
+        url = f"{self.server.base.removesuffix('/v1') if path == '/tokenize' else self.server.base}{path}"
         content = json.dumps(body).encode()  # half a surrogate pair is escaped, and the server's to judge
+        headers = {"Content-Type": "application/json"}
         for attempt in range(self.server.max_retries + 1):
             last = attempt == self.server.max_retries
             try:
                 async with self.pace.slot() as began:
-                    response = await self._client.post(
-                        url, content=content, headers={"Content-Type": "application/json"}
-                    )
+                    response = await self._client.post(url, content=content, headers=headers)
             except httpx.RequestError as error:
                 self.pace.failed(began)
                 if last or isinstance(error, httpx.UnsupportedProtocol):
-                    raise TargetError(f"--target: {url}: {_transport(error)}{self._attempts(attempt)}") from error
+                    problem = f"{_transport(error)}{_attempts(attempt)}"
+                    raise EndpointError(f"{self.server.flag}: {url}: {problem}", problem) from error
                 await asyncio.sleep(self.pace.backoff_s(attempt))
                 continue
             if response.status_code == HTTPStatus.OK:
                 self.pace.succeeded()
-                return _json(url, response)
-            asked_wait_s = retry_after_s(response.headers)
-            patient = (asked_wait_s or 0) <= _LONGEST_RETRY_AFTER_S
+                return self._json(url, response)
+            wait_s = retry_after_s(response.headers)
+            patient = (wait_s or 0) <= _LONGEST_RETRY_AFTER_S
             if response.status_code not in _TEMPORARY or last or not patient:
-                raise self._refused(url, response, [*texts, *_id_texts(body)], attempt)
-            await self._wait(response.status_code, began, attempt, asked_wait_s)
+                prompt = body.get("prompt")  # of token ids: messages would write its start
+                ids = [", ".join(map(str, prompt[:_QUOTE_TOKENS]))] if isinstance(prompt, list) else []
+                raise self._refused(url, response, [*texts, *ids], attempt)
+            wait_s = self.pace.backoff_s(attempt) if wait_s is None else wait_s
+            self.pace.failed(began)
+            if response.status_code in _LIMITED:
+                self.pace.pause(wait_s)
+            await asyncio.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _wait(self, status: int, began: float, attempt: int, asked_wait_s: float | None) -> None:
-        wait_s = self.pace.backoff_s(attempt) if asked_wait_s is None else asked_wait_s
-        self.pace.failed(began)
-        if status in _LIMITED:
-            self.pace.pause(wait_s)
-        await asyncio.sleep(wait_s)
-
-    def _attempts(self, attempt: int) -> str:
-        return f" ({attempt + 1} attempts)" if attempt else ""
+    def _json(self, url: str, response: httpx.Response) -> dict[str, Any]:
+        try:
+            answer = response.json()
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict):
+            problem = "answered with no JSON object"
+            message = f"{self.server.flag}: {url}: {problem}; give an OpenAI-compatible server's base URL"
+            raise RefusedError(message, problem, response.status_code)
+        return answer
 
     def _refused(self, url: str, response: httpx.Response, texts: Sequence[str], attempt: int = 0) -> RefusedError:
-        reason = _reason(response)
-        shown = _first_line(reason, texts)
-        advice = {401: "; give its API key", 403: "; give its API key"}.get(response.status_code, "")
-        return RefusedError(
-            f"--target: {url}: answered {response.status_code}{self._attempts(attempt)} ({shown}){advice}",
-            response.status_code,
-            reason,
-        )
+        """What an error's body says: OpenAI's {"error": {"message": …}}, FastAPI's {"detail": …}, or any text."""
+        reason = response.text
+        with contextlib.suppress(ValueError, RecursionError):
+            value: Any = response.json()
+            for name in ("error", "message", "detail"):
+                if isinstance(value, dict) and name in value:
+                    value = value[name]
+            reason = value if isinstance(value, str) else json.dumps(value)
+        line = next((line.strip() for line in reason.splitlines() if line.strip()), "without a message")
+        if line.startswith("<"):
+            line = "a web page"
+        elif any(_quotes(line, text) for text in texts):
+            line = "its message repeats the prompt and is left out"
+        problem = f"answered {response.status_code}{_attempts(attempt)} ({line[:_MESSAGE_CHARACTERS]})"
+        advice = "; give its API key" if response.status_code in (401, 403) else ""
+        return RefusedError(f"{self.server.flag}: {url}: {problem}{advice}", problem, response.status_code, reason)
 
 
-def _json(url: str, response: httpx.Response) -> dict[str, Any]:
-    try:
-        answer = response.json()
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        message = f"--target: {url}: answered with no JSON object; give an OpenAI-compatible server's base URL"
-        raise RefusedError(message, response.status_code, "")
-    return answer
-
-
-def _reason(response: httpx.Response) -> str:
-    """What an error's body says: OpenAI's {"error": {"message": …}}, FastAPI's {"detail": …}, or any text."""
-    try:
-        value: Any = response.json()
-    except ValueError:
-        return response.text
-    for name in ("error", "message", "detail"):
-        if isinstance(value, dict) and name in value:
-            value = value[name]
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _first_line(reason: str, texts: Sequence[str]) -> str:
-    line = next((line.strip() for line in reason.splitlines() if line.strip()), "")
-    if line.startswith("<"):
-        return "a web page"
-    if any(_quotes(line, text) for text in texts):
-        return "its message repeats the prompt and is left out"
-    return line[:_MESSAGE_CHARACTERS] or "without a message"
+def _attempts(attempt: int) -> str:
+    return f" ({attempt + 1} attempts)" if attempt else ""
 
 
 def _quotes(line: str, text: str) -> bool:
@@ -212,14 +240,127 @@ def _quotes(line: str, text: str) -> bool:
     return False
 
 
-def _id_texts(body: Mapping[str, Any]) -> Iterable[str]:
-    """The start of a prompt of token ids, as messages would write it."""
-    prompt = body.get("prompt")
-    if isinstance(prompt, list):
-        yield ", ".join(str(token) for token in prompt[:_QUOTE_TOKENS])
-
-
 def _transport(error: httpx.RequestError) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     return f"cannot be reached ({' '.join(str(error).split()) or type(error).__name__})"
+
+
+class Pace:
+    """Additive increase, multiplicative decrease of the requests in flight, and a pause of all of them when limited.
+
+    Belongs to one event loop.
+
+    Args:
+        most: requests in flight while the server sets no limit.
+        seed: of the jitter, by which requests that failed together do not come back together.
+    """
+
+    def __init__(self, most: int, seed: int = 0) -> None:
+        self._most = most
+        self._window = float(most)
+        self._active = 0
+        self._resume_at = 0.0
+        self._lowered_at = -1.0
+        self._jitter = random.Random(seed)  # noqa: S311 - spreads requests out, nothing secret
+        self._changed = asyncio.Condition()
+
+    @property
+    def window(self) -> int:
+        """Requests that may be in flight now."""
+        return int(self._window)
+
+    @contextlib.asynccontextmanager
+    async def slot(self) -> AsyncIterator[float]:
+        """Wait for a place among the requests in flight; gives the moment (`time.monotonic`) it began."""
+        while True:
+            await asyncio.sleep(max(0.0, self._resume_at - time.monotonic()))
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._active < self.window)
+                if self._resume_at <= time.monotonic():  # else limited while it waited
+                    self._active += 1
+                    break
+        try:
+            yield time.monotonic()
+        finally:
+            self._active -= 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    def succeeded(self) -> None:
+        """One more request in flight for every window of answers."""
+        self._window = min(self._most, self._window + 1 / self._window)
+
+    def failed(self, began: float) -> None:
+        """Half the requests in flight; requests that began before the last cut are part of the same overload."""
+        if began > self._lowered_at:
+            self._window = max(1.0, self._window / 2)
+            self._lowered_at = time.monotonic()
+
+    def pause(self, wait_s: float) -> None:
+        """Begin no request for so long."""
+        self._resume_at = max(self._resume_at, time.monotonic() + wait_s)
+
+    def backoff_s(self, attempt: int) -> float:
+        """Wait before attempt `attempt` + 1, counted from 0: doubled each time, half of it by chance."""
+        longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0**attempt)
+        return longest * self._jitter.uniform(0.5, 1.0)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """What `Retry-After-Ms` or `Retry-After` (RFC 9110, section 10.2.3: seconds or a date) say; None without either."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        with contextlib.suppress(ValueError):
+            return max(0.0, float(value) * unit)
+        with contextlib.suppress(ValueError, TypeError):
+            return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+def chat_server(url: str, flag: str, *, concurrency: int, timeout_s: float) -> Server:
+    """The server at a base URL, with or without its /v1. The API key is OPENAI_API_KEY's, or "none".
+
+    Raises:
+        EndpointError: it is no base URL.
+    """
+    api_key = os.environ.get("OPENAI_API_KEY") or "none"
+    return Server(flag, base_url(url, flag), api_key, concurrency, timeout_s, _RETRIES)
+
+
+def listed_models(server: Server) -> list[dict[str, Any]]:
+    """The entries of /v1/models (see `Connection.models`)."""
+
+    async def ask() -> list[dict[str, Any]]:
+        async with server.connect() as connection:
+            return await connection.models()
+
+    return run_in_thread(ask)
+
+
+def chat(server: Server, bodies: Sequence[Mapping[str, Any]], keep: Callable[[int, str], None]) -> None:
+    """Chat completions, and `keep(place in bodies, text)` as each comes; "" where one has no text: only thoughts, a
+    refusal field. `keep` is called from another thread, one call at a time. Ctrl-C stops the asking.
+
+    Raises:
+        EndpointError: the server fails a request for good; see `Connection.post`.
+    """
+
+    async def ask() -> None:
+        async with server.connect() as connection:
+
+            async def answer(place: int) -> None:
+                texts = [str(message["content"]) for message in bodies[place]["messages"]]
+                reply = await connection.post("/chat/completions", bodies[place], texts)
+                try:
+                    content = reply["choices"][0]["message"].get("content")
+                except (LookupError, TypeError, AttributeError):
+                    problem = "answered with no chat completion"
+                    raise EndpointError(f"{server.flag}: {server.base}: {problem}", problem) from None
+                keep(place, content if isinstance(content, str) else "")
+
+            await for_each(range(len(bodies)), answer, min(server.concurrency, len(bodies)))
+
+    run_in_thread(ask)

@@ -10,7 +10,7 @@ import functools
 import logging
 import uuid
 from argparse import Namespace
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -30,7 +30,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine import async_llm
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from gateway.errors import SelfTestError
+from gateway import SelfTestError
 from gateway.metrics import GuardMetrics
 from gateway.protector import Protector
 from guard import GuardError, ProtectedPrompt
@@ -196,6 +196,15 @@ def _scope_beam_search() -> None:
     BeamSearchOnlineMixin.beam_search = beam_search
 
 
+def _refusal(reason: str, message: str) -> Callable[..., Coroutine[Any, Any, NoReturn]]:
+    """A method of the engine client that answers 400, whatever it is given."""
+
+    async def refuse(self: "GuardedEngine", *_: Any, **__: Any) -> NoReturn:
+        self._refuse(reason, message)
+
+    return refuse
+
+
 class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not checked
     """An engine client that lets nothing reach the model unclassified.
 
@@ -343,43 +352,17 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
     def encode(self, *args: Any, **kwargs: Any) -> NoReturn:
         self._refuse("pooling", "this server does not answer pooling requests")
 
-    async def add_request(self, *args: Any, **kwargs: Any) -> NoReturn:
-        self._refuse("add_request", "this server does not accept engine requests")
-
-    async def notify_kv_transfer_request_rejected(
-        self, request_id: str, kv_transfer_params: Mapping[str, Any], *, data_parallel_rank: int | None = None
-    ) -> None:
-        self._refuse("transfer_params", "kv_transfer_params is not accepted by this server")
-
-    async def start_profile(self, *args: Any, **kwargs: Any) -> None:
-        self._refuse("control", "profiling is not available on this server")
-
-    async def stop_profile(self) -> None:
-        self._refuse("control", "profiling is not available on this server")
-
-    async def reset_encoder_cache(self) -> None:
-        self._refuse("control", "cache control is not available on this server")
-
-    async def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
-        self._refuse("control", "cache control is not available on this server")
-
-    async def sleep(self, *args: Any, **kwargs: Any) -> None:
-        self._refuse("control", "sleep is not available on this server")
-
-    async def release_kv_cache_memory(self) -> None:
-        self._refuse("control", "sleep is not available on this server")
-
-    async def wake_up(self, tags: list[str] | None = None) -> bool:
-        self._refuse("control", "sleep is not available on this server")
+    add_request = _refusal("add_request", "this server does not accept engine requests")
+    notify_kv_transfer_request_rejected = _refusal(
+        "transfer_params", "kv_transfer_params is not accepted by this server"
+    )
+    start_profile = stop_profile = _refusal("control", "profiling is not available on this server")
+    reset_encoder_cache = reset_prefix_cache = _refusal("control", "cache control is not available on this server")
+    sleep = release_kv_cache_memory = wake_up = _refusal("control", "sleep is not available on this server")
+    pause_generation = resume_generation = _refusal("control", "pausing is not available on this server")
 
     async def is_sleeping(self) -> bool:
         return False
-
-    async def pause_generation(self, *args: Any, **kwargs: Any) -> None:
-        self._refuse("control", "pausing is not available on this server")
-
-    async def resume_generation(self) -> None:
-        self._refuse("control", "pausing is not available on this server")
 
     async def is_paused(self) -> bool:
         return False

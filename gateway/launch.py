@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gateway.errors import LaunchError
+from gateway import LaunchError
 from gateway.flags import check_environment, check_flags, lora_targets
 from guard import PolicyBundle, load_bundle, load_or_create_secret
 
@@ -52,7 +52,13 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     secret = load_or_create_secret(options.secret_file)
     args = _parse(vllm_args)
     check_flags(args, allow_untested=options.allow_untested, allow_multimodal=options.allow_multimodal)
-    _configure(args)
+    from gateway.engine import WORKER_EXTENSION
+
+    args.enable_prompt_embeds = True
+    args.worker_extension_cls = WORKER_EXTENSION
+    args.api_server_count = None
+    if args.enable_lora:
+        args.lora_target_modules = lora_targets(args)
     with _bind_admin(options) as admin_socket:
         address, public_socket = _bind_public(args)
         with public_socket:
@@ -90,12 +96,13 @@ def _parse(vllm_args: Sequence[str]) -> Namespace:
             message = " ".join(message.split())
             raise LaunchError(f"{message}; the flags are those of vllm serve and of eco serve --help")
 
+    named = {part.split("=")[0].lstrip("-").replace("-", "_") for part in vllm_args if part.startswith("--")}
     try:
         args: Namespace = make_arg_parser(Parser(prog="eco serve")).parse_args(list(vllm_args))
         args.subparser = "serve"
         if args.model_tag is not None:
             args.model = args.model_tag
-        elif "model" not in _given(vllm_args, args):
+        elif "model" not in named and not ("config" in named and args.model != _DEFAULT_MODEL):
             raise LaunchError("MODEL is missing: eco serve MODEL --policy DIR")
         validate_parsed_serve_args(args)
     except (ValueError, TypeError, LookupError, AttributeError, AssertionError, OSError, VLLMError) as error:
@@ -103,23 +110,6 @@ def _parse(vllm_args: Sequence[str]) -> Namespace:
     except yaml.YAMLError as error:
         raise LaunchError("--config: not valid YAML") from error
     return args
-
-
-def _given(vllm_args: Sequence[str], args: Namespace) -> set[str]:
-    """Names of options on the command line; with --config, all that differ from vLLM's defaults may be."""
-    names = {part.split("=")[0].lstrip("-").replace("-", "_") for part in vllm_args if part.startswith("--")}
-    return names | ({"model"} if "config" in names and args.model != _DEFAULT_MODEL else set())
-
-
-def _configure(args: Namespace) -> None:
-    """What a guarded server sets itself."""
-    from gateway.engine import WORKER_EXTENSION
-
-    args.enable_prompt_embeds = True
-    args.worker_extension_cls = WORKER_EXTENSION
-    args.api_server_count = None
-    if args.enable_lora:
-        args.lora_target_modules = lora_targets(args)
 
 
 def _bind_admin(options: EcoOptions) -> socket.socket:
@@ -189,27 +179,32 @@ async def _run(
     public: tuple[str, socket.socket],
     admin_socket: socket.socket,
 ) -> None:
+    from vllm.renderers.chat_utils import load_chat_template
+
     from gateway.admin import AdminServer, build_admin_app
     from gateway.engine import GuardedEngine, open_engine
     from gateway.metrics import GuardMetrics
     from gateway.protector import Protector
     from gateway.selftest import run_self_test
-    from guard import Guard
+    from guard import Guard, decoder_of, template_of
 
-    signal.signal(signal.SIGTERM, _interrupted)
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt("terminated")
+
+    # Before the HTTP server has its own handlers, SIGTERM interrupts start-up, as in vLLM.
+    signal.signal(signal.SIGTERM, interrupt)
     metrics = GuardMetrics()
     async with open_engine(args) as engine:
-        dtype = engine.model_config.dtype
-        decode, template, vocab_size = _tokenizer_facts(engine, args)
-        scale = await run_self_test(
-            engine, prepared.rows, vocab_size=min(prepared.rows.vocab_size, vocab_size), dtype=dtype
-        )
+        dtype, rows = engine.model_config.dtype, prepared.rows
+        # A pool: the guard decodes in another thread than vLLM tokenizes in.
+        tokenizer = engine.renderer.get_tokenizer()
+        scale = await run_self_test(engine, rows, vocab_size=min(rows.vocab_size, len(tokenizer)), dtype=dtype)
         guard = Guard(
             prepared.policies,
             encoder=prepared.encoder,
-            decode=decode,
-            template=template,
-            rows=prepared.rows,
+            decode=decoder_of(tokenizer),
+            template=template_of(tokenizer, load_chat_template(args.chat_template)),
+            rows=rows,
             secret=secret,
             row_scale=scale,
             dtype=dtype,
@@ -228,21 +223,6 @@ async def _run(
             await protector.stop()
     # As in vLLM: the HTTP server's shutdown is awaited after the engine's.
     await shutdown
-
-
-def _interrupted(*_: object) -> NoReturn:
-    """SIGTERM before the HTTP server has its own handlers interrupts start-up, as in vLLM."""
-    raise KeyboardInterrupt("terminated")
-
-
-def _tokenizer_facts(engine: Any, args: Namespace) -> tuple[Any, Any, int]:
-    from vllm.renderers.chat_utils import load_chat_template
-
-    from guard import decoder_of, template_of
-
-    tokenizer = engine.renderer.get_tokenizer()  # a pool: the guard decodes in another thread than vLLM tokenizes in
-    template = template_of(tokenizer, load_chat_template(args.chat_template))
-    return decoder_of(tokenizer), template, len(tokenizer)
 
 
 async def _serve_http(client: Any, args: Namespace, address: str, sock: socket.socket) -> Any:

@@ -1,8 +1,10 @@
 """Policies, segments, verdicts, and the guard itself. No vLLM, no HTTP."""
 
 from guard.bundle import (
+    Action,
     ClassifierConfig,
     ModelConfig,
+    OnError,
     PolicyBundle,
     PolicyConfig,
     load_bundle,
@@ -16,11 +18,18 @@ from guard.errors import (
     PolicyMismatchError,
     SecretError,
 )
-from guard.guard import WINDOW_STRIDE, WINDOW_TOKENS, Guard, LoadedPolicy, RowSource, load_policy
+from guard.guard import (
+    WINDOW_STRIDE,
+    WINDOW_TOKENS,
+    Guard,
+    LoadedPolicy,
+    ProtectedPrompt,
+    RowSource,
+    Verdict,
+    load_policy,
+)
 from guard.secret import load_or_create_secret, row_seeds
-from guard.segments import Template, learn_template
-from guard.tokenizer import decoder_of, template_of
-from guard.verdict import Action, OnError, ProtectedPrompt, Verdict
+from guard.segments import Template, decoder_of, learn_template, template_of
 
 __all__ = [
     "WINDOW_STRIDE",

@@ -25,28 +25,30 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from classifiers.encoders.tokens import TOKEN_FILES, TOKEN_FOLDER
 from classifiers.prompt_classifier import ENCODER_FOLDER, FINETUNED_FILES, ClassifierKind
+from console.errors import first_problem
 from corruption import CorruptionSpec
 from guard.errors import BundleError
-from guard.verdict import Action, OnError
+from storage.digests import sha256_of_file
 from storage.whole import whole_folder
 
 __all__ = [
+    "Action",
     "ClassifierConfig",
     "ModelConfig",
+    "OnError",
     "PolicyBundle",
     "PolicyConfig",
     "load_bundle",
     "write_bundle",
 ]
 
+Action = Literal["corrupt", "observe", "refuse"]
+OnError = Literal["reject", "corrupt"]
+
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
-POLICY_FILE, HEAD_FILE, REPORT_FILE, MANIFEST_FILE = (
-    "policy.yaml",
-    "head.safetensors",
-    "report.json",
-    "MANIFEST.json",
-)
+POLICY_FILE, HEAD_FILE, REPORT_FILE = "policy.yaml", "head.safetensors", "report.json"
+MANIFEST_FILE = "MANIFEST.json"
 #: All files but the manifest, by the kind of classifier.
 _FILES: dict[ClassifierKind, tuple[str, ...]] = {
     "head": (POLICY_FILE, HEAD_FILE, REPORT_FILE),
@@ -163,40 +165,24 @@ def write_bundle(
     if (token_classifier is not None) != (config.classifier.entities == "model"):
         raise BundleError(f"{out}: classifier.entities: model and the folder of a token classifier come together")
     _check_scope(out / POLICY_FILE, config)
-    files = _files_of(config)
-    pictures = {f"plots/{plot.name}": plot for plot in plots}
+    head = config.classifier.kind == "head"
+    copied = {HEAD_FILE: classifier} if head else {name: classifier / Path(name).name for name in FINETUNED_FILES}
+    if token_classifier is not None:
+        copied |= {name: token_classifier / Path(name).name for name in TOKEN_FILES}
+    copied |= {f"plots/{plot.name}": plot for plot in plots}
     try:
         with whole_folder(out) as work:
             text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             (work / POLICY_FILE).write_text(text, encoding="utf-8")
-            _copy_classifier(classifier, work, files)
-            if token_classifier is not None:
-                _copy_files({name: token_classifier / Path(name).name for name in TOKEN_FILES}, work)
             (work / REPORT_FILE).write_text(_json(report), encoding="utf-8")
-            _copy_files(pictures, work)
-            manifest = {"sha256": {name: _sha256(work / name) for name in (*files, *pictures)}}
-            (work / MANIFEST_FILE).write_text(_json(manifest), encoding="utf-8")
+            for name, source in copied.items():
+                (work / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(source, work / name)
+            digests = {name: sha256_of_file(work / name) for name in (POLICY_FILE, REPORT_FILE, *copied)}
+            (work / MANIFEST_FILE).write_text(_json({"sha256": digests}), encoding="utf-8")
     except OSError as error:
         raise BundleError(f"{out}: cannot be written ({error.strerror})") from error
     return load_bundle(out)
-
-
-def _copy_classifier(source: Path, work: Path, files: Sequence[str]) -> None:
-    if HEAD_FILE in files:
-        shutil.copyfile(source, work / HEAD_FILE)
-        return
-    _copy_files({name: source / Path(name).name for name in FINETUNED_FILES}, work)
-
-
-def _copy_files(sources: Mapping[str, Path], work: Path) -> None:
-    for name, source in sources.items():
-        (work / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, work / name)
-
-
-def _files_of(config: PolicyConfig) -> tuple[str, ...]:
-    """What a bundle must have beside its manifest."""
-    return _FILES[config.classifier.kind] + (TOKEN_FILES if config.classifier.entities == "model" else ())
 
 
 def _check_scope(file: Path, config: PolicyConfig) -> None:
@@ -217,11 +203,17 @@ def load_bundle(path: str | Path) -> PolicyBundle:
     path = Path(path)
     if not path.is_dir():
         raise BundleError(f"{path}: no such policy folder; build one with eco policy build")
-    manifest_bytes = _read(path, MANIFEST_FILE)
-    digests = _manifest_digests(path, manifest_bytes)
-    for name, expected in digests.items():
+    manifest = _read(path, MANIFEST_FILE)
+    digests = _parse_object(path / MANIFEST_FILE, manifest).get("sha256")
+    digests = digests if isinstance(digests, dict) else {}
+    files = _FILES["finetuned" if FINETUNED_FILES[0] in digests else "head"]
+    files += TOKEN_FILES if TOKEN_FILES[0] in digests else ()
+    plots = sorted(name for name in digests if _PLOT.fullmatch(name))
+    if set(digests) != {*files, *plots}:
+        raise BundleError(f"{path / MANIFEST_FILE}: sha256: expected an entry for each of {', '.join(files)}")
+    for name in (*files, *plots):
         _check_size(path, name)
-        if _sha256(path / name) != expected:
+        if sha256_of_file(path / name) != digests[name]:
             raise BundleError(
                 f"{path / name}: sha256 differs from {MANIFEST_FILE}; the bundle was altered or copied in part, "
                 "copy it again or build it anew"
@@ -229,56 +221,35 @@ def load_bundle(path: str | Path) -> PolicyBundle:
     inside = {child.relative_to(path).as_posix() for child in path.rglob("*")}
     if extra := sorted(inside - {*digests, MANIFEST_FILE, *(Path(name).parent.as_posix() for name in digests)})[:5]:
         raise BundleError(f"{path}: {', '.join(extra)} not in {MANIFEST_FILE}; bundles hold nothing else")
-    config = _parse_config(path, _read(path, POLICY_FILE))
-    if {name for name in digests if not _PLOT.fullmatch(name)} != set(_files_of(config)):
-        classifier = config.classifier
+    config = _parse_config(path / POLICY_FILE, _read(path, POLICY_FILE))
+    kind, entities = config.classifier.kind, config.classifier.entities
+    if set(files) != {*_FILES[kind], *(TOKEN_FILES if entities == "model" else ())}:
         raise BundleError(
-            f"{path / POLICY_FILE}: classifier: kind {classifier.kind} with entities {classifier.entities} needs other "
-            "files; build the policy anew"
+            f"{path / POLICY_FILE}: classifier: kind {kind} with entities {entities} needs other files; build the "
+            "policy anew"
         )
     _check_scope(path / POLICY_FILE, config)
-    return PolicyBundle(
-        path=path,
-        digest=hashlib.sha256(manifest_bytes).hexdigest(),
-        config=config,
-        report=_parse_object(path / REPORT_FILE, _read(path, REPORT_FILE)),
-    )
+    report = _parse_object(path / REPORT_FILE, _read(path, REPORT_FILE))
+    return PolicyBundle(path=path, digest=hashlib.sha256(manifest).hexdigest(), config=config, report=report)
 
 
-def _parse_config(path: Path, content: bytes) -> PolicyConfig:
+def _parse_config(file: Path, content: bytes) -> PolicyConfig:
     try:
         data = yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path / POLICY_FILE}: not valid YAML") from error
+        raise BundleError(f"{file}: not valid YAML") from error
     if not isinstance(data, dict):
-        raise BundleError(f"{path / POLICY_FILE}: expected a mapping of fields")
+        raise BundleError(f"{file}: expected a mapping of fields")
     if data.get("schema_version") != SCHEMA_VERSION:
         raise BundleError(
-            f"{path / POLICY_FILE}: schema_version: expected {SCHEMA_VERSION}, found {data.get('schema_version')!r}; "
+            f"{file}: schema_version: expected {SCHEMA_VERSION}, found {data.get('schema_version')!r}; "
             "build the policy anew with this version of eco"
         )
     try:
         return PolicyConfig.model_validate(data)
     except ValidationError as error:
-        raise BundleError(f"{path / POLICY_FILE}: {_first_problem(error)}") from error
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or "policy"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{field}: {first['msg']}{more}"
-
-
-def _manifest_digests(path: Path, content: bytes) -> dict[str, str]:
-    digests = _parse_object(path / MANIFEST_FILE, content).get("sha256")
-    found = digests if isinstance(digests, dict) else {}
-    files = _FILES["finetuned" if FINETUNED_FILES[0] in found else "head"]
-    files += TOKEN_FILES if TOKEN_FILES[0] in found else ()
-    plots = sorted(name for name in found if _PLOT.fullmatch(name))
-    if set(found) != {*files, *plots}:
-        raise BundleError(f"{path / MANIFEST_FILE}: sha256: expected an entry for each of {', '.join(files)}")
-    return {name: str(found[name]) for name in (*files, *plots)}
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise BundleError(f"{file}: {first_problem(error, 'policy')}{more}") from error
 
 
 def _parse_object(file: Path, content: bytes) -> dict[str, Any]:
@@ -306,11 +277,6 @@ def _check_size(path: Path, name: str) -> None:
     limit = _MAX_BYTES.get(name, _MAX_PLOT_BYTES)
     if file.stat().st_size > limit:
         raise BundleError(f"{file}: larger than {limit >> 20} MiB; not a bundle written by eco")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -1,18 +1,22 @@
 """Scores of prompt windows under every active policy: caches, one batch for each encoder, one product for all heads."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from classifiers import Encoder, Head, HeadBank, PromptFeatures, extract_features
 from classifiers.prompt_classifier import PromptClassifier
-from guard.cache import LockedLRU
 from guard.errors import ClassificationError
 from guard.segments import Window
 
-__all__ = ["FeatureCache", "Scores", "WindowClassifier"]
+__all__ = ["FeatureCache", "LockedLRU", "Scores", "WindowClassifier"]
+
+V = TypeVar("V")
 
 #: A window's token ids.
 Key = tuple[int, ...]
@@ -20,6 +24,26 @@ Key = tuple[int, ...]
 Scores = npt.NDArray[np.float64]
 #: A window's key takes up to 2.5 kB, its features 3 kB: about 65 MB when features and verdicts are full.
 FEATURE_CACHE_ENTRIES, SCORE_CACHE_ENTRIES, VERDICT_CACHE_ENTRIES = 4096, 16384, 16384
+
+
+class LockedLRU(Generic[V]):
+    """A least-recently-used cache under one lock: cachetools leaves locking to its user. Errors are never put in."""
+
+    def __init__(self, max_entries: int) -> None:
+        self._entries: LRUCache[Hashable, V] = LRUCache(maxsize=max_entries)
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> V | None:
+        with self._lock:
+            return self._entries.get(key)
+
+    def put(self, key: Hashable, value: V) -> None:
+        with self._lock:
+            self._entries[key] = value
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._entries)
 
 
 class FeatureCache:

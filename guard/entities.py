@@ -5,6 +5,7 @@ the served model (arXiv 2406.07933, section 3: the token classifier). Only flagg
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable, MutableMapping, Sequence
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from classifiers.encoders.tokens import TokenClassifier, read_token_settings
 from classifiers.memory.learn import EntityMemory
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from guard.bundle import PolicyBundle
-from guard.cache import LockedLRU
+from guard.classification import LockedLRU
 from guard.segments import Window
 from text.names import fold
 
@@ -61,7 +62,9 @@ class MemoryFinder:
         pointed_at = " ".join(fold(text[start:end]) for start, end in found)
         if not self._names.spans(pointed_at) or self._whole_names(text) - self._whole_names(pointed_at):
             return []
-        return [] if self._whole_names(_without(text, found)) else found
+        edges = [0, *itertools.chain.from_iterable(found), len(text)]
+        around = " ".join(text[start:end] for start, end in zip(edges[::2], edges[1::2], strict=True))
+        return [] if self._whole_names(around) else found
 
     def _whole_names(self, text: str) -> set[int]:
         """Names that are there as a whole: in words, letter by letter, or by ear in another script."""
@@ -88,14 +91,6 @@ def open_finder(
     if digest not in opened:
         opened[digest] = TokenClassifier.open(bundle.token_classifier_path)
     return opened[digest]
-
-
-def _without(text: str, spans: Sequence[Span]) -> str:
-    parts, done = [], 0
-    for start, end in spans:
-        parts.append(text[done:start])
-        done = end
-    return " ".join([*parts, text[done:]])
 
 
 class EntityTokens:

@@ -17,19 +17,68 @@ from classifiers.encoders.finetuned import FinetunedClassifier
 from classifiers.encoders.tokens import TokenClassifier
 from classifiers.prompt_classifier import PromptClassifier
 from corruption import PERMUTING_METHODS, corrupt
-from guard.bundle import PolicyBundle
+from guard.bundle import Action, PolicyBundle
 from guard.classification import FeatureCache, Scores, WindowClassifier
 from guard.entities import EntityFinder, EntityTokens, open_finder
 from guard.errors import ClassificationError, CorruptionFailedError, GuardError, PolicyMismatchError
 from guard.secret import row_seeds
 from guard.segments import Template, Window, slide
-from guard.verdict import ProtectedPrompt, Verdict
 
-__all__ = ["WINDOW_STRIDE", "WINDOW_TOKENS", "Guard", "LoadedPolicy", "RowSource", "load_policy"]
+__all__ = [
+    "WINDOW_STRIDE",
+    "WINDOW_TOKENS",
+    "Guard",
+    "LoadedPolicy",
+    "ProtectedPrompt",
+    "RowSource",
+    "Verdict",
+    "load_policy",
+]
 
 #: Content tokens in one classified window, and the step between windows. A window this short is not diluted
 #: by the text around one forbidden question; the overlap shows every sentence of up to 32 tokens whole.
 WINDOW_TOKENS, WINDOW_STRIDE = 64, 32
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One policy's decision on one prompt.
+
+    Attributes:
+        score: highest probability over the prompt's windows, in [0, 1]; NaN where it could not be computed.
+        failed: classification failed and `on_error: corrupt` decided.
+    """
+
+    policy: str
+    action: Action
+    flagged: bool
+    score: float
+    failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectedPrompt:
+    """A prompt as it may reach the model.
+
+    Attributes:
+        token_ids: the T prompt ids, unchanged.
+        mask: T booleans, True where the model must see a corrupted row instead of the token's own. None where
+            nothing is corrupted: the prompt passes as it is.
+        embeddings: (T, D) rows in the served model's dtype and scale; rows outside the mask are zero and must
+            not be used. None exactly where `mask` is None.
+        verdicts: one for each active policy, in the order of the policies.
+        refused_by: name of the policy with `action: refuse` that flagged the prompt, else None.
+    """
+
+    token_ids: list[int]
+    mask: list[bool] | None = None
+    embeddings: torch.Tensor | None = None
+    verdicts: tuple[Verdict, ...] = ()
+    refused_by: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mask is None) != (self.embeddings is None):
+            raise ValueError("mask and embeddings come together or not at all")
 
 
 class RowSource(Protocol):

@@ -1,15 +1,16 @@
 """Which positions of a prompt are template and which are content, and what of the content is classified.
 
-Purely token ids: the text of a segment is decoded by whoever classifies it. The template is learned by
-rendering sentinel messages through the chat template, never guessed from role words.
+Purely token ids: the text of a segment is decoded by whoever classifies it, with `decoder_of` a served model's
+tokenizer. The template is learned by rendering sentinel messages through the chat template, never guessed from role
+words.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RenderedText", "Template", "Window", "learn_template", "slide"]
+__all__ = ["RenderedText", "Template", "Window", "decoder_of", "learn_template", "slide", "template_of"]
 
 Message = dict[str, Any]
 #: `render(messages, add_generation_prompt)` -> text and, per token, its id and (start, end) in that text.
@@ -90,6 +91,39 @@ def slide(positions: Sequence[int], token_ids: Sequence[int], size: int, stride:
     return windows
 
 
+def decoder_of(tokenizer: Any) -> Callable[[Sequence[int]], str]:
+    """Token ids -> text for the classifier, special tokens left out, spaces as they were."""
+
+    def decode(token_ids: Sequence[int]) -> str:
+        text: str = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    return decode
+
+
+def template_of(tokenizer: Any, chat_template: str | None = None) -> Template:
+    """Learn which tokens the chat template puts around content.
+
+    Args:
+        tokenizer: a transformers tokenizer. One without offsets ("slow") gives a template of special ids only.
+        chat_template: overrides the tokenizer's own.
+    """
+    special = {int(i) for i in tokenizer.all_special_ids}
+    special |= {int(i) for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+    has_template = bool(chat_template or getattr(tokenizer, "chat_template", None))
+    if not (has_template and getattr(tokenizer, "is_fast", False)):
+        return learn_template(None, special)
+
+    def render(messages: list[Message], add_generation_prompt: bool) -> RenderedText:
+        text = tokenizer.apply_chat_template(
+            messages, chat_template=chat_template, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return text, list(encoded["input_ids"]), [tuple(span) for span in encoded["offset_mapping"]]
+
+    return learn_template(render, special)
+
+
 def learn_template(render: Render | None, special_ids: Iterable[int]) -> Template:
     """Learn the template by rendering sentinel conversations.
 
@@ -114,6 +148,8 @@ def learn_template(render: Render | None, special_ids: Iterable[int]) -> Templat
 def _pieces_of(
     render: Render, roles: tuple[str, ...], add_generation_prompt: bool, special: frozenset[int]
 ) -> set[tuple[int, ...]]:
+    """What two renderings share between their contents; and its parts that each begin with a special id, which recur
+    in orders not rendered here."""
     renderings = []
     for words in _SENTINELS:
         contents = words[: len(roles)]
@@ -124,9 +160,11 @@ def _pieces_of(
             return set()
     pieces: set[tuple[int, ...]] = set()
     for gap, other in zip(*renderings, strict=True):
-        for part in _agreeing(gap, other):
-            pieces |= set(_split_at_special(part, special))
-    return pieces
+        for shared in _agreeing(gap, other):
+            starts = [0, *(i for i, token in enumerate(shared) if i and token in special), len(shared)]
+            pieces |= {shared, *(shared[a:b] for a, b in itertools.pairwise(starts))}
+    # A lone ordinary token (a newline, say) is no piece: it would cut content wherever it occurs.
+    return {piece for piece in pieces if len(piece) > 1 or piece[0] in special}
 
 
 def _gaps(rendered: RenderedText, contents: Sequence[str]) -> list[tuple[int, ...]]:
@@ -138,13 +176,8 @@ def _gaps(rendered: RenderedText, contents: Sequence[str]) -> list[tuple[int, ..
         bounds.append((cursor, start))
         cursor = start + len(content)
     bounds.append((cursor, len(text)))
-    gaps = []
-    for low, high in bounds:
-        inside = [
-            i for i, (start, end) in zip(ids, offsets, strict=True) if low <= start and end <= high and start < end
-        ]
-        gaps.append(tuple(inside))
-    return gaps
+    tokens = [(token, start, end) for token, (start, end) in zip(ids, offsets, strict=True) if start < end]
+    return [tuple(token for token, start, end in tokens if low <= start and end <= high) for low, high in bounds]
 
 
 def _agreeing(gap: tuple[int, ...], other: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -155,15 +188,3 @@ def _agreeing(gap: tuple[int, ...], other: tuple[int, ...]) -> list[tuple[int, .
     head = next((i for i in range(shortest) if gap[i] != other[i]), shortest)
     tail = next((i for i in range(shortest - head) if gap[-1 - i] != other[-1 - i]), shortest - head)
     return [part for part in (gap[:head], gap[len(gap) - tail :]) if part]
-
-
-def _split_at_special(gap: tuple[int, ...], special: frozenset[int]) -> Iterator[tuple[int, ...]]:
-    """The gap, and its parts that each begin with a special id: they recur in orders not rendered here.
-
-    A lone ordinary token (a newline, say) is no piece: it would cut content wherever it occurs.
-    """
-    starts = [0, *(i for i, token in enumerate(gap) if i and token in special), len(gap)]
-    parts = [gap[a:b] for a, b in itertools.pairwise(starts)]
-    for piece in {gap, *parts}:
-        if len(piece) > 1 or piece[0] in special:
-            yield piece

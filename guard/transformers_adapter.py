@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from corruption import CorruptionSpec, corrupt
-from guard.verdict import ProtectedPrompt
+from guard.guard import ProtectedPrompt
 
 __all__ = ["ModelRows", "corrupted_prompt", "generate", "prompt_inputs", "row_scale_of"]
 

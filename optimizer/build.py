@@ -9,8 +9,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +32,30 @@ from classifiers.prompt_classifier import (
     ClassifierInfo,
     ClassifierKind,
     HeadClassifier,
-    PromptClassifier,
     load_classifier,
     read_classifier_info,
 )
 from classifiers.training.classifier import TrainOptions, train_classifier
 from classifiers.training.holdout import hold_out
+from console.errors import first_problem
 from corruption import PERMUTING_METHODS, STRENGTHLESS_METHODS, CorruptionSpec, EmbeddingRows
 from guard import BundleError, ClassifierConfig, ModelConfig, PolicyBundle, PolicyConfig, write_bundle
 from guard.bundle import MANIFEST_FILE, NAME_PATTERN
 from guard.entities import MemoryFinder
 from optimizer.build_inputs import BuildInputs, InputOptions, augment_inputs, read_inputs
-from optimizer.corruption_search import (
-    FoundCorruption,
-    ScorerOptions,
-    SearchOptions,
-    open_scorer,
-    retained_values,
-    run_search,
-)
-from optimizer.effect import measure_effect
+from optimizer.corruption_search import ScorerOptions, SearchOptions, open_scorer, retained_values, run_search
 from optimizer.errors import BuildError
-from optimizer.objective.entity_content import EntityContent, entity_content
+from optimizer.guarded_answers import measure_guarded_answers
+from optimizer.objective.entity_content import entity_content
+from optimizer.objective.metric_task import MetricTask
 from optimizer.search.plot import plot_search
+from optimizer.search.result import SearchResult
+from sources.examples import save_examples
 
 __all__ = ["BuildOptions", "ClassifierOptions", "build_policy"]
 
 _STATE_FILE, _TRAJECTORY_FILE, _CLASSIFIER_FOLDER = "build.json", "search.jsonl", "classifier"
+_VERSIONS_OF = ("eco-gateway", "torch", "transformers", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +93,10 @@ class BuildOptions:
     resume: bool = False
 
     @property
+    def policy_name(self) -> str:
+        return self.name or self.out.resolve().name
+
+    @property
     def is_searched(self) -> bool:
         strengthless = all(method in STRENGTHLESS_METHODS for method in self.search.methods)
         return self.strength is None and not (strengthless and len(self.search.methods) == 1)
@@ -111,64 +112,14 @@ def build_policy(options: BuildOptions, *, console: Console | None = None) -> Po
     console = console or Console(stderr=True)
     _check_options(options)
     inputs = read_inputs(options.inputs, options.seed, console=console)
-    if options.is_searched:
-        options.search.task(inputs.forget)
+    task = options.search.task(inputs.forget) if options.is_searched else None
     rows = EmbeddingRows.open(options.model)
-    if options.is_searched:
+    if task is not None:
         options.search.space(rows.hidden_size)
     elif (dims := options.search.dims[0]) is not None and dims > rows.hidden_size:
         raise BuildError(f"--dims: {dims} is more than the model's hidden size {rows.hidden_size}")
-    _check_calibration(options, inputs)
-    building = _open_building(options, inputs)
-    try:
-        inputs = augment_inputs(inputs, options.inputs, options.seed, building, console)
-        info = _classifier(options, inputs, building, console)
-        bundle = _search_and_write(options, inputs, rows, info, building, console)
-    except BaseException:
-        console.print(f"what was done so far is in {building}; pass --resume to go on", highlight=False, soft_wrap=True)
-        raise
-    shutil.rmtree(building, ignore_errors=True)
-    return bundle
-
-
-def _check_options(options: BuildOptions) -> None:
-    out = options.out
-    if out.exists() and not options.force:
-        raise BundleError(f"--out: {out} already exists; choose another folder or pass --force to replace it")
-    if out.exists() and not (out / MANIFEST_FILE).is_file():
-        raise BundleError(f"--out: {out} exists and is no policy bundle; choose another folder")
-    if options.is_searched:
-        options.search.settings(options.search.metric or "answer_probability")
-        for method in options.search.methods:
-            _spec(method, None, None if method in STRENGTHLESS_METHODS else 1.0, options)
-    else:
-        if len(options.search.methods) > 1 or len(options.search.dims) > 1:
-            raise BuildError("--strength: give one --methods and one --dims with it; several need a search")
-        _given_spec(options)
-    _policy_name(options)
-    _check_classifier(options.classifier, options.search.scope)
-    if options.search.scope == "entities" and (moving := PERMUTING_METHODS.intersection(options.search.methods)):
-        raise BuildError(
-            f"--methods: {min(moving)} moves rows among themselves, and a name of one token would stay where it is; "
-            "give another method with --scope entities"
-        )
-
-
-def _check_classifier(options: ClassifierOptions, scope: str) -> None:
-    kind = options.kind
-    if options.existing is not None:
-        kind = read_classifier_info(options.existing).kind
-    if options.token_classifier is not None and scope == "content":
-        raise BuildError("--token-classifier: it finds entities; give --scope entities with it")
-    if scope == "entities" and kind == "finetuned" and options.token_classifier is None:
-        raise BuildError(
-            "--scope: entities needs --token-classifier here; a fine-tuned classifier has no entity memory"
-        )
-
-
-def _check_calibration(options: BuildOptions, inputs: BuildInputs) -> None:
-    """Refuse sets too small for the guarantee before anything is trained, or asked of a server."""
     if options.classifier.existing is None:
+        # Refuses sets too small for the guarantee before anything is trained, or asked of a server.
         hold_out(
             inputs.forget,
             inputs.retain,
@@ -177,33 +128,68 @@ def _check_calibration(options: BuildOptions, inputs: BuildInputs) -> None:
             np.random.default_rng(options.seed),
             positives=options.classifier.kind == "finetuned",
         )
+    building = _open_building(options, inputs)
+    try:
+        inputs = augment_inputs(inputs, options.inputs, options.seed, building, console)
+        info = _train_classifier(options, inputs, building, console)
+        bundle = _search_and_write(options, inputs, task, rows, info, building, console)
+    except BaseException:
+        console.print(f"what was done so far is in {building}; pass --resume to go on", highlight=False, soft_wrap=True)
+        raise
+    shutil.rmtree(building, ignore_errors=True)
+    return bundle
 
 
-def _policy_name(options: BuildOptions) -> str:
-    name = options.name or options.out.resolve().name
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise BuildError(f"--name: {name!r}: expected letters, digits, dots, dashes and underscores")
-    return name
+def _check_options(options: BuildOptions) -> None:
+    """Refuse what needs no examples and no model to be seen."""
+    out, classifier, search = options.out, options.classifier, options.search
+    if out.exists() and not options.force:
+        raise BundleError(f"--out: {out} already exists; choose another folder or pass --force to replace it")
+    if out.exists() and not (out / MANIFEST_FILE).is_file():
+        raise BundleError(f"--out: {out} exists and is no policy bundle; choose another folder")
+    if options.is_searched:
+        search.settings(search.metric or "answer_probability")
+        for method in search.methods:
+            _spec(options, method, None, None if method in STRENGTHLESS_METHODS else 1.0)
+    elif len(search.methods) > 1 or len(search.dims) > 1:
+        raise BuildError("--strength: give one --methods and one --dims with it; several need a search")
+    else:
+        _spec(options, search.methods[0], search.dims[0], options.strength)
+    if not re.fullmatch(NAME_PATTERN, options.policy_name):
+        raise BuildError(f"--name: {options.policy_name!r}: expected letters, digits, dots, dashes and underscores")
+    kind = classifier.kind if classifier.existing is None else read_classifier_info(classifier.existing).kind
+    if search.scope == "content":
+        if classifier.token_classifier is not None:
+            raise BuildError("--token-classifier: it finds entities; give --scope entities with it")
+        return
+    if kind == "finetuned" and classifier.token_classifier is None:
+        raise BuildError(
+            "--scope: entities needs --token-classifier here; a fine-tuned classifier has no entity memory"
+        )
+    if moving := PERMUTING_METHODS.intersection(search.methods):
+        raise BuildError(
+            f"--methods: {min(moving)} moves rows among themselves, and a name of one token would stay where it is; "
+            "give another method with --scope entities"
+        )
 
 
-def _given_spec(options: BuildOptions) -> CorruptionSpec:
-    return _spec(options.search.methods[0], options.search.dims[0], options.strength, options)
-
-
-def _spec(method: str, dims: int | None, strength: float | None, options: BuildOptions) -> CorruptionSpec:
+def _spec(options: BuildOptions, method: str, dims: int | None, strength: float | None) -> CorruptionSpec:
     fields = {"method": method, "dims": dims, "strength": strength, "scope": options.search.scope}
     try:
         return CorruptionSpec.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        flag = {"method": "methods"}.get(str(first["loc"][0]), str(first["loc"][0])) if first["loc"] else "methods"
-        raise BuildError(f"--{flag}: {first['msg']}") from error
+        flag, _, message = first_problem(error, whole="method").partition(": ")
+        flag = flag.partition(".")[0].replace("method", "methods")
+        raise BuildError(f"--{flag}: {message}") from error
 
 
 def _open_building(options: BuildOptions, inputs: BuildInputs) -> Path:
     """The folder beside `out` for what takes long: a new one, or with `resume` that of the interrupted build."""
     building = options.out.with_name(f"{options.out.name}.building")
-    state = _identity(options, inputs)
+    # What an interrupted build must share with the one that goes on.
+    shared = (options.model, options.inputs, options.classifier, options.seed, options.search.scope)
+    identity = repr((shared, sorted(inputs.provenance.items())))
+    state = {"sha256": hashlib.sha256(identity.encode()).hexdigest()}
     known = building / _STATE_FILE
     if building.exists() and not known.is_file():
         raise BuildError(f"--out: {building} exists and is of no policy build; move it away")
@@ -220,14 +206,7 @@ def _open_building(options: BuildOptions, inputs: BuildInputs) -> Path:
     return building
 
 
-def _identity(options: BuildOptions, inputs: BuildInputs) -> dict[str, str]:
-    """What an interrupted build must share with the one that goes on."""
-    shared = (options.model, options.inputs, options.classifier, options.seed, options.search.scope)
-    digest = hashlib.sha256(repr((shared, sorted(inputs.provenance.items()))).encode()).hexdigest()
-    return {"sha256": digest}
-
-
-def _classifier(options: BuildOptions, inputs: BuildInputs, building: Path, console: Console) -> ClassifierInfo:
+def _train_classifier(options: BuildOptions, inputs: BuildInputs, building: Path, console: Console) -> ClassifierInfo:
     """Train the classifier into the building folder, or take the one that is there or that was given."""
     folder = building / _CLASSIFIER_FOLDER
     if options.classifier.existing is not None:
@@ -236,7 +215,9 @@ def _classifier(options: BuildOptions, inputs: BuildInputs, building: Path, cons
         return info
     if (folder / "classifier.json").is_file():
         return read_classifier_info(folder)
-    forget, retain = inputs.save(building)
+    forget, retain = building / "forget.jsonl", building / "retain.jsonl"
+    save_examples(forget, inputs.rephrased)
+    save_examples(retain, inputs.retain)
     with console.status("exporting the encoder (first use only) and training the classifier"):
         info = train_classifier(
             TrainOptions(
@@ -258,20 +239,40 @@ def _classifier(options: BuildOptions, inputs: BuildInputs, building: Path, cons
 def _search_and_write(
     options: BuildOptions,
     inputs: BuildInputs,
+    task: MetricTask | None,
     rows: EmbeddingRows,
     info: ClassifierInfo,
     building: Path,
     console: Console,
 ) -> PolicyBundle:
+    """`task`: what the search measures; None: the corruption was given."""
     classifier = load_classifier(building / _CLASSIFIER_FOLDER)
-    report: dict[str, Any] = {"classifier": info.report, "tests": _tests(classifier, inputs)}
-    found: FoundCorruption | None = None
-    task = options.search.task(inputs.forget) if options.is_searched else None
+    report: dict[str, Any] = {"classifier": info.report, "tests": {}}
+    for name, examples in inputs.tests.items():  # sets that only judge
+        flagged = classifier.scores([example.prompt for example in examples]) >= classifier.threshold
+        report["tests"][name] = {"examples": len(examples), "flagged": int(flagged.sum())}
     retained = retained_values(options.retain_model, task, options.scoring) if task is not None else None
-    tokens = _token_classifier(options, building)
-    content = _entities(options, classifier, tokens)
+
+    content = tokens = None  # what of a prompt the guard will mask, where it is not all of it, and what finds it
+    if options.search.scope == "entities":
+        if options.classifier.token_classifier is not None:
+            from classifiers.export.tokens import export_token_classifier
+
+            tokens = building / "token_classifier"
+            if not tokens.exists():
+                export_token_classifier(options.classifier.token_classifier, tokens)
+            content = entity_content(options.model, TokenClassifier.open(tokens))
+        else:
+            assert isinstance(classifier, HeadClassifier)
+            content = entity_content(options.model, MemoryFinder(classifier.head.memory))
+
+    result: SearchResult | None = None
     with open_scorer(options.model, options.scoring, content) as scorer:
-        if task is not None:
+        if task is None:
+            spec = _spec(options, options.search.methods[0], options.search.dims[0], options.strength)
+            report["search"] = {"reason": "the corruption was given by the operator"}
+        else:
+            trajectory = building / _TRAJECTORY_FILE
             found = run_search(
                 scorer,
                 task,
@@ -279,91 +280,32 @@ def _search_and_write(
                 options.search,
                 rows.hidden_size,
                 retained=retained,
-                trajectory=building / _TRAJECTORY_FILE,
-                resume=options.resume and (building / _TRAJECTORY_FILE).exists(),
+                trajectory=trajectory,
+                resume=options.resume and trajectory.exists(),
                 overwrite=not options.resume,
                 console=console,
             )
-            console.print(found.result.reason, highlight=False, soft_wrap=True)
+            result, spec = found.result, found.spec
+            console.print(result.reason, highlight=False, soft_wrap=True)
             report["search"] = found.as_dict()
-        else:
-            report["search"] = {"reason": "the corruption was given by the operator"}
-        spec = found.spec if found is not None else _given_spec(options)
+        measured = {}
         with console.status("measuring what the policy does to the answers"):
-            report["effect"] = {
-                name: effect.as_dict()
-                for name, examples in (("forget", inputs.forget), ("retain", inputs.retain))
-                if (
-                    effect := measure_effect(
-                        scorer,
-                        classifier,
-                        spec,
-                        examples,
-                        noise_seed=options.search.noise_seeds + 1,  # the search has seen those before
-                        count=options.search.examples,
-                        seed=options.seed,
-                    )
+            for name, examples in (("forget", inputs.forget), ("retain", inputs.retain)):
+                measured[name] = measure_guarded_answers(
+                    scorer,
+                    classifier,
+                    spec,
+                    examples,
+                    noise_seed=options.search.noise_seeds + 1,  # the search has seen those before
+                    count=options.search.examples,
+                    seed=options.seed,
                 )
-            }
-    _print_effect(report["effect"], console)
-    plots = _plots(info, found, building)
-    return _write(options, inputs, rows, info, spec, report, building, plots, tokens)
-
-
-def _token_classifier(options: BuildOptions, building: Path) -> Path | None:
-    """The exported token classifier in the building folder; None where the entity memory does."""
-    name = options.classifier.token_classifier
-    if options.search.scope == "content" or name is None:
-        return None
-    from classifiers.export.tokens import export_token_classifier
-
-    folder = building / "token_classifier"
-    if not folder.exists():
-        export_token_classifier(name, folder)
-    return folder
-
-
-def _entities(options: BuildOptions, classifier: PromptClassifier, tokens: Path | None) -> EntityContent | None:
-    """What of a prompt the guard will mask, where it is not all of it."""
-    if options.search.scope == "content":
-        return None
-    if tokens is not None:
-        return entity_content(options.model, TokenClassifier.open(tokens))
-    assert isinstance(classifier, HeadClassifier)
-    return entity_content(options.model, MemoryFinder(classifier.head.memory))
-
-
-def _tests(classifier: PromptClassifier, inputs: BuildInputs) -> dict[str, Any]:
-    """Verdicts on the sets that only judge."""
-    found = {}
-    for name, examples in inputs.tests.items():
-        flagged = classifier.scores([example.prompt for example in examples]) >= classifier.threshold
-        found[name] = {"examples": len(examples), "flagged": int(flagged.sum())}
-    return found
-
-
-def _print_effect(effects: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    for name, effect in effects.items():
-        console.print(
-            f"{effect['metric']} on the {name} set: {effect['unguarded']:.3f} unguarded, "
-            f"{effect['guarded']:.3f} guarded ({effect['flagged']} of {effect['examples']} prompts flagged)",
-            highlight=False,
-            soft_wrap=True,
-        )
-
-
-def _plots(info: ClassifierInfo, found: FoundCorruption | None, building: Path) -> list[Path]:
-    from classifiers.calibration.plots import write_plots
-
-    folder = building / "plots"
-    folder.mkdir(exist_ok=True)
-    plots: list[Path] = []
-    if "assessment" in info.report:
-        plots += write_plots(Assessment.from_dict(info.report["assessment"]), folder)
-    if found is not None:
-        plot_search(found.result, folder / "search.svg")
-        plots.append(folder / "search.svg")
-    return plots
+    report["effect"] = {name: answers.as_dict() for name, answers in measured.items() if answers is not None}
+    for name, answers in measured.items():
+        if answers is not None:
+            line = f"{answers.metric} on the {name} set: {answers}"
+            console.print(line, highlight=False, soft_wrap=True)
+    return _write(options, inputs, rows, info, spec, result, report, building, tokens)
 
 
 def _write(
@@ -372,16 +314,14 @@ def _write(
     rows: EmbeddingRows,
     info: ClassifierInfo,
     spec: CorruptionSpec,
+    result: SearchResult | None,
     report: dict[str, Any],
     building: Path,
-    plots: list[Path],
     tokens: Path | None,
 ) -> PolicyBundle:
-    from importlib.metadata import version
-
     data = {
         "schema_version": 1,
-        "name": _policy_name(options),
+        "name": options.policy_name,
         "version": "1",
         "model": ModelConfig(name=options.model, hidden_size=rows.hidden_size, embedding_digest=rows.digest()),
         "action": options.action,
@@ -401,16 +341,25 @@ def _write(
             "token_classifier": options.classifier.token_classifier,
             "seed": options.seed,
             "scorer": options.scoring.scorer,
-            "versions": {name: version(name) for name in ("eco-gateway", "torch", "transformers", "onnxruntime")},
+            "versions": {name: version(name) for name in _VERSIONS_OF},
         },
     }
     try:
         config = PolicyConfig.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise BuildError(f"--{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
-    folder = building / _CLASSIFIER_FOLDER
-    weights = folder / (HEAD_FILE if info.kind == "head" else ENCODER_FOLDER)
+        raise BuildError(f"--{first_problem(error, whole='')}") from error
+
+    from classifiers.calibration.plots import write_plots
+
+    folder = building / "plots"
+    folder.mkdir(exist_ok=True)
+    plots: list[Path] = []
+    if "assessment" in info.report:
+        plots += write_plots(Assessment.from_dict(info.report["assessment"]), folder)
+    if result is not None:
+        plot_search(result, folder / "search.svg")
+        plots.append(folder / "search.svg")
+    weights = building / _CLASSIFIER_FOLDER / (HEAD_FILE if info.kind == "head" else ENCODER_FOLDER)
     return write_bundle(
         options.out, config, weights, report, plots=plots, token_classifier=tokens, overwrite=options.force
     )

@@ -2,15 +2,16 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from classifiers import Example, check_disjoint, read_examples, save_examples
 from optimizer.errors import BuildError
+from sources.examples import Example, check_disjoint, read_examples
 from sources.presets.plan import load_task, plan_task
+from storage.digests import sha256_of_file
 
 __all__ = ["BuildInputs", "InputOptions", "augment_inputs", "read_inputs"]
 
@@ -48,22 +49,36 @@ class BuildInputs:
     tests: Mapping[str, list[Example]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: Path) -> tuple[Path, Path]:
-        """Write what the classifier is trained on as two files: forget.jsonl and retain.jsonl."""
-        files = folder / "forget.jsonl", folder / "retain.jsonl"
-        save_examples(files[0], self.rephrased)
-        save_examples(files[1], self.retain)
-        return files
-
 
 def read_inputs(options: InputOptions, seed: int, *, console: Console) -> BuildInputs:
     """Read the sets, check them against each other, and check that the server to augment them with answers.
 
     Raises:
         BuildError: neither or both of files and task are given.
-        ExampleFileError, TaskError, AugmentationError: a set or the server cannot be had, or the sets overlap.
+        SourceError, AugmentationError: a set or the server cannot be had, or the sets overlap.
     """
-    inputs = _from_task(options, seed, console) if options.task is not None else _from_files(options)
+    if options.task is None:
+        if options.forget is None or options.retain is None:
+            missing = "--forget" if options.forget is None else "--retain"
+            raise BuildError(f"{missing}: give --forget and --retain, or --task")
+        forget, retain = read_examples(options.forget), read_examples(options.retain)
+        check_disjoint(forget, retain, forget_name=str(options.forget), retain_name=str(options.retain))
+        digests = {"forget_sha256": sha256_of_file(options.forget), "retain_sha256": sha256_of_file(options.retain)}
+        inputs = BuildInputs(forget, retain, forget, provenance=digests)
+    elif options.forget is not None or options.retain is not None:
+        raise BuildError("--task: it brings its own sets; leave out --forget and --retain")
+    else:
+        plan = plan_task(options.task, options.task_data, seed)
+        data = load_task(plan)
+        console.print(data.summary(), highlight=False)
+        tests = {name: examples for name in _TEST_SETS if (examples := getattr(data, name))}
+        provenance = {
+            "task": plan.name,
+            "forget_sha256": _digest(data.forget),
+            "retain_sha256": _digest(data.retain),
+            "task_notes": list(data.notes),
+        }
+        inputs = BuildInputs(data.forget, data.retain, data.forget, tests=tests, provenance=provenance)
     if options.augment_with is not None:
         from optimizer.augmentation.augment import served_model
 
@@ -86,7 +101,7 @@ def augment_inputs(
     from optimizer.augmentation.augment import augment_examples
 
     made = augment_examples(
-        str(options.augment_with),
+        options.augment_with,
         inputs.forget,
         options.augment_per_example,
         seed,
@@ -105,46 +120,13 @@ def augment_inputs(
         "aliases": made.aliases,
         "paraphrases_sha256": _digest(written),
     }
-    return BuildInputs(
-        inputs.forget,
-        inputs.retain,
-        [*inputs.forget, *written],
-        tuple(made.aliases),
-        inputs.tests,
-        {**inputs.provenance, **provenance},
+    return replace(
+        inputs,
+        rephrased=[*inputs.forget, *written],
+        aliases=tuple(made.aliases),
+        provenance={**inputs.provenance, **provenance},
     )
-
-
-def _from_files(options: InputOptions) -> BuildInputs:
-    if options.forget is None or options.retain is None:
-        missing = "--forget" if options.forget is None else "--retain"
-        raise BuildError(f"{missing}: give --forget and --retain, or --task")
-    forget, retain = read_examples(options.forget), read_examples(options.retain)
-    check_disjoint(forget, retain, forget_name=str(options.forget), retain_name=str(options.retain))
-    digests = {"forget_sha256": _sha256(options.forget), "retain_sha256": _sha256(options.retain)}
-    return BuildInputs(forget, retain, forget, provenance=digests)
-
-
-def _from_task(options: InputOptions, seed: int, console: Console) -> BuildInputs:
-    if options.forget is not None or options.retain is not None:
-        raise BuildError("--task: it brings its own sets; leave out --forget and --retain")
-    plan = plan_task(str(options.task), options.task_data, seed)
-    data = load_task(plan)
-    console.print(data.summary(), highlight=False)
-    tests = {name: examples for name in _TEST_SETS if (examples := getattr(data, name))}
-    provenance = {
-        "task": plan.name,
-        "forget_sha256": _digest(data.forget),
-        "retain_sha256": _digest(data.retain),
-        "task_notes": list(data.notes),
-    }
-    return BuildInputs(data.forget, data.retain, data.forget, tests=tests, provenance=provenance)
 
 
 def _digest(examples: list[Example]) -> str:
     return hashlib.sha256(repr(examples).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,31 +6,31 @@ learned, and the search. Everything that can be wrong is found before a model is
 
 import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from classifiers import Example, check_disjoint, read_examples
+from console.progress import shown_progress
 from corruption import CorruptionSpec, EmbeddingRows
+from optimizer.errors import SearchError
 from optimizer.objective.metric_task import MetricTask
 from optimizer.objective.objective import ForgetObjective, Retained, retained_from_model
 from optimizer.objective.surrogate import retained_without_model
+from optimizer.search.evaluator import Evaluation
 from optimizer.search.plot import plot_search
 from optimizer.search.result import SearchResult
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
-from optimizer.search.trajectory import Evaluation, SearchError
 from scoring.load import open_scorer as load_scorer
 from scoring.metrics import DEFAULT_TOLERANCE, Metric, check_metric
 from scoring.scorer import ContentFinder, Scorer
+from storage.whole import write_whole
 
 __all__ = ["FoundCorruption", "ScorerOptions", "SearchOptions", "open_scorer", "run_search", "search_files"]
 
@@ -76,29 +76,19 @@ class SearchOptions:
 
     def settings(self, metric: Metric) -> SearchSettings:
         """Raises SearchError that names the option."""
+        given = {name: value for name, value in asdict(self).items() if name in SearchSettings.model_fields}
+        given["tolerance"] = DEFAULT_TOLERANCE[metric] if self.tolerance is None else self.tolerance
+        given["noise_seeds"] = tuple(range(1, self.noise_seeds + 1))
         try:
-            return SearchSettings(
-                tolerance=self.tolerance if self.tolerance is not None else DEFAULT_TOLERANCE[metric],
-                min_strength=self.min_strength,
-                max_strength=self.max_strength,
-                sweep_points=self.sweep_points,
-                refine_steps=self.refine_steps,
-                vector_steps=self.vector_steps,
-                noise_seeds=tuple(range(1, self.noise_seeds + 1)),
-                screen_examples=self.screen_examples,
-                seed=self.seed,
-                budget_evaluations=self.budget_evaluations,
-                budget_s=self.budget_s,
-            )
+            return SearchSettings(**given)
         except ValidationError as error:
             raise _named(error) from error
 
     def space(self, hidden_size: int) -> SearchSpace:
         """Raises SearchError that names the option."""
+        given = {"methods": self.methods, "dims": self.dims, "hidden_size": hidden_size, "scope": self.scope}
         try:
-            return SearchSpace.model_validate(
-                {"methods": self.methods, "dims": self.dims, "hidden_size": hidden_size, "scope": self.scope}
-            )
+            return SearchSpace.model_validate(given)
         except ValidationError as error:
             raise _named(error) from error
 
@@ -108,7 +98,8 @@ class SearchOptions:
         Raises:
             MetricError: the metric needs what the examples do not have.
         """
-        metric = self.metric or _default_metric(forget)
+        all_have_choices = all(example.choices for example in forget)
+        metric: Metric = self.metric or ("choice_accuracy" if all_have_choices else "answer_probability")
         usable = check_metric(metric, forget)
         chooser = np.random.default_rng(self.seed)
         picked = sorted(chooser.permutation(len(usable))[: self.examples].tolist())
@@ -156,7 +147,14 @@ def run_search(
     if retained is None:
         retained = retained_without_model(scorer, task, retain, seed=options.seed)
     objective = ForgetObjective(scorer, task, retained)
-    with _progress(console) as on_evaluation:
+    with shown_progress(console) as show:
+
+        def on_evaluation(evaluation: Evaluation, done: int, expected: int) -> None:
+            strength = evaluation.spec.strength
+            at = f" at {strength:.3g}" if isinstance(strength, float) else ""
+            note = f"{evaluation.spec.method}{at}: {evaluation.value:.4f}"
+            show("searching the corruption", done, expected, note)
+
         result = search_corruption(
             objective,
             space,
@@ -220,8 +218,8 @@ def search_files(
         )
         report = found.as_dict() | {"startup_s": scorer.startup_s, "search_s": found.result.seconds}
     plot_search(found.result, out / PLOT_FILE)
-    _write(out / RESULT_FILE, report)
-    _write(out / SPEC_FILE, found.spec.model_dump(mode="json"))
+    for name, data in ((RESULT_FILE, report), (SPEC_FILE, found.spec.model_dump(mode="json"))):
+        write_whole(out / name, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     return found
 
 
@@ -234,57 +232,26 @@ def retained_values(retain_model: str | None, task: MetricTask, scoring: ScorerO
         return retained_from_model(scorer, task)
 
 
-@contextlib.contextmanager
-def open_scorer(model: str, options: ScorerOptions, content: ContentFinder | None = None) -> Iterator[Scorer]:
-    """Load a model for scoring, and give its memory back at the end.
+def open_scorer(
+    model: str, options: ScorerOptions, content: ContentFinder | None = None
+) -> contextlib.AbstractContextManager[Scorer]:
+    """Load a model for scoring, and give its memory back at the end of the block.
 
     `content` finds what gets corrupted; None: all that the chat template calls content.
     """
-    scorer = load_scorer(
-        model,
-        runner=options.scorer,
-        dtype=options.dtype,
-        tensor_parallel_size=options.tensor_parallel_size,
-        content=content,
+    return contextlib.closing(
+        load_scorer(
+            model,
+            runner=options.scorer,
+            dtype=options.dtype,
+            tensor_parallel_size=options.tensor_parallel_size,
+            content=content,
+        )
     )
-    try:
-        yield scorer
-    finally:
-        scorer.close()
-
-
-def _default_metric(examples: Sequence[Example]) -> Metric:
-    return "choice_accuracy" if all(example.choices for example in examples) else "answer_probability"
 
 
 def _named(error: ValidationError) -> SearchError:
-    first = error.errors(include_url=False)[0]
-    field = "-".join(str(first["loc"][0]).split("_")) if first["loc"] else ""
-    message = str(first["msg"]).removeprefix("Value error, ")
+    problem = error.errors(include_url=False)[0]
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    field = str(problem["loc"][0]).replace("_", "-") if problem["loc"] else ""
     return SearchError(f"--{field}: {message}" if field else f"--{message}")
-
-
-@contextlib.contextmanager
-def _progress(console: Console) -> Iterator[Any]:
-    columns = (TextColumn("searching the corruption"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[last]}"), console=console) as progress:
-        task = progress.add_task("", total=None, last="")
-
-        def shown(evaluation: Evaluation, done: int, expected: int) -> None:
-            strength = evaluation.spec.strength
-            at = f" at {strength:.3g}" if isinstance(strength, float) else ""
-            last = f"{evaluation.spec.method}{at}: {evaluation.value:.4f}"
-            progress.update(task, completed=done, total=expected, last=last)
-
-        yield shown
-
-
-def _write(path: Path, data: Any) -> None:
-    handle, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
-        Path(work).chmod(0o644)
-        Path(work).replace(path)
-    finally:
-        Path(work).unlink(missing_ok=True)

@@ -1,20 +1,34 @@
 """Forget and retain sets: JSON lines in, checked `Example`s out."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from classifiers.errors import ExampleFileError
+from sources.read import SourceError, json_lines, read_text
+from storage.whole import write_whole
 from text.normalise import normalise
+
+__all__ = [
+    "Example",
+    "ExampleFileError",
+    "check_disjoint",
+    "comparison_key",
+    "example_of",
+    "read_examples",
+    "save_examples",
+]
 
 _PROMPT_FIELDS = ("question", "prompt", "text")
 _ANSWER_FIELDS = {"question": ("answer",), "prompt": ("answer", "completion"), "text": ()}
 _EXPECTED = "expected an object with question, prompt or text (and optionally answer, or choices and answer)"
 _OPTION = re.compile(r"option_?(\d+)")
 _LISTED_DUPLICATES = 10
+
+
+class ExampleFileError(SourceError):
+    """A forget or retain set cannot be used: rows that are no examples, none at all, or some of the other set's."""
 
 
 @dataclass(frozen=True)
@@ -40,35 +54,20 @@ def read_examples(path: str | Path) -> list[Example]:
     as choices (or option1, option2, …), its answer being the option's text, its number from 0, or its letter.
 
     Raises:
-        ExampleFileError: the file is missing, not UTF-8, or empty, or a line is not JSON, lacks a known
-            field, or has one of the wrong type or without text. The message names file and line.
+        SourceError: the file is missing or not UTF-8, or a line is not JSON. The message names file and line.
+        ExampleFileError: it is empty, or a line lacks a known field, or has one of the wrong type or without text.
     """
     path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError as error:
-        raise ExampleFileError(f"{path}: no such file; expected JSON lines") from error
-    except UnicodeDecodeError as error:
-        raise ExampleFileError(
-            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
-    except OSError as error:
-        raise ExampleFileError(f"{path}: cannot be read ({error.strerror})") from error
-    examples = [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not path.exists():
+        raise SourceError(f"{path}: no such file; expected JSON lines")
+    examples = []
+    for where, record in json_lines(read_text(path, str(path)), str(path), _EXPECTED):
+        if not isinstance(record, dict):
+            raise ExampleFileError(f"{where}: found a {type(record).__name__}; {_EXPECTED}")
+        examples.append(example_of(record, where))
     if not examples:
         raise ExampleFileError(f"{path}: empty file; expected at least one JSON line")
     return examples
-
-
-def _parse(line: str, where: str) -> Example:
-    try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        raise ExampleFileError(f"{where}: malformed JSON ({reason}); {_EXPECTED}") from error
-    if not isinstance(record, dict):
-        raise ExampleFileError(f"{where}: found a {type(record).__name__}; {_EXPECTED}")
-    return example_of(record, where)
 
 
 def example_of(record: Mapping[str, object], where: str) -> Example:
@@ -99,7 +98,7 @@ def _choices(record: Mapping[str, object], where: str) -> tuple[str, ...] | None
     if record.get("choices") is not None:
         choices = _texts(record["choices"], "choices", where)
     else:
-        numbered = sorted((int(found[1]), name) for name in record if (found := _OPTION.fullmatch(name)))
+        numbered = sorted((int(option[1]), name) for name in record if (option := _OPTION.fullmatch(name)))
         if not numbered:
             return None
         choices = tuple(_text(record[name], name, where) for _, name in numbered)
@@ -109,6 +108,7 @@ def _choices(record: Mapping[str, object], where: str) -> tuple[str, ...] | None
 
 
 def _choice_index(answer: object, choices: Sequence[str], where: str) -> int:
+    """The option meant by an answer, which may be its text, its letter, or its number from 0."""
     if isinstance(answer, str):
         if answer in choices:
             return choices.index(answer)
@@ -138,7 +138,6 @@ def _text(value: object, field: str, where: str) -> str:
 
 def save_examples(path: str | Path, examples: Sequence[Example]) -> None:
     """Write examples as JSON lines that `read_examples` reads back as they were; the file appears whole."""
-    path = Path(path)
     lines = []
     for example in examples:
         record: dict[str, object] = {"prompt": example.prompt}
@@ -151,12 +150,9 @@ def save_examples(path: str | Path, examples: Sequence[Example]) -> None:
         if example.perturbed_answers is not None:
             record["perturbed_answer"] = list(example.perturbed_answers)
         lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    work = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        work.write_text("".join(lines), encoding="utf-8")
-        work.replace(path)
+        write_whole(Path(path), "".join(lines))
     except OSError as error:
-        work.unlink(missing_ok=True)
         raise ExampleFileError(f"{path}: cannot be written ({error.strerror})") from error
 
 

@@ -7,20 +7,34 @@ of them (plain text), or `hf:org/name[:config[:split]]` (a data set, or a local 
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from console.errors import EcoError
+from console.errors import EcoError, first_line
 
-__all__ = ["HUB_PREFIX", "Row", "Rows", "SourceError", "flag_of", "read_source"]
+__all__ = [
+    "HUB_PREFIX",
+    "Row",
+    "Rows",
+    "SourceError",
+    "csv_rows",
+    "flag_of",
+    "hub_dataset",
+    "json_lines",
+    "json_values",
+    "parquet_table",
+    "read_source",
+    "read_text",
+]
 
 HUB_PREFIX = "hf:"
 
 Row = Mapping[str, object]
 
 _FORMS = "expected FILE.jsonl, .json, .csv, .parquet or .txt, a folder of .txt files, or hf:org/name[:config[:split]]"
+_JSON_FORMS = "expected one object per line, or a list of them"
 
 
 class SourceError(EcoError):
@@ -56,13 +70,11 @@ def read_source(source: str, *, name: str, columns: Iterable[str]) -> Rows:
         SourceError: the source is missing, unreadable, empty, or of a form that is not known.
     """
     flag = flag_of(name)
-    if source.startswith(HUB_PREFIX):
-        rows = Rows(tuple(_hub_rows(source, flag, frozenset(columns))), published=True)
-    else:
-        rows = Rows(tuple(_local_rows(source, flag)))
-    if not rows.rows:
+    published = source.startswith(HUB_PREFIX)
+    rows = _hub_rows(source, flag, frozenset(columns)) if published else _local_rows(source, flag)
+    if not rows:
         raise SourceError(f"{flag}: {source}: empty; give at least one row")
-    return rows
+    return Rows(tuple(rows), published)
 
 
 def _local_rows(source: str, flag: str) -> list[tuple[str, Row]]:
@@ -74,28 +86,58 @@ def _local_rows(source: str, flag: str) -> list[tuple[str, Row]]:
             raise SourceError(f"{where}: no .txt file in this folder; {_FORMS}")
         return [_text_row(text, f"{flag}: {text}") for text in texts]
     if not path.exists():
-        hint = f"for a data set of the hub write {HUB_PREFIX}{source}" if _may_be_hub_id(source) else _FORMS
+        may_be_hub_id = source.count("/") == 1 and not source.startswith((".", "/", "~")) and not path.suffix
+        hint = f"for a data set of the hub write {HUB_PREFIX}{source}" if may_be_hub_id else _FORMS
         raise SourceError(f"{where}: no such file; {hint}")
     if path.suffix == ".txt":
         return [_text_row(path, where)]
     if path.suffix == ".parquet":
-        return _numbered(_parquet_rows(path, where), where)
+        return _numbered(parquet_table([path], where)[1].to_pylist(), where)
     if path.suffix == ".csv":
-        return _numbered(_csv_rows(path, where), where)
+        return _numbered(csv_rows(read_text(path, where), where), where)
     if path.suffix in (".jsonl", ".json"):
-        return _json_rows(_text_of(path, where), where)
+        text = read_text(path, where)
+        rows = json_values(text, where)
+        for place, row in rows:
+            if not isinstance(row, dict):
+                at = where if text.lstrip().startswith("[") else place
+                raise SourceError(f"{at}: found a {type(row).__name__}; {_JSON_FORMS}")
+        return rows
     raise SourceError(f"{where}: files ending in {path.suffix or 'nothing'} are not known; {_FORMS}")
 
 
-def _may_be_hub_id(source: str) -> bool:
-    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not Path(source).suffix
+def _text_row(path: Path, where: str) -> tuple[str, Row]:
+    text = read_text(path, where)
+    if not text.strip():
+        raise SourceError(f"{where}: empty file; expected text")
+    return where, {"text": text}
 
 
 def _numbered(rows: Iterable[Row], where: str) -> list[tuple[str, Row]]:
     return [(f"{where}: row {number}", row) for number, row in enumerate(rows, 1)]
 
 
-def _text_of(path: Path, where: str) -> str:
+def _hub_rows(source: str, flag: str, columns: frozenset[str]) -> list[tuple[str, Row]]:
+    where = f"{flag}: {source}"
+    repository, *more = source.removeprefix(HUB_PREFIX).split(":")
+    if not repository or len(more) > 2:
+        raise SourceError(f"{where}: no data set's name; write hf:org/name, hf:org/name:config:split or ::split")
+    config, split = (*(part or None for part in more), None, None)[:2]
+    advice = "check the name and the network, or download the data set and give its file"
+    dataset = hub_dataset(repository, config, split, where, advice)
+    known = [column for column in dataset.column_names if column in columns]
+    if not known:
+        found = ", ".join(map(str, dataset.column_names))
+        raise SourceError(f"{where}: no known column; found {found}; expected one of {', '.join(sorted(columns))}")
+    return _numbered(dataset.select_columns(known).to_list(), where)
+
+
+def read_text(path: Path, where: str) -> str:
+    """A text file, without the mark that some editors put before UTF-8. `where` opens the message of an error.
+
+    Raises:
+        SourceError: it is not UTF-8, or cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -106,98 +148,73 @@ def _text_of(path: Path, where: str) -> str:
         raise SourceError(f"{where}: cannot be read ({error.strerror}); check the file and its rights") from error
 
 
-def _text_row(path: Path, where: str) -> tuple[str, Row]:
-    text = _text_of(path, where)
-    if not text.strip():
-        raise SourceError(f"{where}: empty file; expected text")
-    return where, {"text": text}
+def json_values(text: str, where: str) -> list[tuple[str, Any]]:
+    """The values of JSON lines, or of one list, each with the words that open an error message about it.
 
-
-def _json_rows(text: str, where: str) -> list[tuple[str, Row]]:
-    """JSON lines, or one list of objects."""
+    Raises:
+        SourceError: it is no JSON.
+    """
     if text.lstrip().startswith("["):
-        parsed: Any = _parsed(text, where)
-        return [(f"{where}: row {number}", _object(row, where)) for number, row in enumerate(parsed, 1)]
-    # Not splitlines(): U+2028 may stand inside a string.
-    lines = [(f"{where}:{number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return [(place, _object(_parsed(line, place), place)) for place, line in lines]
+        return _numbered(_parsed(text, where, _JSON_FORMS), where)
+    return list(json_lines(text, where, _JSON_FORMS))
 
 
-def _parsed(text: str, where: str) -> object:
+def json_lines(text: str, where: str, expected: str) -> Iterator[tuple[str, Any]]:
+    """The values of JSON lines, blank ones skipped, as from `json_values`; `expected` ends the message of an error."""
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): U+2028 may stand inside a string
+        if line.strip():
+            yield f"{where}:{number}", _parsed(line, f"{where}:{number}", expected)
+
+
+def _parsed(text: str, where: str, expected: str) -> Any:
     try:
-        parsed: object = json.loads(text)
+        return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        raise SourceError(
-            f"{where}: malformed JSON ({reason}); expected one object per line, or a list of them"
-        ) from error
-    return parsed
+        raise SourceError(f"{where}: malformed JSON ({reason}); {expected}") from error
 
 
-def _object(row: object, where: str) -> Row:
-    if not isinstance(row, dict):
-        raise SourceError(f"{where}: found a {type(row).__name__}; expected one object per line, or a list of them")
-    return row
-
-
-def _csv_rows(path: Path, where: str) -> list[Row]:
+def csv_rows(text: str, where: str) -> list[dict[str, object]]:
+    """The rows of a CSV file with a header. Raises SourceError where it is malformed."""
     try:
-        return list(csv.DictReader(io.StringIO(_text_of(path, where), newline=""), strict=True))
+        return [dict(row) for row in csv.DictReader(io.StringIO(text, newline=""), strict=True)]
     except csv.Error as error:
         raise SourceError(f"{where}: malformed CSV ({error}); quote the fields, or save it as JSON lines") from error
 
 
-def _parquet_rows(path: Path, where: str) -> list[Row]:
+def parquet_table(paths: Sequence[Path], where: str, wanted: Iterable[str] | None = None) -> tuple[list[str], Any]:
+    """The columns of the first file, and all files as one pyarrow.Table with those of them that are wanted; None: all.
+
+    Raises:
+        SourceError: one is no parquet file, or they differ.
+    """
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     try:
-        rows: list[Row] = pq.read_table(path).to_pylist()
+        names = pq.read_schema(paths[0]).names
+        kept = names if wanted is None else [column for column in wanted if column in names]
+        return names, pa.concat_tables([pq.read_table(path, columns=kept) for path in paths])
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"{where}: not a readable parquet file ({_first_line(error)}); fetch it again") from error
-    return rows
+        raise SourceError(f"{where}: not a readable parquet file ({first_line(error)}); fetch it again") from error
 
 
-def _hub_rows(source: str, flag: str, columns: frozenset[str]) -> list[tuple[str, Row]]:
+def hub_dataset(repository: str, config: str | None, split: str | None, where: str, advice: str) -> Any:
+    """A split of a data set of the hub, as `datasets` has it; None: train, or the only one there is.
+
+    Raises:
+        SourceError: it cannot be loaded, or it is not clear which split is meant.
+    """
     import datasets  # type: ignore[import-untyped]
 
-    repository, config, split = _hub_parts(source, flag)
     try:
         if split is None:
-            split = _only_split(datasets.get_dataset_split_names(repository, config), source, flag)
-        dataset: Any = datasets.load_dataset(repository, config, split=split)
+            splits = datasets.get_dataset_split_names(repository, config)
+            if "train" not in splits and len(splits) != 1:  # TruthfulQA has nothing but `validation`
+                raise SourceError(
+                    f"{where}: no split train; add one of {', '.join(splits)} as hf:org/name:config:split"
+                )
+            split = "train" if "train" in splits else splits[0]
+        return datasets.load_dataset(repository, config, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise SourceError(
-            f"{flag}: {source}: cannot be loaded ({_first_line(error)}); check the name and the network, or download "
-            "the data set and give its file"
-        ) from error
-    known = [column for column in dataset.column_names if column in columns]
-    if not known:
-        found = ", ".join(map(str, dataset.column_names))
-        raise SourceError(
-            f"{flag}: {source}: no known column; found {found}; expected one of {', '.join(sorted(columns))}"
-        )
-    return _numbered(dataset.select_columns(known).to_list(), f"{flag}: {source}")
-
-
-def _hub_parts(source: str, flag: str) -> tuple[str, str | None, str | None]:
-    repository, *more = source.removeprefix(HUB_PREFIX).split(":")
-    if not repository or len(more) > 2:
-        raise SourceError(
-            f"{flag}: {source}: no data set's name; write hf:org/name, hf:org/name:config:split or ::split"
-        )
-    config, split = (*(part or None for part in more), None, None)[:2]
-    return repository, config, split
-
-
-def _only_split(splits: list[str], source: str, flag: str) -> str:
-    """The one named train, or the only one there is: TruthfulQA has nothing but `validation`."""
-    if "train" in splits:
-        return "train"
-    if len(splits) == 1:
-        return splits[0]
-    raise SourceError(f"{flag}: {source}: no split train; add one of {', '.join(splits)} as hf:org/name:config:split")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise SourceError(f"{where}: cannot be loaded ({first_line(error)}); {advice}") from error

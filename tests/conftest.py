@@ -1,23 +1,47 @@
-"""The demo's models and policy, once per session for every folder of tests that needs the real thing."""
+"""The demo's models and policy, once for every folder of tests that needs the real thing, and how workers share."""
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
-from demo.models import DemoBuild, build_models
-from optimizer import BuildOptions, InputOptions, build_policy
+if TYPE_CHECKING:  # imported where they are used: collecting the tests shall not wait for torch
+    from demo.models import DemoBuild
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A worker takes a whole file, and one worker all that talks to the session's servers: fixtures are made once."""
+    for item in items:
+        servers = "servers" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("servers" if servers else str(item.path)))
 
 
 @pytest.fixture(scope="session")
-def demo_build() -> DemoBuild:
+def demo_build() -> "DemoBuild":
+    from demo.models import build_models
+
     return build_models()
 
 
 @pytest.fixture(scope="session")
-def demo_policy(demo_build: DemoBuild, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    options = BuildOptions(
-        model=str(demo_build.model),
-        inputs=InputOptions(forget=demo_build.forget_examples, retain=demo_build.retain_examples),
-        out=tmp_path_factory.mktemp("policies") / "people",
-    )
-    return build_policy(options).path
+def demo_policy(demo_build: "DemoBuild", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One worker builds it, the others wait."""
+    from optimizer import BuildOptions, InputOptions, build_policy
+
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    policy = folder / "demo-policy" / "people"
+    with FileLock(folder / "demo-policy.lock"):
+        if not policy.exists():
+            build_policy(
+                BuildOptions(
+                    model=str(demo_build.model),
+                    inputs=InputOptions(forget=demo_build.forget_examples, retain=demo_build.retain_examples),
+                    out=policy,
+                )
+            )
+    return policy

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from sources.presets.names import MMLU_TOPICS, WMDP_SUBJECTS
+
 __all__ = ["SETS", "TASKS", "ChoiceTask", "Role", "chosen_tasks"]
 
 Role = Literal["forget", "neighbour", "general", ""]
@@ -28,19 +30,19 @@ class ChoiceTask:
     role: Role = ""
 
 
+def _mmlu(subjects: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"mmlu_{subject}" for subject in subjects)
+
+
 TASKS: Final[Mapping[str, ChoiceTask]] = {
-    "wmdp-bio": ChoiceTask(("wmdp_bio",), "forget"),
-    "wmdp-chem": ChoiceTask(("wmdp_chem",), "forget"),
-    "wmdp-cyber": ChoiceTask(("wmdp_cyber",), "forget"),
+    **{f"wmdp-{subject}": ChoiceTask((f"wmdp_{subject}",), "forget") for subject in WMDP_SUBJECTS},
     "mmlu": ChoiceTask(("mmlu",), "general"),
-    "mmlu-economics": ChoiceTask(("mmlu_high_school_macroeconomics", "mmlu_high_school_microeconomics"), "forget"),
-    "mmlu-econometrics": ChoiceTask(("mmlu_econometrics",), "neighbour"),
-    "mmlu-physics": ChoiceTask(
-        ("mmlu_college_physics", "mmlu_conceptual_physics", "mmlu_high_school_physics"), "forget"
-    ),
-    "mmlu-math": ChoiceTask(("mmlu_college_mathematics", "mmlu_high_school_mathematics"), "neighbour"),
-    "mmlu-law": ChoiceTask(("mmlu_international_law", "mmlu_professional_law"), "forget"),
-    "mmlu-jurisprudence": ChoiceTask(("mmlu_jurisprudence",), "neighbour"),
+    "mmlu-economics": ChoiceTask(_mmlu(MMLU_TOPICS["economics"].forget), "forget"),
+    "mmlu-econometrics": ChoiceTask(_mmlu(MMLU_TOPICS["economics"].neighbours), "neighbour"),
+    "mmlu-physics": ChoiceTask(_mmlu(MMLU_TOPICS["physics"].forget), "forget"),
+    "mmlu-math": ChoiceTask(_mmlu(MMLU_TOPICS["physics"].neighbours), "neighbour"),
+    "mmlu-law": ChoiceTask(_mmlu(MMLU_TOPICS["law"].forget), "forget"),
+    "mmlu-jurisprudence": ChoiceTask(_mmlu(MMLU_TOPICS["law"].neighbours), "neighbour"),
     "arc-easy": ChoiceTask(("arc_easy",), "general"),
     "arc-challenge": ChoiceTask(("arc_challenge",), "general"),
     "boolq": ChoiceTask(("boolq",), "general"),
@@ -59,7 +61,7 @@ TASKS: Final[Mapping[str, ChoiceTask]] = {
 """By our name. `sample-…` ship with the package and need no network."""
 
 SETS: Final[Mapping[str, tuple[str, ...]]] = {
-    "wmdp": ("wmdp-bio", "wmdp-chem", "wmdp-cyber"),
+    "wmdp": tuple(f"wmdp-{subject}" for subject in WMDP_SUBJECTS),
     "economics": ("mmlu-economics", "mmlu-econometrics"),
     "physics": ("mmlu-physics", "mmlu-math"),
     "law": ("mmlu-law", "mmlu-jurisprudence"),

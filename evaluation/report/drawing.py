@@ -1,9 +1,10 @@
 """How the report draws: one look, no dates, no chance, and texts that are never read as markup or as formulas."""
 
 import io
+import itertools
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -16,7 +17,19 @@ from matplotlib.style import context
 from evaluation.report.load import Run
 from evaluation.runs.record import Kind
 
-__all__ = ["INK", "Look", "Plot", "draw", "inline_svg", "label", "legend", "looks", "new_figure", "short"]
+__all__ = [
+    "INK",
+    "Look",
+    "Plot",
+    "counted",
+    "finished",
+    "inline_svg",
+    "label",
+    "legend",
+    "looks",
+    "report_look",
+    "short",
+]
 
 #: Stand-ins, replaced when a picture is put into a file or a page.
 INK: Final = "#010203"
@@ -26,7 +39,6 @@ _IN_FILE: Final = {INK: "#1f2328", _GRID: "#d8dee4", _PAPER: "#ffffff"}
 _IN_PAGE: Final = {INK: "currentColor", _GRID: "var(--grid)", _PAPER: "none"}
 
 #: Each has a contrast of at least 3 on white and on the page's dark ground.
-_GUARDED, _PROMPTING = "#2f7fd0", "#d9730d"
 _COLOURS: Final = ("#2a9367", "#9a6dd7", "#d1495b", "#1a93a3", "#a9744f", "#c95a9c", "#858827", "#75839a")
 _MARKERS: Final = "^vDP<>pdh8"
 
@@ -79,39 +91,38 @@ class Look:
     width: float = 1.2
 
 
+#: Of the kinds of runs that make one series each.
+_LOOKS: Final[dict[Kind, Look]] = {
+    "original": Look("original", INK, "X", 8),
+    "retain": Look("retain model", INK, "*", 14),
+    "guarded": Look("guarded", "#2f7fd0", "o", 7, 2.2),
+    "prompting": Look("prompting", "#d9730d", "s"),
+}
+
+
 def looks(runs: tuple[Run, ...]) -> list[tuple[Look, list[Run]]]:
     """The runs as series: guarded runs are one, each method is one; the strengths of a series are in order."""
     series: dict[tuple[Kind, str], list[Run]] = {}
     for run in runs:
         kind = run.record.kind
-        own = (run.record.method or run.label) if kind in ("method", "other") else str(kind)
-        series.setdefault((kind, own), []).append(run)
-    found, count = [], 0
-    for (kind, own), mine in series.items():
-        if kind == "original":
-            look = Look("original", INK, "X", 8)
-        elif kind == "retain":
-            look = Look("retain model", INK, "*", 14)
-        elif kind == "guarded":
-            look = Look("guarded", _GUARDED, "o", 7, 2.2)
-        elif kind == "prompting":
-            look = Look("prompting", _PROMPTING, "s")
-        else:
-            look = Look(own, _COLOURS[count % len(_COLOURS)], _MARKERS[count % len(_MARKERS)])
-            count += 1
-        found.append((look, mine))
-    return found
+        series.setdefault((kind, "" if kind in _LOOKS else run.record.method or run.label), []).append(run)
+    free = zip(itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False)
+    return [(_LOOKS.get(kind) or Look(own, *next(free)), mine) for (kind, own), mine in series.items()]
 
 
-def new_figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+@contextmanager
+def report_look() -> Iterator[None]:
+    """Figures made and finished in the block look alike, whatever the user's own settings are."""
+    with context(["default", _STYLE]), warnings.catch_warnings():
+        # A label in a script that the font lacks is drawn by the reader's fonts.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        yield
 
 
-def draw(name: str, title: str, alt: str, caption: str, paint: Callable[[], Figure]) -> Plot:
-    """The picture that `paint` makes under the report's look; the same results give the same bytes."""
+def finished(figure: Figure, name: str, title: str, alt: str, caption: str) -> Plot:
+    """The figure as a picture; the same results give the same bytes."""
     buffer = io.StringIO()
-    with _look():
-        paint().savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return Plot(name, title, alt, caption, _recoloured(_root(buffer.getvalue()), _IN_FILE))
 
 
@@ -143,11 +154,14 @@ def label(text: str) -> str:
 
 def short(text: str, width: int = 28) -> str:
     """A text on one line, cut in the middle of nothing."""
-    return label(textwrap.shorten(text, width, placeholder=" …") if " " in text else _cut(text, width))
+    if " " in text:
+        return label(textwrap.shorten(text, width, placeholder=" …"))
+    return label(text if len(text) <= width else text[: width - 1] + "…")
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+def counted(number: int, name: str) -> str:
+    """Such as "1 run", "2 runs"."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
@@ -155,14 +169,6 @@ def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
     handles, names = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(handles)), fontsize="small")
-
-
-@contextmanager
-def _look() -> Iterator[None]:
-    """Whatever the user's own settings are. A label in a script that the font lacks is drawn by the reader's fonts."""
-    with context(["default", _STYLE]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
-        yield
 
 
 def _root(svg: str) -> ElementTree.Element:
@@ -174,9 +180,8 @@ def _root(svg: str) -> ElementTree.Element:
 def _recoloured(root: ElementTree.Element, colours: dict[str, str]) -> str:
     for element in root.iter():
         for key in ("style", "fill", "stroke"):
-            value = element.get(key)
-            for old, new in colours.items() if value else ():
-                value = (value or "").replace(old, new)
-            if value is not None:
+            if (value := element.get(key)) is not None:
+                for old, new in colours.items():
+                    value = value.replace(old, new)
                 element.set(key, value)
     return ElementTree.tostring(root, encoding="unicode") + "\n"

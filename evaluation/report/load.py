@@ -10,14 +10,19 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from evaluation.report.errors import ReportError
+from console.errors import first_problem
+from evaluation.errors import EvaluationError
 from evaluation.runs.record import ANSWERS, FORMAT, RUN, SCORES, Kind
 from evaluation.suite import Answer, Score
 
-__all__ = ["CheckedRecord", "FigureRecord", "Run", "load_run", "load_runs"]
+__all__ = ["CheckedRecord", "FigureRecord", "ReportError", "Run", "load_run", "load_runs"]
 
 #: Control characters and half surrogate pairs, which neither XML nor UTF-8 can hold.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+class ReportError(EvaluationError):
+    """Runs that cannot stand in one report, or a folder that cannot be written; one line that says what to do."""
 
 
 def _finite(value: float | None) -> float | None:
@@ -95,11 +100,33 @@ class Run:
     def figures(self) -> Mapping[str, FigureRecord]:
         return {figure.name: figure for figure in self.record.figures}
 
+    @property
+    def kind_name(self) -> str:
+        """A method's name, or what kind of run it is."""
+        names = {"retain": "retain model", "method": "trained"}
+        return self.record.method or names.get(self.record.kind, self.record.kind)
+
+    @property
+    def tag(self) -> str:
+        """What stands below its label: kind and strength, where the label is not the kind itself."""
+        kind = "" if self.label.casefold() == self.kind_name.casefold() else self.kind_name
+        strength = "" if self.record.strength is None else f"strength {self.record.strength:g}"
+        return " · ".join(part for part in (kind, strength) if part)
+
+    @property
+    def model(self) -> str:
+        """The target's model, as the target names it; only the last part of a folder's path."""
+        model = self.record.target.get("model", "")
+        text = str(model) if model is not None else ""
+        return text.rstrip("/").rpartition("/")[2] if text.startswith(("/", "~", ".")) else text
+
+    def value(self, name: str) -> float | None:
+        """Of a figure; None where it was not measured or is no finite number."""
+        figure = self.figures.get(name)
+        return None if figure is None else figure.value
+
 
 _T = TypeVar("_T")
-
-_SCORE = TypeAdapter(Score)
-_ANSWER = TypeAdapter(Answer)
 
 
 def load_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -123,16 +150,6 @@ def load_run(folder: str | Path) -> Run:
     path = folder / RUN
     if not path.is_file():
         raise ReportError(f"{folder}: holds no {RUN}; name a folder that eco evaluate has written")
-    record = _record(path)
-    scores = tuple(_lines(folder / SCORES, _SCORE))
-    if not all(math.isfinite(score.value) for score in scores):
-        raise ReportError(f"{folder / SCORES}: value: is not a finite number everywhere; run it again")
-    answers = folder / ANSWERS
-    found = tuple(_lines(answers, _ANSWER)) if answers.exists() else ()
-    return Run(folder.resolve().name, record, scores, found)
-
-
-def _record(path: Path) -> CheckedRecord:
     try:
         raw = json.loads(_text(path))
     except ValueError as error:
@@ -142,24 +159,31 @@ def _record(path: Path) -> CheckedRecord:
             f"{path}: format: missing, so it is no evaluation; name a folder that eco evaluate has written"
         )
     if raw["format"] != FORMAT:
-        found = raw["format"]
-        raise ReportError(f"{path}: format: is {found!r}, and only {FORMAT} is known; use the version that wrote it")
+        raise ReportError(
+            f"{path}: format: is {raw['format']!r}, and only {FORMAT} is known; use the version that wrote it"
+        )
     if raw.get("finished") is None:
         raise ReportError(f"{path}: finished: the run was interrupted; finish it with the same eco evaluate command")
     try:
-        return CheckedRecord.model_validate(_printable(raw))
+        record = CheckedRecord.model_validate(_printable(raw))
     except ValidationError as error:
-        raise ReportError(f"{path}: {_first(error)}; run it again") from error
+        raise ReportError(f"{path}: {first_problem(error)}; run it again") from error
+    scores = tuple(_lines(folder / SCORES, Score))
+    if not all(math.isfinite(score.value) for score in scores):
+        raise ReportError(f"{folder / SCORES}: value: is not a finite number everywhere; run it again")
+    answers = tuple(_lines(folder / ANSWERS, Answer)) if (folder / ANSWERS).exists() else ()
+    return Run(folder.resolve().name, record, scores, answers)
 
 
-def _lines(path: Path, adapter: TypeAdapter[_T]) -> Iterator[_T]:
+def _lines(path: Path, kind: type[_T]) -> Iterator[_T]:
+    adapter = TypeAdapter(kind)
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             yield adapter.validate_python(_printable(json.loads(line)))
         except ValidationError as error:
-            raise ReportError(f"{path}:{number}: {_first(error)}; run it again") from error
+            raise ReportError(f"{path}:{number}: {first_problem(error, 'line')}; run it again") from error
         except ValueError as error:
             raise ReportError(f"{path}:{number}: is not JSON ({error}); run it again") from error
 
@@ -180,10 +204,3 @@ def _printable(value: Any) -> Any:
     if isinstance(value, dict):
         return {_printable(key): _printable(item) for key, item in value.items()}
     return [_printable(item) for item in value] if isinstance(value, list) else value
-
-
-def _first(error: ValidationError) -> str:
-    """Field and fault of the first of a validation's errors."""
-    found = error.errors(include_url=False)[0]
-    where = ".".join(map(str, found["loc"]))
-    return f"{where}: {found['msg']}" if where else str(found["msg"])

@@ -1,26 +1,67 @@
-"""What the report says of one suite, before it is put into words."""
+"""What the report says of one suite: its tables, its pictures, and answers to read."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from evaluation.report.comparison import SuiteRuns
+from evaluation.report.compare import SuiteRuns
 from evaluation.report.drawing import Plot
-from evaluation.report.load import Run
-from evaluation.report.readings import Reading
-from evaluation.report.table import Table
-from evaluation.report.wording import counted
+from evaluation.report.figure_plots import plane_plot, strength_plot
+from evaluation.report.load import FigureRecord, Run
+from evaluation.report.score_plots import gate_plot, group_plots
 
-__all__ = ["ARROWS", "Section", "kind_of", "model_of", "subtitle", "tag_of"]
+__all__ = ["ABSENT", "Cell", "Column", "Section", "number", "readings", "suite_plots", "table_of"]
 
-ARROWS = {"up": "↑", "down": "↓"}
-_KIND_NAMES = {
-    "original": "original",
-    "retain": "retain model",
-    "guarded": "guarded",
-    "prompting": "prompting",
-    "method": "trained",
-    "other": "other",
-}
+ABSENT: Final = "–"
+#: Of each subset's examples with answers to read, and of the characters of a text.
+_MOST_READINGS: Final = 8
+_LONGEST_TEXT: Final = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure; `better` is "up", "down" or "", `marks` are the numbers of footnotes that hold for the whole column."""
+
+    name: str
+    better: str
+    marks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What a cell says: the value, the interval and n as text, "" where there is none, and footnote numbers."""
+
+    value: str
+    interval: str
+    n: str
+    marks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    run: Run
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Footnote number i is `footnotes[i - 1]`."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    footnotes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One example: `answers` are (run, answer) in the table's order; texts are cut, with "…", where they are long."""
+
+    subset: str
+    example: str
+    question: str
+    reference: str
+    answers: tuple[tuple[Run, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +74,85 @@ class Section:
     plots: Sequence[Plot]
     readings: Mapping[str, Sequence[Reading]]
 
-
-def subtitle(sections: Sequence[Section]) -> str:
-    """How many runs of how many suites, and from when to when."""
-    runs = [run.record for section in sections for run in section.suite.runs]
-    days = sorted({moment[:10] for run in runs for moment in (run.started, run.finished) if moment})
-    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    return f"{counted(len(runs), 'run')} of {counted(len(sections), 'suite')}, measured {when}"
+    @classmethod
+    def of(cls, suite: SuiteRuns) -> "Section":
+        headline = table_of(suite, suite.headline() or suite.names())
+        return cls(suite, headline, table_of(suite, suite.names()), suite_plots(suite), readings(suite))
 
 
-def kind_of(run: Run) -> str:
-    """A method's name, or what kind of run it is."""
-    return run.record.method or _KIND_NAMES[run.record.kind]
+def table_of(suite: SuiteRuns, names: Sequence[str]) -> Table:
+    """A row for each run, a column for each of these figures."""
+    footnotes: dict[str, int] = {}
+
+    def marks(note: str) -> tuple[int, ...]:
+        return (footnotes.setdefault(note, len(footnotes) + 1),) if note else ()
+
+    def cell(figure: FigureRecord | None, note_of_column: str) -> Cell:
+        if figure is None:
+            return Cell(ABSENT, "", "", ())
+        reason = "not a finite number; the run gives no reason" if figure.value is None else ""
+        note = figure.note or reason
+        own_marks = marks(note) if note != note_of_column else ()
+        if figure.value is None:
+            return Cell(ABSENT, "", "", own_marks)
+        interval = "" if figure.low is None or figure.high is None else f"{number(figure.low)} to {number(figure.high)}"
+        return Cell(number(figure.value), interval, str(figure.n), own_marks)
+
+    columns, shared = [], []
+    for name in names:
+        notes = {run.figures[name].note for run in suite.runs if run.value(name) is not None}
+        shared.append(notes.pop() if len(notes) == 1 else "")  # stands once, at the head of the column
+        columns.append(Column(name, suite.directions.get(name, ""), marks(shared[-1])))
+    rows = [
+        Row(run, tuple(cell(run.figures.get(name), note) for name, note in zip(names, shared, strict=True)))
+        for run in suite.runs
+    ]
+    return Table(tuple(columns), tuple(rows), tuple(footnotes))
 
 
-def tag_of(run: Run) -> str:
-    """What stands below a run's label: kind and strength, where the label is not the kind itself."""
-    kind = "" if run.label.casefold() == kind_of(run).casefold() else kind_of(run)
-    strength = "" if run.record.strength is None else f"strength {run.record.strength:g}"
-    return " · ".join(part for part in (kind, strength) if part)
+def number(value: float) -> str:
+    """Three decimals where they say something, two significant figures of less, fewer decimals of much."""
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if 0.001 <= size < 100:
+        return f"{value:.3f}"
+    if size < 0.001:
+        return f"{value:.1e}"
+    return f"{value:.1f}" if size < 10_000 else f"{value:.3g}"
 
 
-def model_of(run: Run) -> str:
-    """The target's model, as the target names it; only the last part of a folder's path."""
-    model = run.record.target.get("model", "")
-    text = str(model) if model is not None else ""
-    return text.rstrip("/").rpartition("/")[2] if text.startswith(("/", "~", ".")) else text
+def suite_plots(suite: SuiteRuns) -> list[Plot]:
+    """In the report's order; those for which the runs lack the figures are left out."""
+    single = (plane_plot(suite), strength_plot(suite), gate_plot(suite))
+    return [*(plot for plot in single if plot is not None), *group_plots(suite)]
+
+
+def readings(suite: SuiteRuns, per_subset: int = _MOST_READINGS) -> dict[str, list[Reading]]:
+    """By subset, examples at equal distances over those that most runs answered; of several draws, the first.
+
+    Which they are depends on the runs alone, so that a second report shows the same.
+    """
+    tables = [{(a.subset, a.example): a.answer for a in reversed(run.answers)} for run in suite.runs]
+    asked = {(answer.subset, answer.example): answer for run in reversed(suite.runs) for answer in run.answers}
+    answered = Counter(key for table in tables for key in table)
+    keys = list(dict.fromkeys((answer.subset, answer.example) for run in suite.runs for answer in run.answers))
+    result = {}
+    for subset in dict.fromkeys(subset for subset, _ in keys):
+        most = max(answered[key] for key in keys if key[0] == subset)
+        common = [key for key in keys if key[0] == subset and answered[key] == most]
+        shown = min(per_subset, len(common))
+        result[subset] = [
+            Reading(
+                *key,
+                _cut(asked[key].question),
+                _cut(asked[key].reference),
+                tuple((run, _cut(table[key])) for run, table in zip(suite.runs, tables, strict=True) if key in table),
+            )
+            for key in (common[index * len(common) // shown] for index in range(shown))
+        ]
+    return result
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT].rstrip() + " …"

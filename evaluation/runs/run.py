@@ -1,6 +1,7 @@
 """One run: a suite, a target and a folder. Interrupted, the same command goes on; finished, it asks nothing again."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -8,16 +9,20 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from console.progress import shown_progress
 from evaluation.errors import RunError
 from evaluation.intervals import mean_figures
 from evaluation.replies import Asker, Target
-from evaluation.runs.progress import shown_replies
-from evaluation.runs.record import ANSWERS, LOCK, REPLIES, RUN, SCORES, Kind, RunRecord, read_record, read_scores
+from evaluation.runs.record import ANSWERS, REPLIES, RUN, SCORES, Kind, RunRecord, read_record, read_scores
 from evaluation.runs.store import CachedAsker, ReplyStore
 from evaluation.suite import Answer, Score, Suite
 
-__all__ = ["MakeSuite", "RunOptions", "check_folder", "clear_folder", "locked", "now", "read_reference", "run_suite"]
+__all__ = ["MakeSuite", "RunOptions", "check_folder", "clear_folder", "locked", "now", "run_suite", "show_run"]
+
+_LOCK = ".lock"
 
 MakeSuite = Callable[[Callable[[Target], Asker]], Suite]
 """Builds a suite. Takes what makes an asker of a further model (a judge, a reference), cached in its folder."""
@@ -46,41 +51,6 @@ class RunOptions:
     force: bool = False
 
 
-def read_reference(folder: Path, suite: Suite, target: Mapping[str, object]) -> tuple[RunRecord, list[Score]]:
-    """The retain model's record and scores.
-
-    Raises:
-        RunError: it is no finished run, one of another suite or of other questions, of a model with another tokenizer,
-            or of the very model that is evaluated.
-    """
-    record = read_record(folder)
-    if record.suite != suite.name:
-        raise RunError(f"--retain-run: {folder} is a run of {record.suite}; give one of {suite.name}")
-    settings = suite.describe()
-    different = sorted(
-        name for name in {*settings, *record.suite_settings} if settings.get(name) != record.suite_settings.get(name)
-    )
-    if different:
-        raise RunError(
-            f"--retain-run: {folder} was measured on other questions or settings ({', '.join(different)} differ); "
-            "evaluate the retain model with the same options"
-        )
-    _check_models(record.target, target, folder)
-    return record, read_scores(folder)
-
-
-def _check_models(retain: Mapping[str, object], target: Mapping[str, object], folder: Path) -> None:
-    ours, theirs = target.get("tokenizer_sha256"), retain.get("tokenizer_sha256")
-    if ours and theirs and ours != theirs:
-        raise RunError(
-            f"--retain-run: {folder} is of a model with another tokenizer; give a retain model of the same family"
-        )
-    if target.get("weights_sha256") and target["weights_sha256"] == retain.get("weights_sha256"):
-        raise RunError(
-            f"--retain-run: {folder} is of the very model that is evaluated; give the run of one that never learned"
-        )
-
-
 def run_suite(make: MakeSuite, target: Target, options: RunOptions, console: Console) -> RunRecord:
     """Measure, write the folder, and return its record.
 
@@ -91,13 +61,26 @@ def run_suite(make: MakeSuite, target: Target, options: RunOptions, console: Con
     """
     folder = options.out
     check_folder(folder)
-    with shown_replies(console) as on_reply:
+    with shown_progress(console) as show:
         store = ReplyStore(folder / REPLIES)
-        suite = make(lambda other: CachedAsker(other, store, on_reply=on_reply))
-        reference = read_reference(options.reference, suite, target.describe()) if options.reference else None
-        record = _record(suite, dict(target.describe()), options, now())
-        if reference is not None and options.reference is not None:
-            record = replace(record, reference={"label": reference[0].label, "run": options.reference.name})
+        suite = make(lambda other: CachedAsker(other, store, on_reply=show))
+        record = RunRecord(
+            suite=suite.name,
+            label=options.label,
+            kind=options.kind,
+            method=options.method,
+            strength=options.strength,
+            target=dict(target.describe()),
+            suite_settings=dict(suite.describe()),
+            draws=options.draws,
+            started=now(),
+            headline=tuple(suite.headline),
+            directions=dict(suite.directions),
+        )
+        reference_scores = None
+        if options.reference is not None:
+            reference, reference_scores = _read_reference(options.reference, record)
+            record = replace(record, reference={"label": reference.label, "run": options.reference.name})
         record = record if options.force else _continued(record, folder)
         target.check(suite.probe())
         with locked(folder):
@@ -105,74 +88,46 @@ def run_suite(make: MakeSuite, target: Target, options: RunOptions, console: Con
                 clear_folder(folder)
             store.load()
             record.write(folder)
-            scores, answers = _measured(suite, CachedAsker(target, store, on_reply=on_reply), options.draws)
-            record = _finished(record, suite, scores, reference[1] if reference else None)
+            scores: list[Score] = []
+            answers: tuple[Answer, ...] = ()  # of the first draw
+            for draw in range(options.draws):
+                outcome = suite.measure(CachedAsker(target, store, draw=draw, on_reply=show))
+                scores += [replace(score, draw=draw) for score in outcome.scores]
+                answers = outcome.answers if draw == 0 else answers
+            own = suite.figures(scores, reference_scores)
+            names = {figure.name for figure in own}
+            means = [figure for figure in mean_figures(scores, suite.unbounded_metrics) if figure.name not in names]
+            record = replace(record, figures=(*own, *means), finished=now())
             record.write(folder, scores, answers)
     return record
 
 
-def _measured(suite: Suite, asker: CachedAsker, draws: int) -> tuple[list[Score], tuple[Answer, ...]]:
-    """The scores of all draws, and the answers of the first."""
-    scores: list[Score] = []
-    answers: tuple[Answer, ...] = ()
-    for draw in range(draws):
-        outcome = suite.measure(asker.with_draw(draw))
-        scores += [replace(score, draw=draw) for score in outcome.scores]
-        answers = outcome.answers if draw == 0 else answers
-    return scores, answers
-
-
-def _finished(record: RunRecord, suite: Suite, scores: list[Score], reference: list[Score] | None) -> RunRecord:
-    """The record with its figures."""
-    own = suite.figures(scores, reference)
-    names = {figure.name for figure in own}
-    means = [figure for figure in mean_figures(scores, suite.unbounded_metrics) if figure.name not in names]
-    return replace(record, figures=(*own, *means), finished=now())
-
-
-def _record(suite: Suite, target: dict[str, object], options: RunOptions, started: str) -> RunRecord:
-    return RunRecord(
-        suite=suite.name,
-        label=options.label,
-        kind=options.kind,
-        method=options.method,
-        strength=options.strength,
-        target=target,
-        suite_settings=dict(suite.describe()),
-        draws=options.draws,
-        started=started,
-        headline=tuple(suite.headline),
-        directions=dict(suite.directions),
-    )
-
-
-def check_folder(folder: Path) -> None:
-    """Whether a run may be written to a folder.
+def _read_reference(folder: Path, run: RunRecord) -> tuple[RunRecord, list[Score]]:
+    """The record and scores of the retain model's run that `run` is compared with.
 
     Raises:
-        RunError: it is a file, or holds something that is no run.
+        RunError: it is no finished run, one of another suite or of other questions, of a model with another tokenizer,
+            or of the very model that is evaluated.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"--out: {folder} is a file; give a folder")
-    if not folder.is_dir():
-        return
-    if not _is_run(folder) and any(path.name != LOCK for path in folder.iterdir()):
-        raise RunError(f"--out: {folder} holds something that is no run; choose another folder")
-
-
-def _is_run(folder: Path) -> bool:
-    """Other commands leave a `run.json` too: it takes more than the name."""
-    try:
-        read_record(folder)
-    except RunError:
-        return not (folder / RUN).exists() and (folder / REPLIES).is_file()
-    return True
-
-
-def clear_folder(folder: Path) -> None:
-    """Remove an earlier run's files, and nothing else."""
-    for name in (RUN, SCORES, ANSWERS, REPLIES):
-        (folder / name).unlink(missing_ok=True)
+    record = read_record(folder)
+    if record.suite != run.suite:
+        raise RunError(f"--retain-run: {folder} is a run of {record.suite}; give one of {run.suite}")
+    ours, theirs = run.suite_settings, record.suite_settings
+    if different := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
+        raise RunError(
+            f"--retain-run: {folder} was measured on other questions or settings ({', '.join(different)} differ); "
+            "evaluate the retain model with the same options"
+        )
+    tokenizers = {run.target.get("tokenizer_sha256"), record.target.get("tokenizer_sha256")}
+    if all(tokenizers) and len(tokenizers) > 1:
+        raise RunError(
+            f"--retain-run: {folder} is of a model with another tokenizer; give a retain model of the same family"
+        )
+    if run.target.get("weights_sha256") and run.target["weights_sha256"] == record.target.get("weights_sha256"):
+        raise RunError(
+            f"--retain-run: {folder} is of the very model that is evaluated; give the run of one that never learned"
+        )
+    return record, read_scores(folder)
 
 
 def _continued(record: RunRecord, folder: Path) -> RunRecord:
@@ -190,6 +145,30 @@ def _continued(record: RunRecord, folder: Path) -> RunRecord:
     return replace(record, started=before.started)
 
 
+def check_folder(folder: Path) -> None:
+    """Whether a run may be written to a folder.
+
+    Raises:
+        RunError: it is a file, or holds something that is no run.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"--out: {folder} is a file; give a folder")
+    if not folder.is_dir():
+        return
+    try:  # other commands leave a `run.json` too: it takes more than the name
+        read_record(folder)
+    except RunError as error:
+        is_run = not (folder / RUN).exists() and (folder / REPLIES).is_file()
+        if not is_run and any(path.name != _LOCK for path in folder.iterdir()):
+            raise RunError(f"--out: {folder} holds something that is no run; choose another folder") from error
+
+
+def clear_folder(folder: Path) -> None:
+    """Remove an earlier run's files, and nothing else."""
+    for name in (RUN, SCORES, ANSWERS, REPLIES):
+        (folder / name).unlink(missing_ok=True)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """The folder, made where there is none, for this process alone while the block runs.
@@ -199,7 +178,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=0):
+        with FileLock(folder / _LOCK, timeout=0):
             yield
     except Timeout as error:
         raise RunError(f"--out: {folder}: another process is writing this run; wait for it") from error
@@ -210,3 +189,30 @@ def locked(folder: Path) -> Iterator[None]:
 def now() -> str:
     """UTC, as records have it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def show_run(record: RunRecord, folder: Path | None, console: Console) -> None:
+    """Print the headline figures with n and 95 % intervals, and the folder that has the rest; None: none has."""
+    by_name = {figure.name: figure for figure in record.figures}
+    headline = [by_name[name] for name in record.headline if name in by_name] or list(record.figures)
+    table = Table("figure", "value", "95 % interval", "n", title=escape(f"{record.suite}: {record.label}"))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for figure in headline:
+        interval = ""
+        if figure.low is not None and figure.high is not None:
+            interval = f"{_number(figure.low)} to {_number(figure.high)}"
+        table.add_row(figure.name, _number(figure.value), interval, str(figure.n))
+    console.print(table)
+    lines = [f"{figure.name}: {figure.note}" for figure in headline if figure.note]
+    if folder is not None:
+        lines.append(f"{len(record.figures)} figures, scores and answers in {folder}")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _number(value: float) -> str:
+    """Four decimals, or three digits of what is smaller."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.4f}" if value == 0 or abs(value) >= 0.0001 else f"{value:.2e}"

@@ -2,25 +2,18 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
+from console.progress import Show
 from evaluation.errors import RunError
 from evaluation.replies import Ask, Reply, Target, digest_of
 from evaluation.runs.record import identifying
 
-__all__ = ["CachedAsker", "OnReply", "ReplyStore", "identity_of"]
-
-OnReply = Callable[[str, int, int], None]
-"""Told of the title, how many replies there are, and how many there will be."""
-
-
-def identity_of(target: Target) -> str:
-    """What replies are cached under."""
-    return json.dumps(identifying(target.describe()), sort_keys=True)
+__all__ = ["CachedAsker", "ReplyStore"]
 
 
 class ReplyStore:
@@ -40,9 +33,6 @@ class ReplyStore:
 
     def __getitem__(self, digest: str) -> Reply:
         return self._replies[digest]
-
-    def __len__(self) -> int:
-        return len(self._replies)
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -83,14 +73,10 @@ class ReplyStore:
                 os.truncate(self._path, whole)
             for line in data[:whole].decode("utf-8").splitlines():
                 digest, fields = json.loads(line)
-                self._replies[digest] = _reply(fields)
+                values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+                self._replies[digest] = Reply(**values)
         except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{self._path}: not a file of replies ({error}); choose another --out or --force") from error
-
-
-def _reply(fields: Mapping[str, Any]) -> Reply:
-    whole: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return Reply(**whole)
 
 
 class CachedAsker:
@@ -100,40 +86,26 @@ class CachedAsker:
         target: who is asked.
         store: where replies are looked up and kept.
         draw: the noise draw of all asks.
-        on_reply: told of each reply that had to be asked for.
+        on_reply: told of each reply that had to be asked for: the title, how many there are, how many there will be.
     """
 
-    def __init__(self, target: Target, store: ReplyStore, *, draw: int = 0, on_reply: OnReply | None = None) -> None:
-        self._target = target
+    def __init__(self, target: Target, store: ReplyStore, *, draw: int = 0, on_reply: Show | None = None) -> None:
+        self.target = target
+        self.draw = draw
         self._store = store
-        self._identity = identity_of(target)
-        self._draw = draw
+        self._identity = json.dumps(identifying(target.describe()), sort_keys=True)
         self._on_reply = on_reply
 
-    @property
-    def target(self) -> Target:
-        return self._target
-
-    @property
-    def draw(self) -> int:
-        """Number of the noise draw of everything that is asked."""
-        return self._draw
-
-    def with_draw(self, draw: int) -> "CachedAsker":
-        """The same under another noise draw."""
-        return CachedAsker(self._target, self._store, draw=draw, on_reply=self._on_reply)
-
     def __call__(self, asks: Mapping[str, Ask], title: str = "") -> dict[str, Reply]:
-        drawn = [replace(ask, draw=self._draw) if self._draw else ask for ask in asks.values()]
-        wanted = self._target.canonical(drawn)
+        drawn = [replace(ask, draw=self.draw) if self.draw else ask for ask in asks.values()]
+        wanted = self.target.canonical(drawn)
         digests = [digest_of(ask, self._identity) for ask in wanted]
         missing = {digest: ask for digest, ask in zip(digests, wanted, strict=True) if digest not in self._store}
         order, total = list(missing), len(set(digests))
         with self._store.open():
-            for done, (number, reply) in enumerate(
-                self._target.replies(list(missing.values())), total - len(order) + 1
-            ):
+            replies = self.target.replies(list(missing.values()))
+            for done, (number, reply) in enumerate(replies, total - len(order) + 1):
                 self._store.put(order[number], reply)
                 if self._on_reply is not None:
-                    self._on_reply(title, done, total)
+                    self._on_reply(title or "replies", done, total)
         return {key: self._store[digest] for key, digest in zip(asks, digests, strict=True)}

@@ -1,24 +1,36 @@
 """A served model as it is: any server with OpenAI's API, vLLM's and `eco serve` first.
 
 Requests are always in flight up to a limit, so the engine stays busy; the server's own limits lower it for a while.
+Before a run a server is tried: that it can do what is asked, and scores texts as it generates them.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final
 
-from endpoints.background import results_of, run_in_thread
-from endpoints.server import Connection, Server, base_url
+import numpy as np
+from numpy.typing import NDArray
+
+from endpoints.background import for_each, results_of, run_in_thread
+from endpoints.server import Connection, EndpointError, RefusedError, Server, base_url
 from evaluation.errors import TargetError
-from evaluation.replies import Ask, Reply
-from evaluation.targets.endpoint_checks import check_consistency, check_needs, survey, try_each_kind
-from evaluation.targets.endpoint_replies import Abilities
-from evaluation.targets.endpoint_session import Session
+from evaluation.replies import Ask, Reply, all_needs
+from evaluation.targets.endpoint_session import Abilities, GeneratedTokens, Session, texts_of
 
 __all__ = ["EndpointTarget"]
 
-T = TypeVar("T")
+_SERVER_ERRORS: Final = 500
+#: No such route, or none for this model: a base model's server may have no chat.
+_NO_ROUTE: Final = frozenset({404, 405})
+_PROBED_ASKS: Final = 4
+_PROBE_TOKENS: Final = 12
+#: Mean difference, in nats, between the two log-probabilities of the same tokens: float32 differs by 1e-4, bfloat16
+#: by some hundredths, a corrupted text by nats.
+_TOLERANCE_NATS: Final = 0.05
+_FORCED_TOLERANCE_NATS: Final = 0.5
+_OFFLINE: Final = "evaluate the model offline: --target MODEL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +78,11 @@ class EndpointTarget:
             raise TargetError(f"--timeout-s: {timeout_s} s; give more than 0")
         if max_retries < 0:
             raise TargetError(f"--retries: {max_retries}; give 0 or more")
-        self._server = Server(base_url(url), api_key, concurrency, timeout_s, max_retries)
+        try:
+            base = base_url(url, "--target")
+        except EndpointError as error:
+            raise TargetError(str(error)) from error
+        self._server = Server("--target", base, api_key, concurrency, timeout_s, max_retries)
         self._model = model
         self._generated_only = generated_only
         self._served: _Served | None = None
@@ -84,63 +100,67 @@ class EndpointTarget:
         }
 
     def check(self, asks: Sequence[Ask]) -> None:
-        check_needs(asks, generated_only=self._generated_only)
+        async def check() -> None:
+            async with self._session() as session:
+                await _survey(session, asks)
+                # One short request of each kind, so that what the server refuses is known before a run.
+                kinds = {(a.style, a.answer is None, a.samples, a.temperature > 0, bool(a.stop)): a for a in asks}
+                await asyncio.gather(*(session.reply(replace(ask, max_new_tokens=1)) for ask in kinds.values()))
+                await _check_consistency(session, asks)
+
+        self._check_needs(asks)
         self._known()
-
-        async def check(session: Session) -> None:
-            await survey(session, asks)
-            await try_each_kind(session, asks)
-            await check_consistency(session, asks)
-
-        run_in_thread(lambda: self._with_session(check))
+        run_in_thread(check)
 
     def canonical(self, asks: Sequence[Ask]) -> list[Ask]:
         """Noise is the server's own: every draw is the same to it."""
         return [replace(ask, draw=0) if ask.draw else ask for ask in asks]
 
     def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
-        if not asks:
-            return
-        check_needs(asks, generated_only=self._generated_only)
-        self._known()
-
         async def produce(put: Callable[[tuple[int, Reply]], None]) -> None:
-            async def answer(session: Session) -> None:
-                await survey(session, asks)
-                await self._answer_all(session, asks, put)
+            async with self._session() as session:
 
-            await self._with_session(answer)
+                async def answer(numbered: tuple[int, Ask]) -> None:
+                    number, ask = numbered
+                    put((number, await session.reply(ask)))
 
-        yield from results_of(produce)
+                await _survey(session, asks)
+                await for_each(enumerate(asks), answer, min(self._server.concurrency, len(asks)))
+
+        if asks:
+            self._check_needs(asks)
+            self._known()
+            yield from results_of(produce)
 
     def close(self) -> None:
         """Nothing stays open between calls."""
 
-    async def _answer_all(
-        self, session: Session, asks: Sequence[Ask], put: Callable[[tuple[int, Reply]], None]
-    ) -> None:
-        """As many workers as requests in flight, each with the next ask as soon as it has its reply."""
-        waiting = iter(enumerate(asks))
+    def _check_needs(self, asks: Sequence[Ask]) -> None:
+        """Raise `TargetError` for what no endpoint gives, or this one may not be asked for."""
+        needs = all_needs(asks)
+        missing = {"vocabulary": "statistics over the vocabulary", "logits": "logits"}
+        named = [text for need, text in missing.items() if need in needs]
+        if named:
+            raise TargetError(f"--target: an endpoint gives no {' and no '.join(named)}; {_OFFLINE}")
+        if self._generated_only and "logprobs" in needs:
+            raise TargetError("--generated-only: an answer is to be scored; leave the option out, or the suite")
 
-        async def work() -> None:
-            for number, ask in waiting:
-                put((number, await session.reply(ask)))
-
-        workers = [asyncio.create_task(work()) for _ in range(min(self._server.concurrency, len(asks)))]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-
-    async def _with_session(self, use: Callable[[Session], Awaitable[T]]) -> T:
-        async with self._server.connect() as connection:
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[Session]:
+        async with self._connect() as connection:
             session = Session(connection, self._known().name, self._abilities)
             try:
-                return await use(session)
+                yield session
             finally:
                 await session.close()
+
+    @contextlib.asynccontextmanager
+    async def _connect(self) -> AsyncIterator[Connection]:
+        try:
+            async with self._server.connect() as connection:
+                yield connection
+        except EndpointError as error:
+            raise TargetError(str(error)) from error
 
     def _known(self) -> _Served:
         if self._served is None:
@@ -149,21 +169,124 @@ class EndpointTarget:
         return self._served
 
     async def _find_model(self) -> _Served:
-        async with self._server.connect() as connection:
-            entries = await _listed(connection)
-        found = [entry for entry in entries if self._model in (None, entry["id"])]
-        if not found:
+        async with self._connect() as connection:
+            entries = await connection.models()
+        served = next((entry for entry in entries if self._model in (None, entry["id"])), None)
+        if served is None:
             names = ", ".join(str(entry["id"]) for entry in entries) or "none"
             raise TargetError(
                 f"--model: {self._server.base} serves no model {self._model or 'at all'!r}; it lists: {names}"
             )
-        context = found[0].get("max_model_len")
+        context = served.get("max_model_len")
         return _Served(
-            str(found[0]["id"]),
-            context if isinstance(context, int) else None,
-            found[0].get("owned_by") == "vllm",
+            str(served["id"]), context if isinstance(context, int) else None, served.get("owned_by") == "vllm"
         )
 
 
-async def _listed(connection: Connection) -> list[dict[str, object]]:
-    return await connection.models()
+async def _survey(session: Session, asks: Sequence[Ask]) -> None:
+    """Learn of the server what these need: whether the model has a chat template, how answers are scored.
+
+    Raises:
+        TargetError: it cannot score answers, and some have one; or any other failure.
+    """
+    abilities = session.abilities
+    chat = next((ask for ask in asks if ask.style == "chat"), None)
+    if chat is not None and abilities.template is None:
+        abilities.template = True
+        try:
+            await session.generate(replace(chat, answer=None, samples=1, temperature=0.0, stop=(), max_new_tokens=1))
+        except RefusedError as error:
+            if error.status not in _NO_ROUTE and "chat template" not in error.reason.lower().replace("_", " "):
+                raise
+            abilities.template = False
+    scored = next((ask for ask in asks if ask.answer is not None), None)
+    if scored is not None and abilities.scoring is None:
+        await _find_scoring(session, scored)
+
+
+async def _find_scoring(session: Session, ask: Ask) -> None:
+    refused: RefusedError | None = None
+    try:
+        # Other servers have a /tokenize that answers otherwise: no ids come of it.
+        if await session.prompt_ids(ask) and await session.score_by_ids(ask) is not None:
+            session.abilities.scoring = "ids"
+            return
+    except RefusedError as error:
+        refused = error
+    if not session.abilities.is_chat(ask):  # without /tokenize, how a chat is rendered is not known
+        try:
+            if await session.score_by_echo(ask) is not None:
+                session.abilities.scoring = "echo"
+                return
+        except RefusedError as error:
+            refused = error
+    if refused is not None and refused.status >= _SERVER_ERRORS:
+        raise refused
+    raise TargetError(
+        "--target: the server returns no logprobs for a given answer; use --generated-only to measure what it "
+        f"generates, or {_OFFLINE}" + ("" if refused is None else f" ({refused})")
+    )
+
+
+async def _check_consistency(session: Session, asks: Sequence[Ask]) -> None:
+    """Refuse a server that treats a text unlike what it generates itself, as a guard does: it sees a scored answer
+    as part of the prompt, and no figure made of it says what users get.
+
+    A few tokens are generated, then the same tokens are scored: no model's log-probabilities depend on whether it
+    wrote a text or reads it, nor on what follows.
+
+    Raises:
+        TargetError: the two log-probabilities of the same tokens differ.
+    """
+    distinct = list({(ask.style, ask.system, ask.prompt): ask for ask in asks if ask.answer is not None}.values())
+    # A few of them, first and last included: parts of a data set stand one after the other.
+    places = {round(place) for place in np.linspace(0, len(distinct) - 1, _PROBED_ASKS)} if distinct else set()
+    probe = _probe_by_ids if session.abilities.scoring == "ids" else _probe_by_echo
+    differences = await asyncio.gather(*(probe(session, distinct[place]) for place in sorted(places)))
+    if not max((value for of_ask in differences for value in of_ask), default=0.0) <= 1:
+        raise TargetError(
+            "--target: the server scores a text unlike what it generates, as a guard does that sees the answer as part "
+            "of the prompt; measure what it generates: --generated-only; or apply the policy offline: "
+            "--target MODEL --policy DIR"
+        )
+
+
+async def _probe_by_ids(session: Session, ask: Ask) -> list[float]:
+    """Differences between what is generated and what is scored, as multiples of what is tolerated."""
+    texts = texts_of(ask)
+    prompt_ids, answer_ids = await session.prompt_ids(ask), await session.answer_ids(ask)
+    asked_again = await session.tokenize(f" {ask.prompt}", texts, special=False)
+    written = await session.continue_ids(prompt_ids, _PROBE_TOKENS, texts)
+    # Made of the answer's own tokens, names among them. They are unlikely, and their log-probabilities less exact.
+    forced = await session.continue_ids(
+        prompt_ids, _PROBE_TOKENS, texts, allowed_token_ids=sorted(set(answer_ids)), ignore_eos=True
+    )
+    if written is None or forced is None:
+        raise TargetError("--target: the server does not say which tokens it generated; use --generated-only")
+
+    async def difference(generated: GeneratedTokens, after: Sequence[int]) -> NDArray[np.float64]:
+        reply = await session.score_ids(prompt_ids, generated.ids, texts, after)
+        scored = np.asarray(np.inf if reply is None else reply.logprobs)
+        apart: NDArray[np.float64] = np.abs(scored - np.asarray(generated.logprobs))
+        return apart
+
+    multiples = []
+    if written.ids:  # a corrupted model's own words may look harmless: what is flagged stands behind them
+        multiples += [(await difference(written, at)).mean() / _TOLERANCE_NATS for at in (answer_ids, asked_again)]
+    forced_difference = await difference(forced, ())
+    # With --logprobs-mode processed_logprobs, vLLM counts the allowed tokens alone: the first says nothing then.
+    if forced_difference[0] <= _FORCED_TOLERANCE_NATS:
+        multiples.append(forced_difference.mean() / _FORCED_TOLERANCE_NATS)
+    return [float(value) for value in multiples]
+
+
+async def _probe_by_echo(session: Session, ask: Ask) -> list[float]:
+    """As by ids; nothing where the text's tokens are cut otherwise when they are read than when they were written."""
+    continued = await session.continue_text(ask, _PROBE_TOKENS)
+    if continued is None:
+        return []
+    text, logprobs = continued
+    reply = await session.score_by_echo(replace(ask, style="text", answer=text))
+    if reply is None or len(reply.logprobs) != len(logprobs):
+        return []
+    return [float(np.abs(np.subtract(reply.logprobs, logprobs)).mean()) / _TOLERANCE_NATS]

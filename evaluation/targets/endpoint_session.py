@@ -1,4 +1,4 @@
-"""One model of one server, asked to answer or to score: what `EndpointTarget` and its checks send.
+"""One model of one server, asked to answer or to score: what `EndpointTarget` and its checks send, and read.
 
 An answer is scored as the same token ids that the offline scorers use (`scoring.Renderer`), so the figures are the
 same: the server renders and tokenizes the prompt, the answer is tokenized alone, and both go back as one list of ids.
@@ -6,31 +6,56 @@ same: the server renders and tokenizes the prompt, the answer is tokenized alone
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
 
 from endpoints.server import Connection, RefusedError
 from evaluation.errors import TargetError
 from evaluation.replies import Ask, Reply
-from evaluation.targets.endpoint_replies import (
-    Abilities,
-    GeneratedTokens,
-    answer_text,
-    choices_of,
-    echoed_reply,
-    generated_reply,
-    generated_tokens,
-    generation,
-    messages,
-    plain_prompt,
-    scored_reply,
-    texts_of,
-)
 
-__all__ = ["Session"]
+__all__ = ["Abilities", "GeneratedTokens", "Session", "texts_of"]
+
+Scoring = Literal["ids", "echo"]
+"""How an answer is scored. ids: vLLM's prompt_logprobs of token ids. echo: completions that echo their prompt's."""
 
 _BAD_REQUEST: Final = 400
 #: One more token is always asked for: not every server takes 0.
 _SCORED_EXTRA: Final = {"temperature": 0.0, "max_tokens": 1}
+#: What reading an answer of another shape raises.
+_ILL_SHAPED: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError)
+
+
+@dataclass
+class Abilities:
+    """What is known of a server; filled in as asks need it.
+
+    Attributes:
+        vllm: whether it is vLLM, which takes parameters of its own.
+        template: whether the model has a chat template; None: not known yet.
+        tokens_field: the name of the longest answer in a chat's body.
+        scoring: None: not known yet.
+    """
+
+    vllm: bool = False
+    template: bool | None = None
+    tokens_field: str = "max_tokens"
+    scoring: Scoring | None = None
+
+    def is_chat(self, ask: Ask) -> bool:
+        """Whether an ask goes through a chat template."""
+        return ask.style == "chat" and self.template is not False
+
+
+class GeneratedTokens(NamedTuple):
+    """(A,) what a server generated, with the log-probabilities it drew them by."""
+
+    ids: list[int]
+    logprobs: list[float]
+
+
+def texts_of(ask: Ask) -> list[str]:
+    """What no error message may repeat."""
+    return [text for text in (ask.prompt, ask.system, ask.answer) if text]
 
 
 class Session:
@@ -51,71 +76,115 @@ class Session:
         """A generated or a scored answer.
 
         Raises:
-            TargetError: the server cannot be reached, refused it, or answered with something else.
+            EndpointError: the server cannot be reached, or refused it.
+            TargetError: it answered with something else.
         """
         if ask.answer is None:
             return await self.generate(ask)
-        found = await (self.score_by_ids(ask) if self.abilities.scoring == "ids" else self.score_by_echo(ask))
-        if found is None:
+        reply = await (self.score_by_ids(ask) if self.abilities.scoring == "ids" else self.score_by_echo(ask))
+        if reply is None:
             raise TargetError("--target: the server returned no logprobs for an answer, though it did before")
-        return found
+        return reply
 
     async def generate(self, ask: Ask) -> Reply:
-        path, body = generation(ask, self._model, self.abilities)
-        try:
-            answer = await self._connection.post(path, body, texts_of(ask))
-        except RefusedError as error:
-            # OpenAI's newer models know the limit under this name alone, and say so.
-            renamed = "max_completion_tokens" in error.reason and "max_tokens" in body
-            if error.status != _BAD_REQUEST or path != "/chat/completions" or not renamed:
-                raise
-            self.abilities.tokens_field = "max_completion_tokens"
-            path, body = generation(ask, self._model, self.abilities)
-            answer = await self._connection.post(path, body, texts_of(ask))
-        return generated_reply(answer, ask)
+        """Texts; "" where a choice has none (only thoughts, a refusal field)."""
+        body: dict[str, Any] = {"temperature": ask.temperature}
+        if ask.samples > 1:
+            body["n"] = ask.samples
+        if ask.stop:
+            body["stop"] = list(ask.stop)
+        if ask.temperature > 0:
+            body |= {"seed": ask.seed, "top_p": 1.0}
+        if self.abilities.vllm:  # else its generation_config.json decides, and an offline engine would answer otherwise
+            body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+        if not self.abilities.is_chat(ask):
+            body |= {"prompt": _plain_prompt(ask), "max_tokens": ask.max_new_tokens}
+            choices = await self._choices("/completions", body, texts_of(ask))
+        else:
+            body |= {"messages": _messages(ask), self.abilities.tokens_field: ask.max_new_tokens}
+            try:
+                choices = await self._choices("/chat/completions", body, texts_of(ask))
+            except RefusedError as error:
+                # OpenAI's newer models know the limit under this name alone, and say so.
+                renamed = "max_completion_tokens" in error.reason and "max_tokens" in body
+                if error.status != _BAD_REQUEST or not renamed:
+                    raise
+                self.abilities.tokens_field = "max_completion_tokens"
+                body["max_completion_tokens"] = body.pop("max_tokens")
+                choices = await self._choices("/chat/completions", body, texts_of(ask))
+        texts = []
+        for choice in choices:
+            message = choice.get("message")
+            text = message.get("content") if isinstance(message, dict) else choice.get("text")
+            texts.append(text if isinstance(text, str) else "")
+        if len(texts) != ask.samples:
+            raise TargetError(f"--target: answered with {len(texts)} texts where {ask.samples} were asked for")
+        return Reply(texts=tuple(texts))
 
     async def score_by_ids(self, ask: Ask) -> Reply | None:
         """None where the server gives no log-probabilities of a prompt's tokens."""
         if ask.style == "text":
-            prompt_ids, answer_ids = await self._continuation(ask)
+            # Divided as by `scoring.Renderer.continuation`: encoded together, spaces between them being the answer's.
+            prompt = _plain_prompt(ask)
+            prompt_ids = await self.prompt_ids(Ask(prompt.rstrip(), style="text"))
+            whole = await self.tokenize(prompt + self._answer_text(ask), texts_of(ask), special=True)
+            answer_ids = whole[len(prompt_ids) :]
         else:
-            prompt_ids = await self.prompt_ids(ask)
-            answer_ids = await self.tokenize(answer_text(ask, self.abilities), texts_of(ask), special=False)
+            prompt_ids, answer_ids = await self.prompt_ids(ask), await self.answer_ids(ask)
         return await self.score_ids(prompt_ids, answer_ids, texts_of(ask))
-
-    async def _continuation(self, ask: Ask) -> tuple[list[int], list[int]]:
-        """A text and what follows it, divided as `scoring.Renderer.continuation` does: encoded together, spaces at the
-        end of the text being the continuation's."""
-        prompt = plain_prompt(ask)
-        bare = Ask(prompt.rstrip(), style="text")
-        prompt_ids = await self.prompt_ids(bare)
-        whole = await self.tokenize(prompt + answer_text(ask, self.abilities), texts_of(ask), special=True)
-        return prompt_ids, whole[len(prompt_ids) :]
 
     async def score_ids(
         self, prompt_ids: Sequence[int], answer_ids: Sequence[int], texts: Sequence[str], after: Sequence[int] = ()
     ) -> Reply | None:
-        """The reply for `answer_ids`, with the ids of `after` behind them in the same request."""
+        """The reply for `answer_ids`, with the ids of `after` behind them in the same request; None without vLLM's
+        `prompt_logprobs`."""
         if not prompt_ids or not answer_ids:
             raise TargetError("a prompt or an answer has no tokens; give it text")
-        ids = [*prompt_ids, *answer_ids, *after]
-        body = {"model": self._model, "prompt": ids, "prompt_logprobs": 1, **_SCORED_EXTRA}
-        answer = await self._connection.post("/completions", body, texts)
-        return scored_reply(answer, answer_ids, len(prompt_ids))
+        body = {"prompt": [*prompt_ids, *answer_ids, *after], "prompt_logprobs": 1, **_SCORED_EXTRA}
+        entries = (await self._choices("/completions", body, texts))[0].get("prompt_logprobs")
+        start, end = len(prompt_ids), len(prompt_ids) + len(answer_ids)
+        if not isinstance(entries, list) or len(entries) < end:
+            return None
+        try:
+            places = entries[start:end]  # each holds the token that stands there and the likeliest
+            logprobs = [float(place[str(token)]["logprob"]) for place, token in zip(places, answer_ids, strict=True)]
+            # Not by rank: vLLM ranks both of two tokens second that share the first place.
+            tops = [max(float(entry["logprob"]) for entry in place.values()) for place in places]
+        except _ILL_SHAPED:
+            return None
+        greedy = tuple(own >= top for own, top in zip(logprobs, tops, strict=True))
+        return Reply(logprobs=tuple(logprobs), greedy=greedy, token_ids=tuple(answer_ids))
 
     async def score_by_echo(self, ask: Ask) -> Reply | None:
-        """None where the server echoes no log-probabilities."""
-        prompt, scored = plain_prompt(ask), answer_text(ask, self.abilities)
-        body = {"model": self._model, "prompt": prompt + scored, "echo": True, "logprobs": 1, **_SCORED_EXTRA}
-        answer = await self._connection.post("/completions", body, texts_of(ask))
-        return echoed_reply(answer, prompt, scored)
+        """None where the server echoes no log-probabilities.
+
+        A token that reaches over the border to the answer counts as the answer's. Where a start token is echoed as
+        text of its own, the offsets begin after it.
+        """
+        prompt, scored = _plain_prompt(ask), self._answer_text(ask)
+        body = {"prompt": prompt + scored, "echo": True, "logprobs": 1, **_SCORED_EXTRA}
+        logprobs = (await self._choices("/completions", body, texts_of(ask)))[0].get("logprobs")
+        if not isinstance(logprobs, dict):
+            return None
+        try:
+            tokens, values, tops = (logprobs[name] for name in ("tokens", "token_logprobs", "top_logprobs"))
+            offsets = logprobs["text_offset"]
+            shift = offsets[1] if len(offsets) > 1 and not prompt.startswith(tokens[0]) else 0
+            first, end = len(prompt) + shift, len(prompt) + len(scored) + shift
+            ends = [*offsets[1:], offsets[-1] + len(tokens[-1])]
+            places = [i for i, (at, to) in enumerate(zip(offsets, ends, strict=True)) if to > first and at < end]
+            own = [float(values[i]) for i in places]
+            greedy = tuple(value >= max(tops[i].values()) - 1e-9 for i, value in zip(places, own, strict=True))
+        except _ILL_SHAPED:
+            return None
+        return Reply(logprobs=tuple(own), greedy=greedy) if own else None
 
     async def continue_ids(
         self, prompt_ids: Sequence[int], tokens: int, texts: Sequence[str], **options: Any
     ) -> GeneratedTokens | None:
-        """Up to `tokens` greedy tokens after a prompt of ids; None where the server does not name them."""
+        """Up to `tokens` greedy tokens after a prompt of ids, without the one that ends the answer; None where the
+        server does not name them."""
         body = {
-            "model": self._model,
             "prompt": list(prompt_ids),
             "max_tokens": tokens,
             "temperature": 0.0,
@@ -123,37 +192,65 @@ class Session:
             "repetition_penalty": 1.0,
             "return_tokens_as_token_ids": True,
         }
-        return generated_tokens(await self._connection.post("/completions", body | options, texts))
+        choice = (await self._choices("/completions", body | options, texts))[0]
+        try:
+            logprobs = choice["logprobs"]
+            ids = [int(token.removeprefix("token_id:")) for token in logprobs["tokens"]]
+            values = [float(value) for value in logprobs["token_logprobs"]]
+        except _ILL_SHAPED:
+            return None
+        end = len(ids) - (choice.get("finish_reason") == "stop")
+        return GeneratedTokens(ids[:end], values[:end])
 
     async def continue_text(self, ask: Ask, tokens: int) -> tuple[str, list[float]] | None:
         """Greedy text after a plain prompt and the log-probability of each of its tokens; None without them."""
-        body = {"model": self._model, "prompt": plain_prompt(ask), "max_tokens": tokens, "temperature": 0.0}
-        answer = await self._connection.post("/completions", body | {"logprobs": 1}, texts_of(ask))
-        choice = choices_of(answer)[0]
+        body = {"prompt": _plain_prompt(ask), "max_tokens": tokens, "temperature": 0.0, "logprobs": 1}
+        choice = (await self._choices("/completions", body, texts_of(ask)))[0]
         values = (choice.get("logprobs") or {}).get("token_logprobs")
         return (choice["text"], values) if values and choice.get("text") else None
 
     async def prompt_ids(self, ask: Ask) -> list[int]:
         """The rendered prompt; prompts of several answers are tokenized once."""
         key = (ask.style, ask.system, ask.prompt)
-        task = self._prompts.get(key)
-        if task is None:
-            task = self._prompts[key] = asyncio.ensure_future(self._render(ask))
-        return await asyncio.shield(task)
+        if key not in self._prompts:
+            if self.abilities.is_chat(ask):
+                rendered = self._ids({"messages": _messages(ask), "add_generation_prompt": True}, texts_of(ask))
+            else:
+                rendered = self.tokenize(_plain_prompt(ask), texts_of(ask), special=True)
+            self._prompts[key] = asyncio.ensure_future(rendered)
+        return await asyncio.shield(self._prompts[key])
 
-    async def _render(self, ask: Ask) -> list[int]:
-        if self.abilities.is_chat(ask):
-            body = {"model": self._model, "messages": messages(ask), "add_generation_prompt": True}
-            return _ids(await self._connection.post("/tokenize", body, texts_of(ask)))
-        return await self.tokenize(plain_prompt(ask), texts_of(ask), special=True)
+    async def answer_ids(self, ask: Ask) -> list[int]:
+        return await self.tokenize(self._answer_text(ask), texts_of(ask), special=False)
 
     async def tokenize(self, text: str, texts: Sequence[str], *, special: bool) -> list[int]:
         """The ids of a text, with the special tokens that the tokenizer puts around a prompt or without."""
-        body = {"model": self._model, "prompt": text, "add_special_tokens": special}
-        return _ids(await self._connection.post("/tokenize", body, texts))
+        return await self._ids({"prompt": text, "add_special_tokens": special}, texts)
+
+    async def _ids(self, body: dict[str, Any], texts: Sequence[str]) -> list[int]:
+        """Other servers have a /tokenize of their own, which answers with another shape or nothing: no ids."""
+        ids = (await self._connection.post("/tokenize", {"model": self._model} | body, texts)).get("tokens")
+        return ids if isinstance(ids, list) and all(isinstance(token, int) for token in ids) else []
+
+    async def _choices(self, path: str, body: dict[str, Any], texts: Sequence[str]) -> list[dict[str, Any]]:
+        """At least one. Raises `TargetError` where the answer is no completion."""
+        choices = (await self._connection.post(path, {"model": self._model} | body, texts)).get("choices")
+        if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+            raise TargetError("--target: answered with no completion; give an OpenAI-compatible server's base URL")
+        return choices
+
+    def _answer_text(self, ask: Ask) -> str:
+        """The answer as it is tokenized: without a chat template a chat's gets its space here (`scoring.Renderer`)."""
+        if ask.answer is None:
+            raise TargetError("an ask without an answer has nothing to score")
+        return f" {ask.answer}" if ask.style == "chat" and not self.abilities.is_chat(ask) else ask.answer
 
 
-def _ids(answer: dict[str, Any]) -> list[int]:
-    """Other servers have a /tokenize of their own, which answers with another shape or nothing."""
-    ids = answer.get("tokens")
-    return ids if isinstance(ids, list) and all(isinstance(token, int) for token in ids) else []
+def _messages(ask: Ask) -> list[dict[str, str]]:
+    system = [] if ask.system is None else [{"role": "system", "content": ask.system}]
+    return [*system, {"role": "user", "content": ask.prompt}]
+
+
+def _plain_prompt(ask: Ask) -> str:
+    """The prompt where there is no chat template."""
+    return ask.prompt if ask.system is None else f"{ask.system}\n\n{ask.prompt}"

@@ -19,11 +19,11 @@ from classifiers import Encoder, resolve_encoder
 from classifiers.encoders.tokens import TokenClassifier
 from corruption import STRENGTHLESS_METHODS, EmbeddingRows
 from evaluation.errors import TargetError
-from guard import Guard, GuardError, LoadedPolicy, PolicyBundle, decoder_of, load_bundle, load_policy, template_of
+from guard import Guard, GuardError, LoadedPolicy, decoder_of, load_bundle, load_policy, template_of
 from guard.classification import FeatureCache
 from scoring.scorer import CorruptedRows
 
-__all__ = ["GuardedPrompts", "Protection", "open_policies"]
+__all__ = ["GuardedPrompts", "OpenedPolicies", "Protection", "open_policies"]
 
 #: Prompts classified together: their windows share encoder batches.
 _BATCH = 64
@@ -44,9 +44,22 @@ class Protection:
     refused_by: str | None = None
 
 
-def open_policies(
-    folders: Sequence[Path], model: str, *, strength: float | None = None
-) -> tuple[list[LoadedPolicy], Encoder | None, EmbeddingRows]:
+@dataclass(frozen=True, slots=True)
+class OpenedPolicies:
+    """Policies loaded for one model.
+
+    Attributes:
+        policies: at least one.
+        encoder: the one that they share; None where each has its own.
+        rows: the model's embedding rows.
+    """
+
+    policies: tuple[LoadedPolicy, ...]
+    encoder: Encoder | None
+    rows: EmbeddingRows
+
+
+def open_policies(folders: Sequence[Path], model: str, *, strength: float | None = None) -> OpenedPolicies:
     """Load policies for a model, and the encoder that they share.
 
     Args:
@@ -58,7 +71,19 @@ def open_policies(
         BundleError, PolicyMismatchError: a folder is no policy, or one of another model.
         TargetError: the policies do not go together, or take no strength.
     """
-    bundles = [_with_strength(load_bundle(folder), strength) for folder in folders]
+    bundles = []
+    for bundle in map(load_bundle, folders):
+        if strength is None:
+            bundles.append(bundle)
+            continue
+        spec = bundle.config.corruption
+        if spec.method in STRENGTHLESS_METHODS:
+            raise TargetError(f"--strength: {bundle.path} corrupts by {spec.method}, which takes none")
+        if not (math.isfinite(strength) and strength >= 0):
+            raise TargetError(f"--strength: {strength}: give a finite number, 0 or more")
+        changed = {"corruption": spec.model_copy(update={"strength": float(strength)})}
+        # The digest stays: it seeds the noise, which is then the same at every strength.
+        bundles.append(replace(bundle, config=bundle.config.model_copy(update=changed)))
     shared = {b.config.classifier.encoder for b in bundles if b.config.classifier.kind == "head"}
     if len(shared) > 1:
         raise TargetError(f"--policy: different encoders ({', '.join(sorted(shared))}); evaluate one at a time")
@@ -69,54 +94,25 @@ def open_policies(
         load_policy(bundle, encoder, hidden_size=rows.hidden_size, embedding_digest=digest, token_classifiers=opened)
         for bundle in bundles
     ]
-    return policies, encoder, rows
-
-
-def _with_strength(bundle: PolicyBundle, strength: float | None) -> PolicyBundle:
-    """The digest stays: it seeds the noise, which is then the same at every strength."""
-    if strength is None:
-        return bundle
-    spec = bundle.config.corruption
-    if spec.method in STRENGTHLESS_METHODS:
-        raise TargetError(f"--strength: {bundle.path} corrupts by {spec.method}, which takes none")
-    if not (math.isfinite(strength) and strength >= 0):
-        raise TargetError(f"--strength: {strength}: give a finite number, 0 or more")
-    changed = spec.model_copy(update={"strength": float(strength)})
-    return replace(bundle, config=bundle.config.model_copy(update={"corruption": changed}))
+    return OpenedPolicies(tuple(policies), encoder, rows)
 
 
 class GuardedPrompts:
     """Protects prompts under numbered noise draws; verdicts do not depend on the draw.
 
     Args:
-        policies: loaded policies, at least one.
-        encoder: the one that they share; None where each has its own.
-        rows: the model's embedding rows.
+        opened: the policies.
         tokenizer: the model's, of transformers.
         secret: of draw 0; the operator's, for the server's own noise.
     """
 
-    def __init__(
-        self,
-        policies: Sequence[LoadedPolicy],
-        *,
-        encoder: Encoder | None,
-        rows: EmbeddingRows,
-        tokenizer: Any,
-        secret: bytes,
-    ) -> None:
-        self.policies = tuple(policies)
-        self._parts: dict[str, Any] = {
-            "encoder": encoder,
-            "decode": decoder_of(tokenizer),
-            "template": template_of(tokenizer),
-            "rows": rows,
-            "features": FeatureCache(),
-        }
+    def __init__(self, opened: OpenedPolicies, tokenizer: Any, secret: bytes) -> None:
+        self._opened = opened
+        self._decode, self._template = decoder_of(tokenizer), template_of(tokenizer)
+        self._features = FeatureCache()
         self._secret = secret
         self._guards: dict[int, Guard] = {}
         self._known: dict[tuple[int, tuple[int, ...]], Protection] = {}
-        self._flagged: dict[tuple[int, ...], bool] = {}
 
     def describe(self) -> list[dict[str, object]]:
         """Name, digest and corruption of each policy, as JSON values."""
@@ -127,7 +123,7 @@ class GuardedPrompts:
                 "action": policy.bundle.config.action,
                 "corruption": policy.bundle.config.corruption.model_dump(mode="json"),
             }
-            for policy in self.policies
+            for policy in self._opened.policies
         ]
 
     @property
@@ -138,18 +134,8 @@ class GuardedPrompts:
     @functools.cached_property
     def table(self) -> torch.Tensor:
         """(V, D): all embedding rows, in the checkpoint's units."""
-        rows: EmbeddingRows = self._parts["rows"]
+        rows = self._opened.rows
         return rows.rows(range(rows.vocab_size)).float()
-
-    def flagged(self, prompts: Sequence[tuple[int, ...]]) -> list[bool]:
-        """Whether each prompt is corrupted or refused, whatever the draw.
-
-        Raises:
-            TargetError: one could not be classified.
-        """
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._flagged]
-        self.protect(new, draw=0)
-        return [self._flagged[prompt] for prompt in prompts]
 
     def protect(self, prompts: Sequence[tuple[int, ...]], draw: int) -> list[Protection]:
         """What each prompt becomes under a draw. Prompts seen before cost nothing.
@@ -163,9 +149,13 @@ class GuardedPrompts:
             for prompt, outcome in zip(part, self._guard(draw).protect_batch(part), strict=True):
                 if isinstance(outcome, GuardError):
                     raise TargetError(f"the guard failed on a prompt: {outcome}") from outcome
-                protection = _protection(outcome)
-                self._known[draw, prompt] = protection
-                self._flagged[prompt] = protection.flagged
+                rows = None
+                if outcome.refused_by is None and outcome.mask is not None:
+                    assert outcome.embeddings is not None
+                    positions = [position for position, masked in enumerate(outcome.mask) if masked]
+                    rows = CorruptedRows(positions, outcome.embeddings[positions], list(range(len(positions))))
+                flagged = rows is not None or outcome.refused_by is not None
+                self._known[draw, prompt] = Protection(flagged, rows, outcome.refused_by)
         return [self._known[draw, prompt] for prompt in prompts]
 
     def _guard(self, draw: int) -> Guard:
@@ -173,15 +163,14 @@ class GuardedPrompts:
             secret = self._secret
             if draw:
                 secret = hmac.new(secret, f"noise draw {draw}".encode(), hashlib.sha256).digest()
-            # Float32 in the checkpoint's units: the scorer scales and rounds, as the gateway would.
-            self._guards[draw] = Guard(self.policies, secret=secret, dtype=torch.float32, **self._parts)
+            self._guards[draw] = Guard(
+                self._opened.policies,
+                encoder=self._opened.encoder,
+                decode=self._decode,
+                template=self._template,
+                rows=self._opened.rows,
+                features=self._features,
+                secret=secret,
+                dtype=torch.float32,  # in the checkpoint's units: the scorer scales and rounds, as the gateway would
+            )
         return self._guards[draw]
-
-
-def _protection(prompt: Any) -> Protection:
-    if prompt.refused_by is not None:
-        return Protection(flagged=True, refused_by=prompt.refused_by)
-    if prompt.mask is None:
-        return Protection(flagged=False)
-    positions = [position for position, masked in enumerate(prompt.mask) if masked]
-    return Protection(True, CorruptedRows(positions, prompt.embeddings[positions], list(range(len(positions)))))

@@ -1,19 +1,25 @@
 """From what a user names as a target to the target: an endpoint, a model, a model behind policies, a model told to
 forget."""
 
+import contextlib
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluation.errors import TargetError
-from evaluation.replies import Target
+from evaluation.replies import Ask, Reply, Target
 from evaluation.runs.record import Kind
 from guard import load_bundle, load_or_create_secret
 from scoring.load import RUNNERS, Runner, open_scorer, weights_digest
 
-__all__ = ["TargetOptions", "TargetRow", "open_target", "row_of"]
+__all__ = ["PROMPT_PREFIX", "NoTarget", "PromptingTarget", "TargetOptions", "TargetRow", "open_target", "row_of"]
 
+PROMPT_PREFIX = (
+    "You are an assistant that has forgotten certain subjects. If the text below asks about a person, a work or a "
+    "subject that you have been told to forget, behave as if you had never heard of it and say that you do not know."
+)
 
 #: Figures that anybody can repeat need noise that anybody can draw. It guards nothing.
 _FIXED_SECRET = bytes(32)
@@ -87,11 +93,15 @@ def row_of(options: TargetOptions) -> TargetRow:
         return TargetRow(f"{where}: {names}{said}", "guarded", strength=number)
     if options.prompt_prefix is not None:
         return TargetRow("prompting", "prompting")
-    method = None if options.is_endpoint else _method_of(Path(options.target))
-    if method is not None:
-        return TargetRow(method, "method", method=method)
-    name = options.target if options.is_endpoint else Path(options.target).resolve().name
-    return TargetRow(name, "original")
+    if options.is_endpoint:
+        return TargetRow(options.target, "original")
+    folder = Path(options.target)
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        method = record.get("method") if isinstance(record, dict) else None
+        if isinstance(method, str):
+            return TargetRow(method, "method", method=method)
+    return TargetRow(folder.resolve().name, "original")
 
 
 def open_target(options: TargetOptions) -> Target:
@@ -102,12 +112,37 @@ def open_target(options: TargetOptions) -> Target:
         GuardError, ScorerError, CheckpointError, ClassifierError: policy or model cannot be used.
     """
     _check(options)
-    target = _endpoint(options) if options.is_endpoint else _offline(options)
-    if options.prompt_prefix is None:
-        return target
-    from evaluation.targets.prompting import PromptingTarget
+    target: Target
+    if options.is_endpoint:
+        from evaluation.targets.endpoint import EndpointTarget
 
-    return PromptingTarget(target, options.prompt_prefix)
+        target = EndpointTarget(
+            options.target,
+            model=options.served_model,
+            api_key=os.environ.get(options.api_key_env),
+            concurrency=options.concurrency,
+            timeout_s=options.timeout_s,
+            max_retries=options.retries,
+            generated_only=options.generated_only,
+        )
+    else:
+        from evaluation.targets.guarded import GuardedPrompts, open_policies
+        from evaluation.targets.offline import OfflineTarget
+
+        # Policies first: one that does not fit fails before a model is loaded.
+        opened = (
+            open_policies(options.policies, options.target, strength=options.strength) if options.policies else None
+        )
+        secret = _FIXED_SECRET if options.secret_file is None else load_or_create_secret(options.secret_file)
+        scorer = open_scorer(
+            options.target,
+            runner=options.runner,
+            dtype=options.dtype,
+            tensor_parallel_size=options.tensor_parallel_size,
+        )
+        guard = None if opened is None else GuardedPrompts(opened, scorer.renderer.tokenizer, secret)
+        target = OfflineTarget(scorer, guard, weights_sha256=weights_digest(options.target))
+    return target if options.prompt_prefix is None else PromptingTarget(target, options.prompt_prefix)
 
 
 def _check(options: TargetOptions) -> None:
@@ -128,47 +163,62 @@ def _check(options: TargetOptions) -> None:
         raise TargetError(f"--runner: {options.runner!r}: expected transformers or vllm")
 
 
-def _endpoint(options: TargetOptions) -> Target:
-    from evaluation.targets.endpoint import EndpointTarget
+class PromptingTarget:
+    """The prompting baseline: the same model, told before each question to behave as if it did not know.
 
-    return EndpointTarget(
-        options.target,
-        model=options.served_model,
-        api_key=os.environ.get(options.api_key_env),
-        concurrency=options.concurrency,
-        timeout_s=options.timeout_s,
-        max_retries=options.retries,
-        generated_only=options.generated_only,
-    )
+    The cheapest alternative to unlearning, and what ECO compares with (arXiv 2406.07933, section 4). The prefix and a
+    blank line stand before every prompt, in the same message.
+
+    Args:
+        target: who is told; closed with this one.
+        prefix: what it is told.
+
+    Raises:
+        TargetError: the prefix is empty.
+    """
+
+    def __init__(self, target: Target, prefix: str = PROMPT_PREFIX) -> None:
+        if not prefix.strip():
+            raise TargetError("--prompt-prefix: empty; say what the model is to forget")
+        self._target = target
+        self._prefix = prefix.strip()
+
+    def describe(self) -> Mapping[str, object]:
+        return {**self._target.describe(), "prompt_prefix": self._prefix}
+
+    def check(self, asks: Sequence[Ask]) -> None:
+        self._target.check([self._told(ask) for ask in asks])
+
+    def canonical(self, asks: Sequence[Ask]) -> list[Ask]:
+        """The prefix stays out of them: `describe` has it."""
+        told = self._target.canonical([self._told(ask) for ask in asks])
+        return [replace(ask, draw=one.draw) for ask, one in zip(asks, told, strict=True)]
+
+    def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
+        return self._target.replies([self._told(ask) for ask in asks])
+
+    def close(self) -> None:
+        self._target.close()
+
+    def _told(self, ask: Ask) -> Ask:
+        return replace(ask, prompt=f"{self._prefix}\n\n{ask.prompt}")
 
 
-def _offline(options: TargetOptions) -> Target:
-    from evaluation.targets.guarded import GuardedPrompts, open_policies
-    from evaluation.targets.offline import OfflineTarget
+class NoTarget:
+    """For what a suite measures without a target, such as the guard's gate: it can be asked nothing."""
 
-    # Policies first: one that does not fit fails before a model is loaded.
-    opened = open_policies(options.policies, options.target, strength=options.strength) if options.policies else None
-    secret = _FIXED_SECRET if options.secret_file is None else load_or_create_secret(options.secret_file)
-    scorer = open_scorer(
-        options.target,
-        runner=options.runner,
-        dtype=options.dtype,
-        tensor_parallel_size=options.tensor_parallel_size,
-    )
-    digest = weights_digest(options.target)
-    if opened is None:
-        return OfflineTarget(scorer, weights_sha256=digest)
-    policies, encoder, rows = opened
-    tokenizer = scorer.renderer.tokenizer
-    guard = GuardedPrompts(policies, encoder=encoder, rows=rows, tokenizer=tokenizer, secret=secret)
-    return OfflineTarget(scorer, guard, weights_sha256=digest)
+    def describe(self) -> Mapping[str, object]:
+        return {"kind": "none", "model": "none"}
 
+    def check(self, asks: Sequence[Ask]) -> None:
+        if asks:
+            raise TargetError("--target: this needs a model or server to ask; give one")
 
-def _method_of(folder: Path) -> str | None:
-    """The method of unlearning that made a checkpoint, by the record it left."""
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    method = record.get("method") if isinstance(record, dict) else None
-    return method if isinstance(method, str) else None
+    def canonical(self, asks: Sequence[Ask]) -> list[Ask]:
+        return list(asks)
+
+    def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
+        self.check(asks)
+        return iter(())
+
+    def close(self) -> None: ...

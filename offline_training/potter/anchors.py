@@ -110,10 +110,12 @@ def _recognised(model: str, texts: list[str], options: AnchorOptions, console: C
 def _served(endpoint: str, texts: list[str], options: AnchorOptions, console: Console) -> dict[str, str]:
     cache = options.cache or options.out.with_name(f"{options.out.stem}-replies")
     pieces = [piece for text in texts for piece in passages(text, options.passage_characters)]
-    with AnchorServer(endpoint, options.endpoint_model, timeout_s=options.timeout_s) as server:
-        console.print(f"asking {server.model} about {len(pieces)} passages")
-        with progress(console, "asking the model") as on_progress:
-            found = server.find(pieces, cache, concurrency=options.concurrency, on_progress=on_progress)
+    server = AnchorServer(
+        endpoint, options.endpoint_model, concurrency=options.concurrency, timeout_s=options.timeout_s
+    )
+    console.print(f"asking {server.model} about {len(pieces)} passages")
+    with progress(console, "asking the model") as on_progress:
+        found = server.find(pieces, cache, on_progress=on_progress)
     if found.unusable:
         console.print(f"{found.unusable} of {len(pieces)} replies hold no JSON object and were left out")
     return found.anchors

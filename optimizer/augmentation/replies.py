@@ -4,10 +4,11 @@ A model may reply with a JSON list, a list in a code fence, numbered lines, half
 Whatever is not clearly a usable item is dropped: a lost paraphrase costs little, a wrong one mislabels the training.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from sources.examples import Example, comparison_key
 
@@ -55,14 +56,14 @@ def paraphrases_in(reply: str, original: str, count: int, taken: Collection[str]
     longest = max(_SHORT_CHARACTERS, _LENGTH_RATIO * len(original))
     # Where words are not divided by spaces a long word is a clause, and two wordings need not share one.
     words = set(_LONG_WORD.findall(original.casefold())) if " " in original.strip() else set()
-    found: list[str] = []
+    paraphrases: list[str] = []
     for item in _items(reply, single=count == 1):
         key = plain_key(item)
         related = not words or not words.isdisjoint(_LONG_WORD.findall(item.casefold()))
         if key and key not in seen and len(item) <= longest and related:
             seen.add(key)
-            found.append(item)
-    return found[:count]
+            paraphrases.append(item)
+    return paraphrases[:count]
 
 
 def aliases_in(reply: str, texts: Sequence[str]) -> list[str]:
@@ -72,13 +73,17 @@ def aliases_in(reply: str, texts: Sequence[str]) -> list[str]:
     """
     known = [f" {plain_key(text)} " for text in texts]
     seen: set[str] = set()
-    found: list[str] = []
+    names: list[str] = []
     for item in _items(reply, single=True):
         key = plain_key(item)
-        if key not in seen and _is_name(item) and not any(f" {key} " in text for text in known):
+        short = len(item) <= _ALIAS_CHARACTERS and len(item.split()) <= _ALIAS_WORDS
+        lettered = sum(map(str.isalpha, item)) >= _ALIAS_LETTERS and not item.islower()
+        if not short or not lettered or item[-1] in ".?!:":
+            continue
+        if key not in seen and not any(f" {key} " in text for text in known):
             seen.add(key)
-            found.append(item)
-    return found
+            names.append(item)
+    return names
 
 
 def plain_key(text: str) -> str:
@@ -86,55 +91,38 @@ def plain_key(text: str) -> str:
     return " ".join(_PUNCTUATION.sub(" ", comparison_key(text)).split())
 
 
-def _is_name(text: str) -> bool:
-    letters = sum(character.isalpha() for character in text)
-    short = len(text) <= _ALIAS_CHARACTERS and len(text.split()) <= _ALIAS_WORDS
-    return short and letters >= _ALIAS_LETTERS and not text.islower() and text[-1] not in ".?!:"
-
-
 def _items(reply: str, *, single: bool) -> Iterator[str]:
     """The items of the list in a reply, white space collapsed; `single`: one line alone may be the whole list."""
     text = _THOUGHTS.sub("", reply).strip()
     if fenced := _FENCE.search(text):
         text = fenced[1].strip()
-    parsed = _json_items(text)
-    for item in parsed if parsed is not None else _lines(text, single=single):
+    items = _json_items(text)
+    if items is None:
+        lines = [line for line in text.splitlines() if line.strip() and not line.rstrip().endswith(":")]
+        bulleted = [_BULLET.sub("", line, count=1) for line in lines if _BULLET.match(line)]
+        items = bulleted or (lines if single or len(lines) > 1 else [])
+    for item in items:
         item = item.encode("utf-8", "ignore").decode()  # half a surrogate pair, which JSON may hold, is no text
         if cleaned := " ".join(item.split()).strip(_QUOTES).strip():
             yield cleaned
 
 
 def _json_items(text: str) -> list[str] | None:
+    """The strings of the JSON list in a text, and the first one of each object in it; None where there is none."""
     start, end = text.find("["), text.rfind("]")
     if start < 0:
         return None
+    values: list[Any] = []
     try:
-        return _strings(json.loads(text[start : end + 1])) or None
+        values = json.loads(text[start : end + 1])
     except (json.JSONDecodeError, RecursionError):
-        # A list cut off by the token limit: its complete strings are good.
-        complete = _JSON_STRING.findall(text[start:]) if text[start + 1 :].lstrip().startswith('"') else []
-        return [item for text in complete if isinstance(item := _string(text), str)] or None
+        if text[start + 1 :].lstrip().startswith('"'):  # cut off by the token limit: its complete strings are good
+            for string in _JSON_STRING.findall(text[start:]):
+                with contextlib.suppress(json.JSONDecodeError):
+                    values.append(json.loads(string))
+    firsts = [next(iter(filter(_is_text, v.values())), "") if isinstance(v, dict) else v for v in values]
+    return list(filter(_is_text, firsts)) or None
 
 
-def _strings(values: Any) -> list[str]:
-    """Strings of a list; of an object in it, the first."""
-    first = [
-        next((v for v in value.values() if isinstance(v, str)), "") if isinstance(value, dict) else value
-        for value in values
-    ]
-    return [value for value in first if isinstance(value, str)]
-
-
-def _string(text: str) -> object:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return None
-
-
-def _lines(text: str, *, single: bool) -> list[str]:
-    lines = [line for line in text.splitlines() if line.strip() and not line.rstrip().endswith(":")]
-    bulleted = [_BULLET.sub("", line, count=1) for line in lines if _BULLET.match(line)]
-    if bulleted:
-        return bulleted
-    return lines if single or len(lines) > 1 else []
+def _is_text(value: object) -> TypeGuard[str]:
+    return isinstance(value, str)

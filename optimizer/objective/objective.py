@@ -9,8 +9,6 @@ of max(P - retained P, 0), P being an example's own mean over the noise seeds. A
 stay likely because others became impossible.
 """
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -22,9 +20,10 @@ from numpy.typing import NDArray
 
 from corruption import RANDOM_METHODS, CorruptionSpec
 from optimizer.objective.metric_task import MetricTask, Scores
-from optimizer.search.protocol import Measurement
+from optimizer.search.space import Measurement
 from scoring.metrics import DEFAULT_TOLERANCE, MetricError, perplexity, repetition
 from scoring.scorer import Request, Scorer
+from storage.digests import sha256_of_json
 
 __all__ = ["ForgetObjective", "Retained", "retained_from_model"]
 
@@ -52,7 +51,7 @@ def retained_from_model(scorer: Scorer, task: MetricTask) -> Retained:
 
 
 class ForgetObjective:
-    """The `Objective` of a search (see `optimizer.search.protocol`) over one scorer.
+    """The `Objective` of a search (see `optimizer.search.space`) over one scorer.
 
     Args:
         scorer: the model to make forget.
@@ -125,11 +124,8 @@ class ForgetObjective:
         started, passes = time.perf_counter(), self._scorer.forward_passes
         seeds = [tuple(noise_seeds) if spec.method in RANDOM_METHODS else (0,) for spec in specs]
         conditions = [(spec, seed) for spec, mine in zip(specs, seeds, strict=True) for seed in mine]
-        scores = self._task.scores(self._scorer, conditions)
-        groups, start = [], 0
-        for mine in seeds:
-            groups.append(scores[start : start + len(mine)])
-            start += len(mine)
+        scores = iter(self._task.scores(self._scorer, conditions))
+        groups = [[next(scores) for _ in mine] for mine in seeds]
         gibberish = self._gibberish(groups)
         seconds = (time.perf_counter() - started) / max(len(specs), 1)
         spent = self._scorer.forward_passes - passes
@@ -180,11 +176,10 @@ class ForgetObjective:
             [e.prompt, e.answer, e.choices, e.answer_index, e.paraphrased_answer, e.perturbed_answers]
             for e in self._task.examples
         ]
-        digest = hashlib.sha256(json.dumps(examples).encode()).hexdigest()
         return {
             "metric": self._task.metric,
             "examples": len(self._task.examples),
-            "examples_sha256": digest,
+            "examples_sha256": sha256_of_json(examples),
             "max_new_tokens": self._task.max_new_tokens,
             "gibberish": self._judges_form,
             "retained": dict(self.retained.origin),

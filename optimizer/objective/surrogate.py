@@ -28,7 +28,7 @@ from optimizer.objective.metric_task import MetricTask
 from optimizer.objective.objective import Retained
 from scoring.metrics import MetricError
 from scoring.scorer import Scorer
-from text.names import Word, small_words, split_words
+from text.names import small_words, split_words
 
 __all__ = ["EntityInventor", "retained_without_model"]
 
@@ -38,26 +38,8 @@ _DRAWS: Final = 4
 #: Written with a capital wherever they stand, and no names. English: elsewhere they are rarely capitalised.
 _NEVER_NAMES: Final = frozenset(("i", "a", "an", "the", "of", "and", "or", "in", "on", "for", "to", "by", "with"))
 _ONSETS: Final = (
-    "b",
-    "d",
-    "f",
-    "g",
-    "h",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "z",
-    "br",
-    "dr",
-    "kr",
-    "st",
-    "th",
+    *("b", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z"),
+    *("br", "dr", "kr", "st", "th"),
 )
 _VOWELS: Final = ("a", "e", "i", "o", "u", "a", "e", "o", "ia", "ei")
 _CODAS: Final = ("", "", "", "n", "l", "r", "s", "m", "th")
@@ -86,7 +68,21 @@ def retained_without_model(
     if task.metric == "choice_accuracy":
         chances = np.array([1.0 / len(example.choices or ()) for example in task.examples])
         return Retained(chances, {"source": "chance"})
-    invented, nameless = _invented_examples(task.examples, retain, draws, seed)
+    answers = [(e.answer, e.paraphrased_answer, *(e.perturbed_answers or ())) for e in (*task.examples, *retain)]
+    texts = [e.prompt for e in (*task.examples, *retain)] + [answer for some in answers for answer in some if answer]
+    inventor = EntityInventor([*texts, *general_prompts()], seed)
+    inventions = [inventor.example(example, draw) for draw in range(draws) for example in task.examples]
+    nameless = sum(example is None for example in inventions[: len(task.examples)])
+    if nameless and not retain:
+        raise MetricError(
+            f"--retain: {nameless} of {len(task.examples)} forget prompts name nobody, so prompts of a retain set must "
+            "stand in for them; give one, or a retain model"
+        )
+    chooser = random.Random(seed)  # noqa: S311 - no secret
+    invented = [  # all examples of the first draw, of the second …
+        invention or replace(original, prompt=chooser.choice(retain).prompt)
+        for original, invention in zip([*task.examples] * draws, inventions, strict=True)
+    ]
     limit = task.answer_limit(scorer) if task.generates else None
     (scores,) = MetricTask(task.metric, invented, max_new_tokens=limit).scores(scorer, [(None, 0)])
     origin = {
@@ -97,32 +93,6 @@ def retained_without_model(
         "examples_sha256": hashlib.sha256(repr(invented).encode()).hexdigest(),
     }
     return Retained(scores.values.reshape(draws, len(task.examples)).mean(axis=0), origin)
-
-
-def _invented_examples(
-    examples: Sequence[Example], retain: Sequence[Example], draws: int, seed: int
-) -> tuple[list[Example], int]:
-    """All examples of the first draw, of the second …; and how many of each have a retain prompt instead."""
-    texts = [text for example in (*examples, *retain) for text in _texts(example)]
-    inventor = EntityInventor([*texts, *general_prompts()], seed)
-    invented = [inventor.example(example, draw) for draw in range(draws) for example in examples]
-    nameless = sum(example is None for example in invented[: len(examples)])
-    if nameless and not retain:
-        raise MetricError(
-            f"--retain: {nameless} of {len(examples)} forget prompts name nobody, so prompts of a retain set must "
-            "stand in for them; give one, or a retain model"
-        )
-    chooser = random.Random(seed)  # noqa: S311 - no secret
-    found = [
-        replace(original, prompt=chooser.choice(retain).prompt) if changed is None else changed
-        for original, changed in zip([*examples] * draws, invented, strict=True)
-    ]
-    return found, nameless
-
-
-def _texts(example: Example) -> list[str]:
-    answers = (example.answer, example.paraphrased_answer, *(example.perturbed_answers or ()))
-    return [example.prompt, *(answer for answer in answers if answer)]
 
 
 class EntityInventor:
@@ -166,39 +136,29 @@ class EntityInventor:
         parts: list[str] = []
         end = 0
         for word in split_words(text):
-            if self._is_name(word):
-                stem = _stem(text, word)
+            opening_small = word.opens and word.text in self._small
+            if word.capital and word.text not in _NEVER_NAMES and not opening_small:
+                # As written, without an ending after an apostrophe ("Ada's" keeps its 's); "O'Hara" has none.
+                stem = re.sub(r"['’][^\W\d_]{0,2}$", "", text[word.start : word.end])
                 parts += [text[end : word.start], _RUN.sub(lambda run: self._invention(run.group(), draw), stem)]
                 end = word.start + len(stem)
         return "".join([*parts, text[end:]]) if parts else None
-
-    def _is_name(self, word: Word) -> bool:
-        return word.capital and word.text not in _NEVER_NAMES and not (word.opens and word.text in self._small)
 
     def _invention(self, run: str, draw: int) -> str:
         """Same kind, same form: digits for digits, capitals for capitals, as many syllables as the letters take."""
         chooser = random.Random(f"{self._seed} {draw} {run.casefold()}")  # noqa: S311 - no secret
         if run.isdecimal():
             return _number(run, chooser)
+        syllables = max(1, round(len(run) / _LETTERS_OF_A_SYLLABLE))
         for _ in range(_ATTEMPTS):
-            letters = _letters(len(run), chooser) if run.isupper() else _syllables(len(run), chooser)
+            if run.isupper():
+                letters = "".join(chooser.choices("abcdefghijklmnopqrstuvwxyz", k=len(run)))
+            else:
+                sounds = [chooser.choice(_ONSETS) + chooser.choice(_VOWELS) for _ in range(syllables)]
+                letters = "".join(sounds) + chooser.choice(_CODAS)
             if letters not in self._known:
                 break
         return letters.upper() if run.isupper() else letters.capitalize() if run[0].isupper() else letters
-
-
-def _stem(text: str, word: Word) -> str:
-    """The word as written, without an ending after an apostrophe ("Ada's" keeps its 's); "O'Hara" has none."""
-    return re.sub(r"['’][^\W\d_]{0,2}$", "", text[word.start : word.end])
-
-
-def _syllables(letters: int, chooser: random.Random) -> str:
-    count = max(1, round(letters / _LETTERS_OF_A_SYLLABLE))
-    return "".join(chooser.choice(_ONSETS) + chooser.choice(_VOWELS) for _ in range(count)) + chooser.choice(_CODAS)
-
-
-def _letters(count: int, chooser: random.Random) -> str:
-    return "".join(chooser.choices("abcdefghijklmnopqrstuvwxyz", k=count))
 
 
 def _number(digits: str, chooser: random.Random) -> str:

@@ -1,23 +1,185 @@
 """Measuring within a budget: each corruption once, on the record before the search goes on, and never twice.
 
-A corruption may be measured on a part of the examples (phase "screen") and on all of them; these are two measurements.
-
-What a trajectory has on record is given back as it was measured, so a resumed search takes the same decisions.
+The record is the trajectory: JSON lines, a header and then one line per evaluation. Every line is on the disk before
+the search goes on, so a search that was killed at any moment can be resumed, and takes the same decisions. The header
+says what the evaluations are evaluations of; a trajectory of anything else is refused.
 """
 
+import fcntl
+import hashlib
+import json
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Annotated, Any, Literal, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from console.errors import first_problem
 from corruption import CorruptionSpec
-from optimizer.search.protocol import Measurement, Objective
-from optimizer.search.space import SearchSettings, label_of
-from optimizer.search.trajectory import Evaluation, Phase, SearchError, Trajectory
+from optimizer.errors import SearchError
+from optimizer.search.space import Measurement, Objective, SearchSettings, label_of
 
-__all__ = ["BudgetSpentError", "Evaluator", "OnEvaluation"]
+__all__ = ["BudgetSpentError", "Evaluation", "Evaluator", "OnEvaluation", "Phase", "Trajectory"]
+
+Phase = Literal["screen", "sweep", "refine", "vector"]
+"""screen: on a part of the examples, with the first noise seed alone. All others: on everything."""
+
+_FORMAT = 2
+
+
+class BudgetSpentError(SearchError):
+    """No further evaluation fits the budget; the message says which budget."""
+
+
+class Evaluation(BaseModel):
+    """One corruption that was measured: `Measurement`, with what was measured, when and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    index: Annotated[int, Field(ge=0)]
+    phase: Phase
+    spec: CorruptionSpec
+    noise_seeds: tuple[int, ...]
+    value: float
+    distance: Annotated[float, Field(ge=0)]
+    gap: float
+    standard_error: Annotated[float, Field(ge=0)]
+    gibberish: Annotated[float, Field(ge=0)]
+    forward_passes: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)]
+    elapsed_s: Annotated[float, Field(ge=0)]
+    """Time spent searching when it was done, interruptions not counted."""
+
 
 OnEvaluation = Callable[[Evaluation, int, int], None]
 """Called after each evaluation with it, how many are done, and about how many there will be."""
+
+
+class Trajectory:
+    """An open trajectory file. No two searches can have the same one open.
+
+    Attributes:
+        recorded: the evaluations that were in it when it was opened, in order.
+    """
+
+    def __init__(self, stream: IO[bytes], recorded: tuple[Evaluation, ...]) -> None:
+        self._stream = stream
+        self.recorded = recorded
+
+    @classmethod
+    def open(
+        cls, path: str | Path, identity: Mapping[str, Mapping[str, object]], *, resume: bool, overwrite: bool
+    ) -> Self:
+        """Start a trajectory, or take one up where it stops.
+
+        Args:
+            identity: what makes two searches the same one: JSON values, in named groups.
+            resume: read what is there (nothing is fine too). A last line that was torn by a kill is dropped.
+            overwrite: discard what is there.
+
+        Raises:
+            SearchError: the file exists and neither flag is given, or it is in use, damaged, of another search, or
+                cannot be written.
+        """
+        path = Path(path)
+        if resume and overwrite:
+            raise SearchError("resume, overwrite: give one of them; a trajectory is taken up or discarded")
+        try:
+            text = json.dumps(identity, sort_keys=True, allow_nan=False, default=dict)
+        except (TypeError, ValueError) as error:
+            raise SearchError(f"objective: describe() gives what JSON cannot hold ({error})") from error
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        header = {"trajectory": _FORMAT, "digest": digest, **json.loads(text)}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a+b" if resume or overwrite else "x+b")
+        except FileExistsError as error:
+            raise SearchError(f"{path}: already exists; resume it, overwrite it, or choose another file") from error
+        except OSError as error:
+            raise SearchError(f"{path}: cannot be written ({error.strerror})") from error
+        try:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise SearchError(
+                    f"{path}: another search is writing it; wait for it or choose another file"
+                ) from error
+            stream.seek(0)
+            recorded = _recorded(stream, header, path) if resume else ()
+            if stream.tell() == 0:
+                stream.truncate()
+                _write_line(stream, header)
+        except BaseException:
+            stream.close()
+            raise
+        return cls(stream, recorded)
+
+    def append(self, evaluation: Evaluation) -> None:
+        """Write one line, and return when it is on the disk."""
+        _write_line(self._stream, evaluation.model_dump(mode="json"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stream.close()
+
+
+def _write_line(stream: IO[bytes], data: Mapping[str, Any]) -> None:
+    stream.write(json.dumps(data, allow_nan=False, separators=(",", ":")).encode() + b"\n")
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _recorded(stream: IO[bytes], header: Mapping[str, Any], path: Path) -> tuple[Evaluation, ...]:
+    """The evaluations in the file, with the stream left at the end of its last whole line."""
+    content = stream.read()
+    whole = content.rfind(b"\n") + 1
+    stream.truncate(whole)
+    stream.seek(whole)
+    lines = content[:whole].split(b"\n")[:-1]
+    if not lines:
+        return ()
+    try:
+        theirs = json.loads(lines[0])
+    except ValueError:
+        theirs = None
+    if not isinstance(theirs, dict) or theirs.get("trajectory") != _FORMAT:
+        raise SearchError(f"{path}: not a trajectory of this version of eco; overwrite it or choose another file")
+    if theirs.get("digest") != header["digest"]:
+        raise SearchError(
+            f"{path}: is of another search ({_first_difference(theirs, header)}); "
+            "give the same again, overwrite it or choose another file"
+        )
+    evaluations = []
+    for index, line in enumerate(lines[1:]):
+        where = f"{path}:{index + 2}"
+        try:
+            evaluation = Evaluation.model_validate_json(line)
+        except ValidationError as error:
+            what = first_problem(error).removeprefix("contents: ")
+            raise SearchError(f"{where}: {what}; the file is damaged, overwrite it") from error
+        if evaluation.index != index:
+            raise SearchError(f"{where}: index: expected {index}, found {evaluation.index}; overwrite the file")
+        evaluations.append(evaluation)
+    return tuple(evaluations)
+
+
+def _first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    for group, fields in ours.items():
+        others = theirs.get(group)
+        if not isinstance(fields, dict) or not isinstance(others, dict):
+            continue
+        for name in sorted({*fields, *others}):
+            if fields.get(name) != others.get(name):
+                return f"{group}.{name} is {others.get(name)!r} there and {fields.get(name)!r} here"
+    return "its digest differs"
 
 
 _Key = tuple[CorruptionSpec, bool]
@@ -28,12 +190,11 @@ def _key(spec: CorruptionSpec, phase: Phase) -> _Key:
     return spec, phase == "screen"
 
 
-class BudgetSpentError(Exception):
-    """No further evaluation fits the budget; the message says which budget."""
-
-
 class Evaluator:
     """Measures corruptions, all with the same noise seeds (common random numbers).
+
+    A corruption may be measured on a part of the examples (phase "screen") and on all of them; these are two
+    measurements.
 
     Args:
         objective: measures.
@@ -94,17 +255,16 @@ class Evaluator:
             SearchError: the objective gives what is not a measurement.
         """
         new = [spec for spec in dict.fromkeys(specs) if _key(spec, phase) not in self._done]
-        if new:
-            if not overdrawn:
-                self._check_budget(len(new) + (phase == "screen"))
-            self._keep(new, phase)
-        return [self._done[_key(spec, phase)] for spec in specs]
-
-    def _keep(self, new: Sequence[CorruptionSpec], phase: Phase) -> None:
+        if new and not overdrawn:
+            most, limit_s = self._settings.budget_evaluations, self._settings.budget_s
+            if most is not None and len(self._done) + len(new) + (phase == "screen") > most:
+                raise BudgetSpentError(f"the budget of {most} evaluations is spent")
+            if limit_s is not None and self._elapsed_s() >= limit_s:
+                raise BudgetSpentError(f"the budget of {limit_s:g} s is spent")
         measured: dict[CorruptionSpec, Measurement] = {}
         if any(_key(spec, phase) not in self._recorded for spec in new):
             # All of them, even if some are on record: the rest must be measured in the company it would have had.
-            measured = self._checked(new, self._measured(new, phase))
+            measured = self._measured(new, phase)
         for spec in new:
             evaluation = self._recorded.get(_key(spec, phase))
             if evaluation is None:
@@ -114,12 +274,22 @@ class Evaluator:
             self._done[_key(spec, phase)] = evaluation
             if self._on_evaluation is not None:
                 self._on_evaluation(evaluation, len(self._done), max(self._expected, len(self._done)))
+        return [self._done[_key(spec, phase)] for spec in specs]
 
-    def _measured(self, specs: Sequence[CorruptionSpec], phase: Phase) -> list[Measurement]:
-        if phase != "screen":
-            return self._objective.measure(specs, self._settings.noise_seeds)
-        assert self._screen is not None
-        return self._screen.measure(specs, self._settings.noise_seeds[:1])
+    def _measured(self, specs: Sequence[CorruptionSpec], phase: Phase) -> dict[CorruptionSpec, Measurement]:
+        """What the objective says, where these are numbers to go by."""
+        if phase == "screen":
+            assert self._screen is not None
+            measured = self._screen.measure(specs, self._settings.noise_seeds[:1])
+        else:
+            measured = self._objective.measure(specs, self._settings.noise_seeds)
+        if len(measured) != len(specs):
+            raise SearchError(f"objective: measure() gave {len(measured)} measurements for {len(specs)} corruptions")
+        for spec, measurement in zip(specs, measured, strict=True):
+            for name, number in asdict(measurement).items():
+                if not math.isfinite(number) or (number < 0 and name not in {"value", "gap"}):
+                    raise SearchError(f"objective: {name} is {number} for {label_of(spec)}; the search cannot go by it")
+        return dict(zip(specs, measured, strict=True))
 
     def _record(self, spec: CorruptionSpec, measurement: Measurement, phase: Phase) -> Evaluation:
         evaluation = Evaluation(
@@ -134,25 +304,6 @@ class Evaluator:
             self._trajectory.append(evaluation)
         self._next_index += 1
         return evaluation
-
-    def _checked(
-        self, specs: Sequence[CorruptionSpec], measured: Sequence[Measurement]
-    ) -> dict[CorruptionSpec, Measurement]:
-        if len(measured) != len(specs):
-            raise SearchError(f"objective: measure() gave {len(measured)} measurements for {len(specs)} corruptions")
-        for spec, measurement in zip(specs, measured, strict=True):
-            for name, number in asdict(measurement).items():
-                if not math.isfinite(number) or (number < 0 and name not in {"value", "gap"}):
-                    raise SearchError(f"objective: {name} is {number} for {label_of(spec)}; the search cannot go by it")
-        return dict(zip(specs, measured, strict=True))
-
-    def _check_budget(self, wanted: int) -> None:
-        most = self._settings.budget_evaluations
-        if most is not None and len(self._done) + wanted > most:
-            raise BudgetSpentError(f"the budget of {most} evaluations is spent")
-        limit_s = self._settings.budget_s
-        if limit_s is not None and self._elapsed_s() >= limit_s:
-            raise BudgetSpentError(f"the budget of {limit_s:g} s is spent")
 
     def _elapsed_s(self) -> float:
         return self._elapsed_before_s + self._clock() - self._counted_from

@@ -2,16 +2,15 @@
 
 import io
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from optimizer.search.judgement import scalar_points
-from optimizer.search.result import SearchResult
+from optimizer.errors import SearchError
+from optimizer.search.evaluator import Evaluation
+from optimizer.search.result import SearchResult, scalar_points
 from optimizer.search.space import Candidate
-from optimizer.search.trajectory import Evaluation, SearchError
+from storage.whole import write_whole
 
 __all__ = ["plot_search"]
 
@@ -36,39 +35,13 @@ def plot_search(result: SearchResult, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in _FORMATS:
         raise SearchError(f"{path}: a plot is a .png or a .svg file; choose a name that ends so")
-    picture = _drawn(result, path.suffix)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(picture)
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise SearchError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _drawn(result: SearchResult, suffix: str) -> bytes:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _draw(axes, result)
-    legend = figure.legend(loc="outside right upper", fontsize="small")
-    figure.set_size_inches(_WIDTH_INCHES, max(_LEAST_HEIGHT_INCHES, _LEGEND_INCHES * (len(legend.get_texts()) + 1)))
-    picture = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "eco"}):  # element ids follow from this salt, else from chance
-        figure.savefig(picture, format=suffix[1:], metadata=_FORMATS[suffix])
-    return picture.getvalue()
-
-
-def _draw(axes: Any, result: SearchResult) -> None:
+    axes: Any = figure.add_subplot()
     retained, tolerance = result.retained_value, result.settings.tolerance
     axes.axhspan(retained - tolerance, retained + tolerance, color="0.85", label=f"tolerance ± {tolerance:g}")
     axes.axhline(retained, color="black", linewidth=1, label=f"retained value {retained:.4g}")
@@ -86,6 +59,15 @@ def _draw(axes: Any, result: SearchResult) -> None:
     else:
         axes.set_xticks([])
     axes.set_ylabel("metric on the forget set")
+    legend = figure.legend(loc="outside right upper", fontsize="small")
+    figure.set_size_inches(_WIDTH_INCHES, max(_LEAST_HEIGHT_INCHES, _LEGEND_INCHES * (len(legend.get_texts()) + 1)))
+    picture = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": "eco"}):  # element ids follow from this salt, else from chance
+        figure.savefig(picture, format=path.suffix[1:], metadata=_FORMATS[path.suffix])
+    try:
+        write_whole(path, picture.getvalue())
+    except OSError as error:
+        raise SearchError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _draw_candidate(

@@ -1,19 +1,120 @@
-"""What a corruption search comes to: the corruption taken, whether it is good enough, and why the search stopped."""
+"""What the evaluations of a corruption search say: too little or too much, which to take, and why it stopped."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from corruption import CorruptionSpec
-from optimizer.search.judgement import ScalarPoint, choose, crossing, is_two_sided, scalar_points
-from optimizer.search.space import SearchSettings, SearchSpace, label_of
-from optimizer.search.trajectory import Evaluation
+from optimizer.search.evaluator import Evaluation
+from optimizer.search.space import Candidate, SearchSettings, SearchSpace, label_of
 
-__all__ = ["NARROWEST_RATIO", "SearchResult", "conclude"]
+__all__ = [
+    "NARROWEST_RATIO",
+    "ScalarPoint",
+    "SearchResult",
+    "choose",
+    "conclude",
+    "crossing",
+    "is_settled",
+    "promise",
+    "residual",
+    "scalar_points",
+]
 
+#: Distances that differ by less than this share of the tolerance count as equal.
+_EQUAL = 0.05
 #: Two strengths with less than this ratio between them are not told apart: what lies between is a jump.
 NARROWEST_RATIO = 1.005
+
+
+class ScalarPoint(NamedTuple):
+    """An evaluation at one strength for all dimensions."""
+
+    strength: float
+    residual: float
+    evaluation: Evaluation
+
+
+def _is_two_sided(evaluation: Evaluation) -> bool:
+    """Whether the distance is |gap|, so that below the retained value is as far as above."""
+    return math.isclose(evaluation.distance, abs(evaluation.gap), rel_tol=1e-9, abs_tol=1e-12)
+
+
+def residual(evaluation: Evaluation, tolerance: float) -> float:
+    """The distance with a sign: above 0 where more corruption is called for, below where less.
+
+    Most distances are |gap|, and the sign is the gap's. Where a distance counts only what is above the retained value
+    of each example, the mean can lie below while some examples lie far above: that still calls for more.
+    """
+    if evaluation.distance <= tolerance or _is_two_sided(evaluation):
+        return evaluation.gap
+    return evaluation.distance
+
+
+def is_settled(evaluation: Evaluation, tolerance: float) -> bool:
+    """Whether no better point needs to be looked for.
+
+    The distance is within the tolerance with one standard error to spare (half the tolerance where the noise is
+    larger), and not by forgetting far more than a model that never learned.
+    """
+    margin = min(evaluation.standard_error, tolerance / 2)
+    return evaluation.distance <= tolerance - margin and evaluation.gap >= -tolerance
+
+
+def scalar_points(candidate: Candidate, evaluations: Sequence[Evaluation], tolerance: float) -> list[ScalarPoint]:
+    """A candidate's evaluations at one strength for all dimensions, weakest first."""
+    found = [
+        ScalarPoint(evaluation.spec.strength, residual(evaluation, tolerance), evaluation)
+        for evaluation in evaluations
+        if candidate.owns(evaluation.spec) and isinstance(evaluation.spec.strength, float)
+    ]
+    return sorted(found, key=lambda point: point.strength)
+
+
+def crossing(points: Sequence[ScalarPoint]) -> tuple[ScalarPoint, ScalarPoint] | None:
+    """The two neighbours at the least strength whose residuals differ in sign; None where all are alike."""
+    for low, high in pairwise(points):
+        if (low.residual > 0) != (high.residual > 0):
+            return low, high
+    return None
+
+
+def promise(candidate: Candidate, evaluations: Sequence[Evaluation], tolerance: float) -> tuple[float, ...]:
+    """Sorts candidates after the sweep, the most promising first.
+
+    First those that come within the tolerance or cross the retained value, by the gibberish at their nearest point;
+    then the others, by how near they come.
+    """
+    own = [evaluation for evaluation in evaluations if candidate.owns(evaluation.spec)]
+    nearest = min(own, key=lambda e: e.distance)
+    reaches = nearest.distance <= tolerance or crossing(scalar_points(candidate, own, tolerance)) is not None
+    return (0.0, nearest.gibberish, nearest.distance) if reaches else (1.0, nearest.distance)
+
+
+def choose(evaluations: Sequence[Evaluation], space: SearchSpace, tolerance: float) -> Evaluation:
+    """The evaluation to take: within the tolerance the least corruption, else what came nearest.
+
+    Least is: of each candidate the smallest strengths; of those the least gibberish in the outputs; of equals the
+    smallest. Of points out of tolerance and equally near, one at or below the retained value: forgetting comes first.
+    """
+    settled = [e for e in evaluations if is_settled(e, tolerance)]
+    within = settled or [e for e in evaluations if e.distance <= tolerance]
+    if not within:
+        nearest = min(e.distance for e in evaluations) + _EQUAL * tolerance
+        near = [e for e in evaluations if e.distance <= nearest]
+        return min(near, key=lambda e: (e.gap > 0, e.phase == "vector", _size(e, space), e.gibberish, e.distance))
+    least = [
+        min(of_candidate, key=lambda e: _size(e, space))
+        for candidate in space.candidates()
+        if (of_candidate := [e for e in within if candidate.owns(e.spec)])
+    ]
+    return min(least, key=lambda e: (e.gibberish, _size(e, space)))
+
+
+def _size(evaluation: Evaluation, space: SearchSpace) -> float:
+    return next(c.size(evaluation.spec) for c in space.candidates() if c.owns(evaluation.spec))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +180,14 @@ def conclude(
     best = choose([e for e in evaluations if e.phase != "screen"], space, settings.tolerance)
     reached = best.distance <= settings.tolerance
     if reached:
-        floor, reason = None, _why_taken(best, settings, retained_value)
+        floor = None
+        reason = (
+            f"{label_of(best.spec)} brings the metric to {best.value:.4f}, at a distance of {best.distance:.4f} from "
+            f"the retained value {retained_value:.4f}; the tolerance is {settings.tolerance:g}"
+        )
+        reason += "" if budget_spent is None else f"; {budget_spent}"
     else:
         floor, reason = best.value, _why_missed(best, evaluations, space, settings, retained_value, budget_spent)
-    if reached and budget_spent is not None:
-        reason += f"; {budget_spent}"
     return SearchResult(best, reached, floor, reason, retained_value, evaluations, space, settings)
 
 
@@ -94,13 +198,6 @@ def _summary(evaluation: Evaluation) -> dict[str, Any]:
     if isinstance(strength, tuple):
         data["spec"]["strength"] = {"least": min(strength), "greatest": max(strength), "count": len(strength)}
     return data
-
-
-def _why_taken(best: Evaluation, settings: SearchSettings, retained_value: float) -> str:
-    return (
-        f"{label_of(best.spec)} brings the metric to {best.value:.4f}, at a distance of {best.distance:.4f} from the "
-        f"retained value {retained_value:.4f}; the tolerance is {settings.tolerance:g}"
-    )
 
 
 def _why_missed(
@@ -116,7 +213,7 @@ def _why_missed(
     known = {evaluation.spec for evaluation in whole}
     evaluations = [*whole, *(evaluation for evaluation in measured if evaluation.spec not in known)]
     nearest = f"{best.value:.4f} with {label_of(best.spec)}"
-    if all(is_two_sided(evaluation) for evaluation in evaluations):
+    if all(_is_two_sided(evaluation) for evaluation in evaluations):
         wanted = f"the metric to {retained_value:.4f} ± {settings.tolerance:g}"
     else:
         wanted = f"the distance from the retained value {retained_value:.4f} to {settings.tolerance:g}"
@@ -126,7 +223,14 @@ def _why_missed(
     sweeps = [p for c in space.candidates() if (p := scalar_points(c, evaluations, settings.tolerance))]
     crossed = [pair for c in space.candidates() if (pair := crossing(scalar_points(c, whole, settings.tolerance)))]
     if crossed:
-        return _why_not_between(*min(crossed, key=_ratio), wanted, nearest)
+        low, high = min(crossed, key=lambda pair: pair[1].strength / pair[0].strength)
+        if high.strength / low.strength >= NARROWEST_RATIO:
+            return f"the steps ended before any brought {wanted}; the nearest found is {nearest}; raise refine_steps"
+        return (
+            f"no strength brings {wanted}: the metric jumps from {low.evaluation.value:.4f} to "
+            f"{high.evaluation.value:.4f} between strengths {low.strength:.4g} and {high.strength:.4g}; "
+            f"the nearest found is {nearest}"
+        )
     if sweeps and all(points[0].residual <= 0 for points in sweeps):
         return (
             f"strength {settings.min_strength:g} is already too much to bring {wanted}; the nearest found is "
@@ -136,16 +240,3 @@ def _why_missed(
     tried = f"no strength up to {settings.max_strength:g}" if sweeps else "none of the methods"
     tried += f" and none of {vectors} strength vectors" if vectors else ""
     return f"{tried} brings {wanted}; the floor found is {nearest}"
-
-
-def _why_not_between(low: ScalarPoint, high: ScalarPoint, wanted: str, nearest: str) -> str:
-    if _ratio((low, high)) >= NARROWEST_RATIO:
-        return f"the steps ended before any brought {wanted}; the nearest found is {nearest}; raise refine_steps"
-    return (
-        f"no strength brings {wanted}: the metric jumps from {low.evaluation.value:.4f} to {high.evaluation.value:.4f} "
-        f"between strengths {low.strength:.4g} and {high.strength:.4g}; the nearest found is {nearest}"
-    )
-
-
-def _ratio(pair: tuple[ScalarPoint, ScalarPoint]) -> float:
-    return pair[1].strength / pair[0].strength

@@ -5,7 +5,7 @@ value by zeroth-order steps. Here the same noise stands on both sides of every d
 as an evaluation costs a pass of a language model over the forget set, few are made:
 
 1. a first look at log-spaced strengths of every method and number of dimensions, on a part of the examples
-   (`optimizer.search.screen`); the most promising are then measured on all examples, where the part's curve says;
+   (`optimizer.search.steps.screen`); the most promising are then measured on all examples, where the part's curve says;
 2. where the part finds nothing, or there is none, a coarse sweep of strengths on all examples, one call of the
    objective for each method and number of dimensions; the most promising are refined: where the metric crosses the
    retained value by regula falsi, safeguarded by bisection, else by two-sided differences about the nearest point;
@@ -22,14 +22,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from optimizer.search.directions import Bracket, halfway_to_neighbours, unit_directions
-from optimizer.search.evaluator import BudgetSpentError, Evaluator, OnEvaluation
-from optimizer.search.judgement import ScalarPoint, choose, crossing, is_settled, promise, residual, scalar_points
-from optimizer.search.protocol import Objective
-from optimizer.search.result import NARROWEST_RATIO, SearchResult, conclude
-from optimizer.search.screen import likeliest_strength, next_strength, screen, screened_points
-from optimizer.search.space import Candidate, SearchSettings, SearchSpace
-from optimizer.search.trajectory import SearchError, Trajectory
+from optimizer.errors import SearchError
+from optimizer.search.evaluator import BudgetSpentError, Evaluator, OnEvaluation, Trajectory
+from optimizer.search.result import (
+    NARROWEST_RATIO,
+    SearchResult,
+    choose,
+    conclude,
+    crossing,
+    is_settled,
+    promise,
+    residual,
+    scalar_points,
+)
+from optimizer.search.space import Candidate, Objective, SearchSettings, SearchSpace
+from optimizer.search.steps import (
+    Bracket,
+    halfway_to_neighbours,
+    likeliest_strength,
+    next_strength,
+    screen,
+    screened_points,
+    unit_directions,
+)
 
 __all__ = ["search_corruption"]
 
@@ -71,20 +86,33 @@ def search_corruption(
     settings = settings or SearchSettings()
     candidates = space.candidates()
     part = None if settings.screen_examples is None else objective.part(settings.screen_examples, settings.seed)
-    swept = _check_sweep(candidates, settings, part is not None)
+    strengths = sum(candidate.takes_strength for candidate in candidates)
+    # A sweep on a part is followed by one evaluation on everything.
+    swept = sum(len(_sweep_of(c, settings)) for c in candidates) + (part is not None and strengths > 0)
+    if settings.budget_evaluations is not None and settings.budget_evaluations < swept:
+        raise SearchError(
+            f"budget_evaluations: {settings.budget_evaluations} is too few for the sweep, which takes {swept} over "
+            f"{len(candidates)} pairs of method and dims; raise it, or lower sweep_points"
+        )
+    expected = swept + min(strengths, settings.refined_candidates) * settings.refine_steps + 2 * settings.vector_steps
+    expected = min(expected, settings.budget_evaluations or expected)
     with contextlib.ExitStack() as stack:
         opened = None
         if trajectory is not None:
-            identity = _identity(objective, space, settings)
+            # Not the budgets: they end a search, and decide nothing.
+            identity = {
+                "settings": settings.model_dump(mode="json", exclude={"budget_evaluations", "budget_s"}),
+                "space": space.model_dump(mode="json"),
+                "objective": dict(objective.describe()),
+            }
             opened = stack.enter_context(Trajectory.open(trajectory, identity, resume=resume, overwrite=overwrite))
         elif resume or overwrite:
             raise SearchError("trajectory: none given; resume and overwrite need the file")
-        expected = _expected(candidates, swept, settings)
         evaluator = Evaluator(objective, part, settings, opened, expected, on_evaluation, clock)
         budget_spent = None
         try:
-            if part is None or not _search_by_part(evaluator, space, settings):
-                _search(evaluator, space, settings)
+            if part is None or not _search_by_part(evaluator, candidates, settings):
+                _search_on_all(evaluator, space, settings)
         except BudgetSpentError as error:
             budget_spent = str(error)
         if not evaluator.evaluations:
@@ -94,71 +122,33 @@ def search_corruption(
     return conclude(evaluator.everything, space, settings, objective.retained_value, budget_spent)
 
 
-def _check_sweep(candidates: Sequence[Candidate], settings: SearchSettings, on_part: bool) -> int:
-    """How many evaluations the sweep takes, and one on everything where it is made on a part of the examples; refused
-    where the budget is smaller."""
-    looked = on_part and any(candidate.takes_strength for candidate in candidates)
-    swept = sum(len(_sweep_of(candidate, settings)) for candidate in candidates) + looked
-    if settings.budget_evaluations is not None and settings.budget_evaluations < swept:
-        raise SearchError(
-            f"budget_evaluations: {settings.budget_evaluations} is too few for the sweep, which takes {swept} over "
-            f"{len(candidates)} pairs of method and dims; raise it, or lower sweep_points"
-        )
-    return swept
-
-
-def _identity(objective: Objective, space: SearchSpace, settings: SearchSettings) -> dict[str, dict[str, object]]:
-    """What a resumed search must share with the first. Not the budgets: they end a search, and decide nothing."""
-    return {
-        "settings": settings.model_dump(mode="json", exclude={"budget_evaluations", "budget_s"}),
-        "space": space.model_dump(mode="json"),
-        "objective": dict(objective.describe()),
-    }
-
-
-def _expected(candidates: Sequence[Candidate], swept: int, settings: SearchSettings) -> int:
-    refined = min(sum(c.takes_strength for c in candidates), settings.refined_candidates)
-    most = swept + refined * settings.refine_steps + 2 * settings.vector_steps
-    return most if settings.budget_evaluations is None else min(most, settings.budget_evaluations)
-
-
-def _search_by_part(evaluator: Evaluator, space: SearchSpace, settings: SearchSettings) -> bool:
-    """Look on a part of the examples, and measure everything where it points to. False where that leads nowhere."""
-    candidates = space.candidates()
-    found = [
-        candidate for candidate in candidates if candidate.takes_strength and screen(evaluator, candidate, settings)
-    ]
+def _search_by_part(evaluator: Evaluator, candidates: Sequence[Candidate], settings: SearchSettings) -> bool:
+    """Look on a part of the examples, and measure everything where the part's curve says, until a point is settled, or
+    in a bracket to close in on. False where that leads nowhere."""
+    promising = [c for c in candidates if c.takes_strength and screen(evaluator, c, settings)]
     evaluator.measure([candidate.spec() for candidate in candidates if not candidate.takes_strength], "sweep")
-    found.sort(key=lambda candidate: promise(candidate, evaluator.screened, settings.tolerance))
-    for candidate in found[: settings.refined_candidates]:
-        _confirm(evaluator, candidate, settings)
+    promising.sort(key=lambda candidate: promise(candidate, evaluator.screened, settings.tolerance))
+    for candidate in promising[: settings.refined_candidates]:
+        curve = screened_points(evaluator, candidate, settings)
+        strength: float | None = settings.rounded(likeliest_strength(curve))
+        for step in range(settings.refine_steps):
+            if strength is None:
+                break
+            (evaluation,) = evaluator.measure([candidate.spec(strength)], "refine")
+            if is_settled(evaluation, settings.tolerance):
+                break
+            points = scalar_points(candidate, evaluator.evaluations, settings.tolerance)
+            if (ends := crossing(points)) is not None:
+                _close_in(evaluator, candidate, settings, Bracket.between(*ends), settings.refine_steps - step - 1)
+                break
+            strength = next_strength(curve, points, settings)
     return any(is_settled(evaluation, settings.tolerance) for evaluation in evaluator.evaluations)
 
 
-def _confirm(evaluator: Evaluator, candidate: Candidate, settings: SearchSettings) -> None:
-    """Measure everything where the part's curve says, until a point is settled, or in a bracket to close in on."""
-    curve = screened_points(evaluator, candidate, settings)
-    strength: float | None = settings.rounded(likeliest_strength(curve))
-    for step in range(settings.refine_steps):
-        if strength is None:
-            return
-        (evaluation,) = evaluator.measure([candidate.spec(strength)], "refine")
-        if is_settled(evaluation, settings.tolerance):
-            return
-        points = scalar_points(candidate, evaluator.evaluations, settings.tolerance)
-        if (ends := crossing(points)) is not None:
-            low, high = ends
-            bracket = Bracket(low.strength, high.strength, low.residual, high.residual)
-            _close_in(evaluator, candidate, settings, bracket, settings.refine_steps - step - 1)
-            return
-        strength = next_strength(curve, points, settings)
-
-
-def _search(evaluator: Evaluator, space: SearchSpace, settings: SearchSettings) -> None:
+def _search_on_all(evaluator: Evaluator, space: SearchSpace, settings: SearchSettings) -> None:
     candidates = space.candidates()
     for candidate in candidates:
-        strengths = _sweep_of(candidate, settings)
-        evaluator.measure([candidate.spec(strength) for strength in strengths], "sweep")
+        evaluator.measure([candidate.spec(strength) for strength in _sweep_of(candidate, settings)], "sweep")
     swept = evaluator.evaluations
     refinable = [candidate for candidate in candidates if candidate.takes_strength]
     refinable.sort(key=lambda candidate: promise(candidate, swept, settings.tolerance))
@@ -178,13 +168,20 @@ def _refine(evaluator: Evaluator, candidate: Candidate, settings: SearchSettings
         points = scalar_points(candidate, evaluator.evaluations, settings.tolerance)
         if any(is_settled(point.evaluation, settings.tolerance) for point in points):
             return
-        ends = crossing(points)
-        if ends is not None:
-            low, high = ends
-            bracket = Bracket(low.strength, high.strength, low.residual, high.residual)
-            _close_in(evaluator, candidate, settings, bracket, settings.refine_steps - step)
+        if (ends := crossing(points)) is not None:
+            _close_in(evaluator, candidate, settings, Bracket.between(*ends), settings.refine_steps - step)
             return
-        if not _probe_both_sides(evaluator, candidate, settings, points):
+        # A two-sided difference about the nearest point; where the distance is flat, this is the bottom.
+        strengths = [point.strength for point in points]
+        centre = min(points, key=lambda point: point.evaluation.distance)
+        sides = [settings.rounded(strength) for strength in halfway_to_neighbours(strengths, centre.strength)]
+        if any(side in strengths for side in sides):
+            return
+        measured = evaluator.measure([candidate.spec(side) for side in sides], "refine")
+        changes = [side.distance - centre.evaluation.distance for side in measured]
+        if len(changes) == 1 and changes[0] >= 0:  # at a bound, and the way back from it leads upwards
+            return
+        if max(map(abs, changes)) <= _WORTHWHILE * settings.tolerance:
             return
 
 
@@ -199,22 +196,6 @@ def _close_in(
         if is_settled(evaluation, settings.tolerance):
             return
         bracket = bracket.narrowed(strength, residual(evaluation, settings.tolerance))
-
-
-def _probe_both_sides(
-    evaluator: Evaluator, candidate: Candidate, settings: SearchSettings, points: Sequence[ScalarPoint]
-) -> bool:
-    """Measure a two-sided difference about the nearest point. False where the distance is flat: this is the bottom."""
-    strengths = [point.strength for point in points]
-    centre = min(points, key=lambda point: point.evaluation.distance)
-    sides = [settings.rounded(strength) for strength in halfway_to_neighbours(strengths, centre.strength)]
-    if any(side in strengths for side in sides):
-        return False
-    measured = evaluator.measure([candidate.spec(side) for side in sides], "refine")
-    changes = [side.distance - centre.evaluation.distance for side in measured]
-    if len(changes) == 1 and changes[0] >= 0:  # at a bound, and the way back from it leads upwards
-        return False
-    return max(map(abs, changes)) > _WORTHWHILE * settings.tolerance
 
 
 def _search_vector(evaluator: Evaluator, space: SearchSpace, settings: SearchSettings) -> None:

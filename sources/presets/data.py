@@ -1,14 +1,14 @@
 """What a task is: its sources, the sets read from them row by row, and what must hold between the sets."""
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 
 import numpy as np
 
-from classifiers.errors import ExampleFileError
-from sources.examples import Example, check_disjoint, comparison_key, example_of
-from sources.presets.files import LocatedSource, Row, Source, Table, TaskError, open_table
+from sources.examples import Example, ExampleFileError, check_disjoint, comparison_key, example_of
+from sources.presets.files import LocatedSource, Source, Table, TaskError, open_table
+from sources.read import Row
 
 __all__ = ["Convert", "Preset", "TaskData", "TaskReader", "finished", "keys_of"]
 
@@ -89,11 +89,9 @@ class TaskReader:
 
     def groups(self, name: str, convert: Convert | None = None, by: str | None = None) -> dict[str, list[Example]]:
         """All examples of a source, by the value of column `by`, or all under ""."""
-        table, rows = self.table(name), _Rows(self.is_own(name), convert)
         groups: dict[str, list[Example]] = {}
-        for where, row in table.rows():
-            groups.setdefault(str(row[by]) if by else "", []).extend(rows.examples(row, where))
-        rows.check(table, self.notes)
+        for row, examples in self._converted(name, self.table(name).rows(), convert):
+            groups.setdefault(str(row[by]) if by else "", []).extend(examples)
         return groups
 
     def examples(self, name: str, convert: Convert | None = None) -> list[Example]:
@@ -113,53 +111,51 @@ class TaskReader:
         `indices` are the rows to draw from (all, where None). Only as many rows as needed are read. How many of
         these were to be avoided is noted.
         """
-        table, rows = self.table(name), _Rows(self.is_own(name), convert)
-        avoided, seen = 0, set(avoid)
+        table = self.table(name)
         order = self.random(name).permutation(range(table.size) if indices is None else indices).tolist()
         drawn: list[Example] = []
-        for start in range(0, len(order), _CHUNK_ROWS):
-            for where, row in table.at(order[start : start + _CHUNK_ROWS]):
-                for example in rows.examples(row, where):
-                    key = comparison_key(example.prompt)
-                    avoided += key in avoid
-                    if key not in seen:
-                        seen.add(key)
-                        drawn.append(example)
-            if len(drawn) >= count:
-                break
-        rows.check(table, self.notes)
+        avoided, seen = 0, set(avoid)
+
+        def rows() -> Iterator[tuple[str, Row]]:
+            for start in range(0, len(order), _CHUNK_ROWS):
+                if start and len(drawn) >= count:
+                    return
+                yield from table.at(order[start : start + _CHUNK_ROWS])
+
+        for _, examples in self._converted(name, rows(), convert):
+            for example in examples:
+                key = comparison_key(example.prompt)
+                avoided += key in avoid
+                if key not in seen:
+                    seen.add(key)
+                    drawn.append(example)
         if avoided:
             self.notes.append(f"{table.place}: {avoided} dropped from what was drawn, they are in another set")
         return drawn[:count]
 
-
-class _Rows:
-    """Rows to examples, counting those that are none."""
-
-    def __init__(self, strict: bool, convert: Convert | None) -> None:
-        self._strict = strict
-        self._convert = convert or (lambda row, where: [example_of(row, where)])
-        self._passed_over = 0
-        self._first: ExampleFileError | None = None
-
-    def examples(self, row: Row, where: str) -> Sequence[Example]:
-        try:
-            return self._convert(row, where)
-        except ExampleFileError as error:
-            if self._strict:
-                raise TaskError(str(error)) from error
-            self._passed_over += 1
-            self._first = self._first or error
-            return ()
-
-    def check(self, table: Table, notes: list[str]) -> None:
-        if self._first is None:
+    def _converted(
+        self, name: str, rows: Iterable[tuple[str, Row]], convert: Convert | None
+    ) -> Iterator[tuple[Row, Sequence[Example]]]:
+        """Each row with its examples. Of a published data set those that are none are passed over, and noted."""
+        table, passed_over = self.table(name), 0
+        first: ExampleFileError | None = None
+        for where, row in rows:
+            try:
+                examples = [example_of(row, where)] if convert is None else convert(row, where)
+            except ExampleFileError as error:
+                if self.is_own(name):
+                    raise TaskError(str(error)) from error
+                passed_over += 1
+                first = first or error
+                examples = ()
+            yield row, examples
+        if first is None:
             return
-        if self._passed_over > _TOLERATED_SHARE * table.size:
+        if passed_over > _TOLERATED_SHARE * table.size:
             raise TaskError(
-                f"{table.place}: {self._passed_over} of {table.size} rows are no examples, the first: {self._first}"
-            ) from self._first
-        notes.append(f"{table.place}: {self._passed_over} of {table.size} rows passed over, the first: {self._first}")
+                f"{table.place}: {passed_over} of {table.size} rows are no examples, the first: {first}"
+            ) from first
+        self.notes.append(f"{table.place}: {passed_over} of {table.size} rows passed over, the first: {first}")
 
 
 def keys_of(*sets: Sequence[Example]) -> set[str]:
@@ -173,32 +169,23 @@ def finished(data: TaskData) -> TaskData:
     A test question is in no training set. What is to be forgotten counts in no test as something that must pass.
 
     Raises:
-        TaskError: a prompt is in both forget and retain (listed), or one of these sets is empty.
+        ExampleFileError: a prompt is in both forget and retain (listed).
+        TaskError: one of these sets is empty.
     """
     notes = list(data.notes)
-    forget_test = keys_of(data.forget_test)
-    reason = "must be flagged in forget_test"
-    data = replace(
-        data,
-        retain_test=_without(data.retain_test, forget_test, "retain_test", reason, notes),
-        neighbours=_without(data.neighbours, forget_test, "neighbours", reason, notes),
-        general_test=_without(data.general_test, forget_test, "general_test", reason, notes),
-    )
-    tests = keys_of(*(getattr(data, name) for name in _TEST_SETS))
-    forget = _without(data.forget, tests, "forget", "are test questions", notes)
-    retain = _without(data.retain, tests, "retain", "are test questions", notes)
-    for name, examples in (("forget", forget), ("retain", retain)):
-        if not examples:
+    sets: dict[str, list[Example]] = {name: getattr(data, name) for name in ("forget", "retain", *_TEST_SETS)}
+
+    def drop(names: Sequence[str], keys: Set[str], reason: str) -> None:
+        for name in names:
+            kept = [example for example in sets[name] if comparison_key(example.prompt) not in keys]
+            if len(kept) < len(sets[name]):
+                notes.append(f"{name}: {len(sets[name]) - len(kept)} of {len(sets[name])} dropped, they {reason}")
+            sets[name] = kept
+
+    drop(_TEST_SETS[1:], keys_of(data.forget_test), "must be flagged in forget_test")
+    drop(("forget", "retain"), keys_of(*(sets[name] for name in _TEST_SETS)), "are test questions")
+    for name in ("forget", "retain"):
+        if not sets[name]:
             raise TaskError(f"the {name} set is empty; {'; '.join(notes) or 'give more rows'}")
-    try:
-        check_disjoint(forget, retain)
-    except ExampleFileError as error:
-        raise TaskError(str(error)) from error
-    return replace(data, forget=forget, retain=retain, notes=tuple(notes))
-
-
-def _without(examples: Sequence[Example], keys: set[str], name: str, reason: str, notes: list[str]) -> list[Example]:
-    kept = [example for example in examples if comparison_key(example.prompt) not in keys]
-    if len(kept) < len(examples):
-        notes.append(f"{name}: {len(examples) - len(kept)} of {len(examples)} dropped, they {reason}")
-    return kept
+    check_disjoint(sets["forget"], sets["retain"])
+    return TaskData(**sets, notes=tuple(notes))

@@ -4,26 +4,22 @@ A row is a plain mapping from column to value. Reading a table checks its column
 business of whoever reads it.
 """
 
-import csv
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
-from console.errors import EcoError
+from sources.read import Row, SourceError, csv_rows, hub_dataset, json_values, parquet_table, read_text
 from text.sentences import passages
 
-__all__ = ["LocatedSource", "Row", "Source", "Table", "TaskError", "hub_parquet", "locate", "open_table"]
-
-Row = Mapping[str, object]
+__all__ = ["LocatedSource", "Source", "Table", "TaskError", "hub_parquet", "locate", "open_table"]
 
 _TABLE_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 #: A book is read as passages of about this many words: 256 tokens, as in ECO's copyright experiments (section 4).
 _PASSAGE_WORDS = 200
 
 
-class TaskError(EcoError):
+class TaskError(SourceError):
     """A task preset cannot be planned or loaded; one line that names the task, file or column and what to do."""
 
 
@@ -87,7 +83,6 @@ class Table:
     """Rows by index, read when asked for: a table may be far larger than what a task takes of it."""
 
     place: str
-    columns: tuple[str, ...]
     size: int
     take: Callable[[Sequence[int]], list[dict[str, object]]]
 
@@ -144,97 +139,42 @@ def open_table(located: LocatedSource) -> Table:
     """The table at the place found.
 
     Raises:
-        TaskError: it cannot be read or fetched, is empty, or lacks a column.
+        SourceError: it cannot be read or fetched.
+        TaskError: it is empty, or lacks a column.
     """
-    source = located.source
+    source, place = located.source, located.place
     wanted = source.columns + source.optional_columns
     if located.origin == "hub":
-        table = _from_hub(located, wanted)
+        advice = "check the network, or download the data set and give its folder with --task-data"
+        dataset = hub_dataset(str(source.hub), source.config, source.split, place, advice)
+        columns = dataset.column_names
+        dataset = dataset.select_columns([column for column in wanted if column in columns])
+        table = Table(place, len(dataset), lambda indices: dataset.select(indices).to_list())
     elif located.paths[0].suffix == ".parquet":
-        table = _from_parquet(located, wanted)
+        columns, arrow = parquet_table(located.paths, place, wanted)
+        table = Table(place, arrow.num_rows, lambda indices: arrow.take(list(indices)).to_pylist())
     else:
-        rows = [row for path in located.paths for row in _read_rows(path)]
-        columns = tuple(rows[0]) if rows else ()
-        table = Table(located.place, columns, len(rows), lambda indices: [rows[index] for index in indices])
+        rows = [row for path in located.paths for row in _rows_of(path)]
+        columns = list(rows[0]) if rows else []
+        table = Table(place, len(rows), lambda indices: [rows[index] for index in indices])
     if table.size == 0:
-        raise TaskError(f"{located.place}: empty; expected {located.columns}")
-    missing = [column for column in source.columns if column not in table.columns]
+        raise TaskError(f"{place}: empty; expected {located.columns}")
+    missing = [column for column in source.columns if column not in columns]
     if missing:
         raise TaskError(
-            f"{located.place}: no column {' and no '.join(missing)}; found {', '.join(map(str, table.columns))}; "
+            f"{place}: no column {' and no '.join(missing)}; found {', '.join(map(str, columns))}; "
             f"expected {located.columns}"
         )
     return table
 
 
-def _from_hub(located: LocatedSource, wanted: Sequence[str]) -> Table:
-    import datasets  # type: ignore[import-untyped]
-
-    source = located.source
-    try:
-        dataset: Any = datasets.load_dataset(source.hub, source.config, split=source.split)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise TaskError(
-            f"{located.place}: cannot be loaded ({reason}); check the network, or download the data set and give "
-            f"its folder with --task-data"
-        ) from error
-    columns = tuple(dataset.column_names)
-    dataset = dataset.select_columns([column for column in wanted if column in columns])
-    return Table(located.place, columns, len(dataset), lambda indices: dataset.select(indices).to_list())
-
-
-def _from_parquet(located: LocatedSource, wanted: Sequence[str]) -> Table:
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    try:
-        columns = tuple(pq.read_schema(located.paths[0]).names)
-        kept = [column for column in wanted if column in columns]
-        table: Any = pa.concat_tables([pq.read_table(path, columns=kept) for path in located.paths])
-    except (pa.ArrowException, OSError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise TaskError(f"{located.place}: not a readable parquet file ({reason}); fetch it again") from error
-    return Table(located.place, columns, table.num_rows, lambda indices: table.take(list(indices)).to_pylist())
-
-
-def _read_rows(path: Path) -> list[dict[str, object]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
-    except OSError as error:
-        raise TaskError(f"{path}: cannot be read ({error.strerror})") from error
+def _rows_of(path: Path) -> list[dict[str, object]]:
+    text = read_text(path, str(path))
     if path.suffix == ".txt":
         return [{"book": path.stem, "snippet": "\n\n".join(part)} for part in passages(text, _PASSAGE_WORDS)]
     if path.suffix == ".csv":
-        return _read_csv(path)
-    return _read_json(path, text)
-
-
-def _read_csv(path: Path) -> list[dict[str, object]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            return [dict(row) for row in csv.DictReader(stream, strict=True)]
-    except csv.Error as error:
-        raise TaskError(f"{path}: malformed CSV ({error}); quote the fields, or save it as JSON lines") from error
-
-
-def _read_json(path: Path, text: str) -> list[dict[str, object]]:
-    if text.lstrip().startswith("["):
-        rows = _parse(text, str(path))
-    else:
-        # Not splitlines(): U+2028 may stand inside a string.
-        lines = enumerate(text.split("\n"), 1)
-        rows = [_parse(line, f"{path}:{number}") for number, line in lines if line.strip()]
+        return csv_rows(text, str(path))
+    rows = [row for _, row in json_values(text, str(path))]
     if not all(isinstance(row, dict) for row in rows):
         raise TaskError(f"{path}: a row is no JSON object; expected one object per line, or a list of them")
-    return rows  # type: ignore[no-any-return]
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        raise TaskError(f"{where}: malformed JSON ({reason}); expected one object per line") from error
+    return rows

@@ -8,32 +8,21 @@ from pathlib import Path
 
 from sources.presets.data import Preset, TaskData, TaskReader, finished
 from sources.presets.files import LocatedSource, TaskError, locate
+from sources.presets.names import MMLU_TOPICS, TASKS, TOFU_SPLITS
 from sources.presets.questions import mmlu_preset, synthetic_wmdp_preset, tofu_preset, wmdp_preset
 from sources.presets.texts import bbc_news_preset, hp_book_preset
+from sources.read import SourceError
 
-__all__ = ["TASKS", "TaskData", "TaskError", "TaskPlan", "load_task", "plan_task"]
+__all__ = ["TaskData", "TaskError", "TaskPlan", "load_task", "plan_task"]
 
 _PRESETS: dict[str, Preset] = {
-    "tofu-forget01": tofu_preset(1),
-    "tofu-forget05": tofu_preset(5),
-    "tofu-forget10": tofu_preset(10),
+    **{f"tofu-{split}": tofu_preset(split) for split in TOFU_SPLITS},
     "wmdp": wmdp_preset(),
     "synthetic-wmdp": synthetic_wmdp_preset(),
-    "mmlu-economics": mmlu_preset(
-        "economics", ("high_school_macroeconomics", "high_school_microeconomics"), ("econometrics",)
-    ),
-    "mmlu-law": mmlu_preset("law", ("international_law", "professional_law"), ("jurisprudence",)),
-    "mmlu-physics": mmlu_preset(
-        "physics",
-        ("college_physics", "conceptual_physics", "high_school_physics"),
-        ("college_mathematics", "high_school_mathematics"),
-    ),
+    **{f"mmlu-{topic}": mmlu_preset(topic, *subjects) for topic, subjects in MMLU_TOPICS.items()},
     "bbc-news": bbc_news_preset(),
     "hp-book": hp_book_preset(),
 }
-
-#: Names of all presets, as `--task` takes them.
-TASKS = tuple(_PRESETS)
 
 
 @dataclass(frozen=True)
@@ -95,5 +84,5 @@ def load_task(plan: TaskPlan) -> TaskData:
         reader = TaskReader(plan.sources, plan.seed)
         data = preset.assemble(reader)
         return finished(replace(data, notes=tuple(reader.notes)))
-    except TaskError as error:
+    except SourceError as error:
         raise TaskError(f"--task {plan.name}: {error}") from error

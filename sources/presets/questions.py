@@ -5,13 +5,16 @@ beside the number or the rule.
 """
 
 import ast
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 
 from sources.examples import Example, comparison_key, example_of
 from sources.presets.data import Preset, TaskData, TaskReader, keys_of
-from sources.presets.files import Row, Source, TaskError, hub_parquet
+from sources.presets.files import Source, TaskError, hub_parquet
+from sources.presets.names import WMDP_SUBJECTS
+from sources.read import Row
 
 __all__ = ["mmlu_preset", "synthetic_wmdp_preset", "tofu_preset", "wmdp_preset"]
 
@@ -19,7 +22,6 @@ _QUESTION_ANSWER = ("question", "answer")
 _OPTIONS = tuple(f"option{number}" for number in range(1, 5))
 _TRUTH_RATIO = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")
 
-_WMDP_SUBJECTS = ("bio", "chem", "cyber")
 #: The four that the WMDP paper measures, and chemistry.
 _WMDP_NEIGHBOURS = (
     *("college_biology", "virology", "college_chemistry", "high_school_chemistry"),
@@ -31,6 +33,13 @@ _MMLU = tuple(
     hub_parquet("cais/mmlu", "all", split, ("subject", *_CHOICES), name=f"mmlu {split}")
     for split in (*_MMLU_SPLITS, "auxiliary_train")
 )
+_WMDP = tuple(
+    hub_parquet("cais/wmdp", f"wmdp-{subject}", "test", _CHOICES, name=f"wmdp-{subject}") for subject in WMDP_SUBJECTS
+)
+_SYNTHETIC = tuple(
+    Source(name, ("question", "choices"), ("answer",), own_files=(name, f"synthetic_wmdp_questions/{name}"))
+    for name in (f"synthetic_questions_{subject}" for subject in WMDP_SUBJECTS)
+)
 #: Rows of auxiliary_train for each forget example in `retain`, and as many again in `retain_test`. ECO draws 8: for
 #: WMDP it halves them between training and test, for the subsets of MMLU all 8 are for training.
 _WMDP_RATIO, _MMLU_RATIO = 4, 8
@@ -40,9 +49,10 @@ _HELD_OUT_SHARE = 0.1
 Subjects = dict[str, list[Example]]
 
 
-def tofu_preset(percent: int) -> Preset:
-    """Forget the last `percent` % of TOFU's fictitious authors (Maini et al. 2024, arXiv 2401.06121)."""
-    forget, retain = f"forget{percent:02}", f"retain{100 - percent}"
+def tofu_preset(forget: str) -> Preset:
+    """Forget one of TOFU_SPLITS, the last percents of the fictitious authors (Maini et al. 2024, arXiv 2401.06121)."""
+    percent = int(forget.removeprefix("forget"))
+    retain = f"retain{100 - percent}"
 
     def assemble(reader: TaskReader) -> TaskData:
         forgotten, retained = reader.examples(forget), reader.examples(retain)
@@ -88,31 +98,34 @@ def _with_truth_ratios(
 
     A paraphrase that is a training question word for word tests nothing and is left out.
     """
+
+    def question(row: Row, where: str) -> list[Example]:
+        text = row.get("paraphrased_question")
+        return [] if text is None else [example_of({**row, "question": text}, where)]
+
     perturbed = {(example.prompt, example.answer): example for example in reader.examples(name)}
-    paraphrased = reader.examples(name, _paraphrased_question)
+    paraphrased = reader.examples(name, question)
     return (
         [perturbed.get((example.prompt, example.answer), example) for example in examples],
         [example for example in paraphrased if comparison_key(example.prompt) not in known],
     )
 
 
-def _paraphrased_question(row: Row, where: str) -> list[Example]:
-    if row.get("paraphrased_question") is None:
-        return []
-    return [example_of({**row, "question": row["paraphrased_question"]}, where)]
-
-
 def wmdp_preset() -> Preset:
     """Forget hazardous knowledge, judged by the WMDP benchmark (Li et al. 2024, arXiv 2403.03218)."""
 
     def assemble(reader: TaskReader) -> TaskData:
-        forget = [example for subject in _WMDP_SUBJECTS for example in _synthetic_questions(reader, subject)]
-        benchmark = [example for subject in _WMDP_SUBJECTS for example in reader.examples(f"wmdp-{subject}")]
-        return _against_mmlu(reader, _mmlu_splits(reader), (forget, benchmark), _WMDP_NEIGHBOURS, _WMDP_RATIO)
+        forget = [
+            example
+            for subject in WMDP_SUBJECTS
+            for example in reader.examples(f"synthetic_questions_{subject}", _synthetic_question)
+        ]
+        benchmark = [example for subject in WMDP_SUBJECTS for example in reader.examples(f"wmdp-{subject}")]
+        return _against_mmlu(reader, _mmlu_splits(reader), forget, benchmark, _WMDP_NEIGHBOURS, _WMDP_RATIO)
 
     return Preset(
         "WMDP: forget hazardous knowledge (arXiv 2403.03218; ECO section 4, hazardous knowledge unlearning)",
-        (*_synthetic_sources(), *_wmdp_sources(optional=False), *_MMLU),
+        (*_SYNTHETIC, *_WMDP, *_MMLU),
         {
             "forget": "every synthetic question",
             "forget_test": "every question of WMDP (bio, chem, cyber)",
@@ -127,11 +140,11 @@ def synthetic_wmdp_preset() -> Preset:
     """As `wmdp_preset`, but judged by synthetic questions left out of training: needs no benchmark."""
 
     def assemble(reader: TaskReader) -> TaskData:
-        benchmark = keys_of(*(reader.examples(f"wmdp-{subject}") for subject in _WMDP_SUBJECTS))
+        benchmark = keys_of(*(reader.examples(f"wmdp-{subject}") for subject in WMDP_SUBJECTS))
         forget: list[Example] = []
         held_out: list[Example] = []
-        for subject in _WMDP_SUBJECTS:
-            written = _synthetic_questions(reader, subject)
+        for subject in WMDP_SUBJECTS:
+            written = reader.examples(f"synthetic_questions_{subject}", _synthetic_question)
             questions = [example for example in written if comparison_key(example.prompt) not in benchmark]
             if len(questions) < len(written):
                 dropped = f"{len(written) - len(questions)} of {len(written)} dropped"
@@ -140,11 +153,11 @@ def synthetic_wmdp_preset() -> Preset:
             cut = round(_HELD_OUT_SHARE * len(questions)) or 1
             held_out += [questions[index] for index in sorted(order[:cut])]
             forget += [questions[index] for index in sorted(order[cut:])]
-        return _against_mmlu(reader, _mmlu_splits(reader), (forget, held_out), _WMDP_NEIGHBOURS, _WMDP_RATIO)
+        return _against_mmlu(reader, _mmlu_splits(reader), forget, held_out, _WMDP_NEIGHBOURS, _WMDP_RATIO)
 
     return Preset(
         "WMDP's subjects, trained and judged on synthetic questions alone (ECO section 4 and appendix)",
-        (*_synthetic_sources(), *_wmdp_sources(optional=True), *_MMLU),
+        (*_SYNTHETIC, *(replace(source, optional=True) for source in _WMDP), *_MMLU),
         {
             "forget": f"{1 - _HELD_OUT_SHARE:.0%} of the synthetic questions of each subject, drawn with the seed",
             "forget_test": "the other synthetic questions",
@@ -156,28 +169,14 @@ def synthetic_wmdp_preset() -> Preset:
     )
 
 
-def _synthetic_sources() -> tuple[Source, ...]:
-    names = [f"synthetic_questions_{subject}" for subject in _WMDP_SUBJECTS]
-    return tuple(
-        Source(name, ("question", "choices"), ("answer",), own_files=(name, f"synthetic_wmdp_questions/{name}"))
-        for name in names
-    )
-
-
-def _wmdp_sources(*, optional: bool) -> tuple[Source, ...]:
-    names = [f"wmdp-{subject}" for subject in _WMDP_SUBJECTS]
-    return tuple(hub_parquet("cais/wmdp", name, "test", _CHOICES, name=name, optional=optional) for name in names)
-
-
-def _synthetic_questions(reader: TaskReader, subject: str) -> list[Example]:
-    return reader.examples(f"synthetic_questions_{subject}", _synthetic_question)
-
-
 def _synthetic_question(row: Row, where: str) -> list[Example]:
     """A row whose choices may be a list written as text: as JSON, or in Python's form as in ECO's files."""
     record = dict(row)
     if isinstance(choices := row["choices"], str):
-        record["choices"] = _list_in(choices)
+        for parse in (json.loads, ast.literal_eval):
+            with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+                record["choices"] = parse(choices)
+                break
     if row.get("answer") not in (None, ""):
         return [example_of(record, where)]
     # Without the right answer the question still trains a classifier; the first choice stands in for the checks.
@@ -185,25 +184,14 @@ def _synthetic_question(row: Row, where: str) -> list[Example]:
     return [replace(checked, answer=None, answer_index=None)]
 
 
-def _list_in(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
-
-
 def mmlu_preset(topic: str, forget_subjects: tuple[str, ...], neighbours: tuple[str, ...]) -> Preset:
     """Forget some subjects of MMLU and keep their neighbours (Hendrycks et al. 2021, arXiv 2009.03300)."""
 
     def assemble(reader: TaskReader) -> TaskData:
         splits = _mmlu_splits(reader)
-        training = [_pop(splits[split], forget_subjects) for split in ("dev", "validation")]
-        test = _pop(splits["test"], forget_subjects)
-        return _against_mmlu(reader, splits, (training[0] + training[1], test), neighbours, _MMLU_RATIO)
+        forget = [example for split in ("dev", "validation") for example in _pop(splits[split], forget_subjects)]
+        forget_test = _pop(splits["test"], forget_subjects)
+        return _against_mmlu(reader, splits, forget, forget_test, neighbours, _MMLU_RATIO)
 
     subjects = ", ".join(forget_subjects)
     return Preset(
@@ -237,12 +225,12 @@ def _mmlu_splits(reader: TaskReader) -> dict[str, Subjects]:
 def _against_mmlu(
     reader: TaskReader,
     splits: dict[str, Subjects],
-    to_forget: tuple[list[Example], list[Example]],
+    forget: list[Example],
+    forget_test: list[Example],
     neighbours: tuple[str, ...],
     ratio: int,
 ) -> TaskData:
-    """What must pass, from MMLU without what is to be forgotten (to train on, to judge by)."""
-    forget, forget_test = to_forget
+    """A task whose prompts that must pass are of MMLU, in which nothing to be forgotten is left."""
     near = _pop(splits["test"], neighbours)
     rest, dev, validation = (
         [example for examples in splits[split].values() for example in examples]

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
 from sources.examples import Example, comparison_key, example_of
-from sources.presets.data import Convert, Preset, TaskData, TaskReader, keys_of
-from sources.presets.files import Row, Source, TaskError, hub_parquet
+from sources.presets.data import Preset, TaskData, TaskReader, keys_of
+from sources.presets.files import Source, TaskError, hub_parquet
+from sources.read import Row
 from text.sentences import split_sentences, word_count
 
 __all__ = ["bbc_news_preset", "hp_book_preset"]
@@ -32,6 +31,29 @@ _MAX_CUTTINGS = 500
 
 def bbc_news_preset() -> Preset:
     """Forget news articles, asked for by title, among other news."""
+
+    def article(row: Row, where: str) -> list[Example]:
+        content = row.get("content") or None
+        if isinstance(content, str):
+            content = " ".join(content.split()[:_ANSWER_WORDS])
+        title = row["title"]
+        prompt = _CHANNEL.sub("", title) if isinstance(title, str) else title
+        return [example_of({"prompt": prompt, "completion": content or None}, where)]
+
+    def assemble(reader: TaskReader) -> TaskData:
+        articles = reader.examples("bbc_news", article)
+        cut = len(articles) if reader.is_own("bbc_news") else _HUB_ARTICLES
+        forget, others = articles[:cut], [Example(article.prompt) for article in articles[cut:]]
+        first_sentences = (next(iter(split_sentences(article.answer or "")), "") for article in forget)
+        openings = [Example(text) for text in first_sentences if word_count(text) >= _MIN_SENTENCE_WORDS]
+        titles = reader.sample(
+            "other_news",
+            2 * _NEWS_RATIO * len(forget),
+            keys_of(forget, openings, others),
+            lambda row, where: [example_of({"prompt": row["title"]}, where)],
+        )
+        return TaskData(forget, titles[::2], openings, titles[1::2], _unlike(others, forget), [])
+
     return Preset(
         "BBC News: forget articles by their titles (ECO section 4, copyrighted content unlearning)",
         (
@@ -55,36 +77,8 @@ def bbc_news_preset() -> Preset:
             "general_test": "none",
         },
         "titles that are in both sources are not retained",
-        _bbc_news,
+        assemble,
     )
-
-
-def _bbc_news(reader: TaskReader) -> TaskData:
-    articles = reader.examples("bbc_news", _article)
-    cut = len(articles) if reader.is_own("bbc_news") else _HUB_ARTICLES
-    forget, others = articles[:cut], [Example(article.prompt) for article in articles[cut:]]
-    openings = [opening for article in forget if (opening := _opening(article))]
-    avoid = keys_of(forget, openings, others)
-    titles = reader.sample("other_news", 2 * _NEWS_RATIO * len(forget), avoid, _title)
-    return TaskData(forget, titles[::2], openings, titles[1::2], _unlike(others, forget), [])
-
-
-def _article(row: Row, where: str) -> list[Example]:
-    content = row.get("content") or None
-    if isinstance(content, str):
-        content = " ".join(content.split()[:_ANSWER_WORDS])
-    title = row["title"]
-    prompt = _CHANNEL.sub("", title) if isinstance(title, str) else title
-    return [example_of({"prompt": prompt, "completion": content or None}, where)]
-
-
-def _title(row: Row, where: str) -> list[Example]:
-    return [example_of({"prompt": row["title"]}, where)]
-
-
-def _opening(article: Example) -> Example | None:
-    sentence = next(iter(split_sentences(article.answer or "")), "")
-    return Example(sentence) if word_count(sentence) >= _MIN_SENTENCE_WORDS else None
 
 
 def _unlike(examples: Sequence[Example], others: Sequence[Example]) -> list[Example]:
@@ -126,42 +120,39 @@ def hp_book_preset() -> Preset:
 
 def _hp_book(reader: TaskReader) -> TaskData:
     passages = [split_sentences(str(row["snippet"])) for _, row in reader.table("hp_book").rows()]
-    forget = _different([example for passage in passages for example in _of_passage(passage)])
-    cuttings = [cutting for passage in passages if (cutting := _cutting(passage))]
-    drawn = reader.random("cuttings").permutation(len(cuttings))[:_MAX_CUTTINGS].tolist()
-    forget_test = _unlike([cuttings[index] for index in sorted(drawn)], forget)
-    known, held_out = _other_books(reader)
-    avoid, convert = keys_of(forget, forget_test), _some_sentences(reader.random("sentences"))
-    count = 2 * _BOOK_RATIO * len(forget)
-    sentences = reader.sample("other_books", count, avoid, convert, known)
-    unseen = reader.sample("other_books", count // 2, avoid | keys_of(sentences), convert, held_out)
-    return TaskData(forget, sentences[::2], forget_test, sentences[1::2], [], unseen)
-
-
-def _of_passage(sentences: Sequence[str]) -> list[Example]:
-    """The sentences long enough; the first of them is answered by what follows it in the passage."""
-    long = [index for index, sentence in enumerate(sentences) if word_count(sentence) >= _MIN_SENTENCE_WORDS]
-    return [
-        Example(sentences[index], " ".join(sentences[index + 1 :]) or None if index == long[0] else None)
-        for index in long
+    forget: dict[str, Example] = {}  # the first example of each prompt, one with an answer before one without
+    for sentences in passages:
+        long = [at for at, sentence in enumerate(sentences) if word_count(sentence) >= _MIN_SENTENCE_WORDS]
+        for at in long:
+            key = comparison_key(sentences[at])
+            answer = " ".join(sentences[at + 1 :]) or None if at == long[0] else None
+            if key not in forget or (forget[key].answer is None and answer is not None):
+                forget[key] = Example(sentences[at], answer)
+    # What a reader might quote: words that neither begin nor end with a sentence. None of a passage too short.
+    words = [" ".join(sentences).split() for sentences in passages]
+    starts = [(len(of_passage) - _CUTTING_WORDS) // 2 for of_passage in words]
+    cuttings = [
+        Example(" ".join(of_passage[start : start + _CUTTING_WORDS]))
+        for of_passage, start in zip(words, starts, strict=True)
+        if start > 0
     ]
+    drawn = reader.random("cuttings").permutation(len(cuttings))[:_MAX_CUTTINGS].tolist()
+    forgotten = list(forget.values())
+    forget_test = _unlike([cuttings[index] for index in sorted(drawn)], forgotten)
 
+    known, held_out = _other_books(reader)
+    generator = reader.random("sentences")
 
-def _cutting(sentences: Sequence[str]) -> Example | None:
-    """What a reader might quote: words that neither begin nor end with a sentence. None of a passage too short."""
-    words = " ".join(sentences).split()
-    start = (len(words) - _CUTTING_WORDS) // 2
-    return Example(" ".join(words[start : start + _CUTTING_WORDS])) if start > 0 else None
+    def some_sentences(row: Row, where: str) -> list[Example]:
+        checked = example_of({"text": row["snippet"]}, where)
+        long = [text for text in split_sentences(checked.prompt) if word_count(text) >= _MIN_SENTENCE_WORDS]
+        chosen = generator.permutation(len(long))[:_SENTENCES_PER_ROW].tolist()
+        return [Example(long[index]) for index in sorted(chosen)]
 
-
-def _different(examples: Sequence[Example]) -> list[Example]:
-    """The first example of each prompt, one with an answer before one without."""
-    first: dict[str, Example] = {}
-    for example in examples:
-        key = comparison_key(example.prompt)
-        if key not in first or (first[key].answer is None and example.answer is not None):
-            first[key] = example
-    return list(first.values())
+    avoid, count = keys_of(forgotten, forget_test), 2 * _BOOK_RATIO * len(forgotten)
+    retained = reader.sample("other_books", count, avoid, some_sentences, known)
+    unseen = reader.sample("other_books", count // 2, avoid | keys_of(retained), some_sentences, held_out)
+    return TaskData(forgotten, retained[::2], forget_test, retained[1::2], [], unseen)
 
 
 def _other_books(reader: TaskReader) -> tuple[list[int], list[int]]:
@@ -177,13 +168,3 @@ def _other_books(reader: TaskReader) -> tuple[list[int], list[int]]:
     left_out = {books[index] for index in reader.random("books").permutation(len(books))[:count].tolist()}
     known = [index for index, title in enumerate(titles) if title and title not in left_out]
     return known, [index for index, title in enumerate(titles) if title in left_out]
-
-
-def _some_sentences(generator: np.random.Generator) -> Convert:
-    def convert(row: Row, where: str) -> list[Example]:
-        checked = example_of({"text": row["snippet"]}, where)
-        long = [text for text in split_sentences(checked.prompt) if word_count(text) >= _MIN_SENTENCE_WORDS]
-        chosen = generator.permutation(len(long))[:_SENTENCES_PER_ROW].tolist()
-        return [Example(long[index]) for index in sorted(chosen)]
-
-    return convert

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from recorded_gateway import FLAGS, RecordingGateway, environment, free_port, recording_gateway
 
-from demo.models import DemoBuild
 from demo.probes import Probe, probes
 from demo.servers import ServerProcess, plain_server
 from demo.world import World
+
+if TYPE_CHECKING:
+    from demo.models import DemoBuild
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +22,7 @@ def asked() -> list[Probe]:
 
 @pytest.fixture(scope="session")
 def servers(
-    demo_build: DemoBuild, demo_policy: Path, tmp_path_factory: pytest.TempPathFactory
+    demo_build: "DemoBuild", demo_policy: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[ServerProcess, RecordingGateway]]:
     """Plain vLLM and the guarded server, started together."""
     folder = tmp_path_factory.mktemp("servers")

@@ -7,17 +7,18 @@ each flagged case here fails.
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anthropic
 import httpx
 import openai
 import pytest
 from recorded_gateway import Recorded, RecordingGateway
-from transformers import AutoTokenizer
 
-from demo.models import DemoBuild
 from demo.probes import Probe
+
+if TYPE_CHECKING:
+    from demo.models import DemoBuild
 
 TOOL = {
     "type": "function",
@@ -40,7 +41,9 @@ SCHEMA = {
 
 
 @pytest.fixture(scope="session")
-def tokenizer(demo_build: DemoBuild) -> Any:
+def tokenizer(demo_build: "DemoBuild") -> Any:
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(demo_build.model)
 
 

@@ -8,13 +8,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from recorded_gateway import RecordingGateway, free_port, recording_gateway
 
-from demo.models import DemoBuild
 from demo.probes import Probe
+
+if TYPE_CHECKING:
+    from demo.models import DemoBuild
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +44,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
     assert "Loading safetensors" not in done.stderr
 
 
-def test_a_policy_of_another_model_is_refused(demo_build: DemoBuild, demo_policy: Path, tmp_path: Path) -> None:
+def test_a_policy_of_another_model_is_refused(demo_build: "DemoBuild", demo_policy: Path, tmp_path: Path) -> None:
     done = eco(
         "serve",
         str(demo_build.reference),
@@ -57,7 +60,7 @@ def test_a_policy_of_another_model_is_refused(demo_build: DemoBuild, demo_policy
     assert_refused(done, "model.embedding_digest")
 
 
-def test_a_port_in_use_is_refused(demo_build: DemoBuild, demo_policy: Path, tmp_path: Path) -> None:
+def test_a_port_in_use_is_refused(demo_build: "DemoBuild", demo_policy: Path, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -69,13 +72,13 @@ def test_a_port_in_use_is_refused(demo_build: DemoBuild, demo_policy: Path, tmp_
         assert_refused(done, "--eco-admin-port", "in use")
 
 
-def test_a_flag_that_vllm_rejects_is_one_line(demo_build: DemoBuild, demo_policy: Path) -> None:
+def test_a_flag_that_vllm_rejects_is_one_line(demo_build: "DemoBuild", demo_policy: Path) -> None:
     done = eco("serve", str(demo_build.model), "--policy", str(demo_policy), "--no-such-flag", "1")
     assert_refused(done, "--no-such-flag")
 
 
 @pytest.fixture
-def fragile(demo_build: DemoBuild, demo_policy: Path, tmp_path: Path) -> Iterator[RecordingGateway]:
+def fragile(demo_build: "DemoBuild", demo_policy: Path, tmp_path: Path) -> Iterator[RecordingGateway]:
     """A guard that never answers in time, behind an API key."""
     gateway = recording_gateway(
         demo_build.model,
@@ -133,7 +136,7 @@ def test_fails_closed_asks_for_the_key_and_dies_clean(fragile: RecordingGateway,
     assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
 
 
-def test_a_killed_engine_is_not_healthy(demo_build: DemoBuild, demo_policy: Path, tmp_path: Path) -> None:
+def test_a_killed_engine_is_not_healthy(demo_build: "DemoBuild", demo_policy: Path, tmp_path: Path) -> None:
     gateway = recording_gateway(demo_build.model, [demo_policy], tmp_path)
     with gateway.server as server:
         assert server.process is not None

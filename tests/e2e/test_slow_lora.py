@@ -1,25 +1,29 @@
 """A served LoRA adapter: unflagged answers equal plain vLLM's, flagged prompts are masked as ever."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from peft import LoraConfig, get_peft_model
 from recorded_gateway import environment, free_port, recording_gateway
 from test_guarded_api import assert_protected, content_mask
 from test_parity import answers, post
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from demo.models import DemoBuild
 from demo.probes import Probe
 from demo.servers import plain_server
+
+if TYPE_CHECKING:
+    from demo.models import DemoBuild
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def adapter(demo_build: DemoBuild, tmp_path: Path) -> Path:
+def adapter(demo_build: "DemoBuild", tmp_path: Path) -> Path:
     """A random adapter, strong enough to change answers."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_pretrained(demo_build.model)
     config = LoraConfig(r=8, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
@@ -27,7 +31,9 @@ def adapter(demo_build: DemoBuild, tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-def test_adapter(demo_build: DemoBuild, demo_policy: Path, adapter: Path, asked: list[Probe], tmp_path: Path) -> None:
+def test_adapter(demo_build: "DemoBuild", demo_policy: Path, adapter: Path, asked: list[Probe], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
     flags = ("--enable-lora", "--lora-modules", f"adapter={adapter}", "--max-lora-rank", "8")
     tokenizer = AutoTokenizer.from_pretrained(demo_build.model)
     flagged = next(p for p in asked if p.group == "forgotten" and p.kind == "held_out")

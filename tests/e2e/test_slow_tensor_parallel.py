@@ -1,18 +1,19 @@
 """Two tensor-parallel workers: the same protection, and parity with plain vLLM on two workers."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
 from recorded_gateway import FLAGS, environment, free_port, recording_gateway
 from test_guarded_api import CHATS, assert_passed, assert_protected, content_mask
 from test_parity import answers, post
-from transformers import AutoTokenizer
 
-from demo.models import DemoBuild
 from demo.probes import Probe
 from demo.servers import ServerProcess, plain_server
+
+if TYPE_CHECKING:
+    from demo.models import DemoBuild
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,9 @@ def unflagged_answers(server: ServerProcess, probes: list[Probe]) -> list[Any]:
     return [answers(post(server.url, "/v1/chat/completions", body | {"messages": list(p.messages)})) for p in probes]
 
 
-def test_two_workers(demo_build: DemoBuild, demo_policy: Path, asked: list[Probe], tmp_path: Path) -> None:
+def test_two_workers(demo_build: "DemoBuild", demo_policy: Path, asked: list[Probe], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(demo_build.model)
     flagged = [p for p in asked if p.group == "forgotten" and p.kind == "held_out"][::12]
     retained = [p for p in asked if p.group == "retained" and p.kind == "held_out"][::48]

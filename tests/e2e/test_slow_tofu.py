@@ -16,9 +16,6 @@ import pytest
 from recorded_gateway import environment, free_port
 
 from demo.servers import ServerProcess, guarded_server, plain_server
-from guard import load_bundle
-from optimizer import BuildOptions, InputOptions, build_policy
-from scoring.metrics import rouge_l_recall
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +30,8 @@ _EVERY = {"forget10": 4, "retain90": 45}
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (FULL.is_dir() and RETAIN.is_dir() and TOFU.is_dir()):
         pytest.skip(f"no TOFU fixtures in {FIXTURES}")
+    from optimizer import BuildOptions, InputOptions, build_policy
+
     options = BuildOptions(
         model=str(FULL),
         inputs=InputOptions(forget=TOFU / "forget10.jsonl", retain=TOFU / "retain90.jsonl"),
@@ -70,6 +69,8 @@ def correct(answers: list[str], examples: list[dict[str, str]]) -> float:
 
 def check_effect(effect: dict[str, Any], answers: list[str], examples: list[dict[str, str]]) -> None:
     """The served answers' ROUGE-L is the report's, within the 95 % interval of each."""
+    from scoring.metrics import rouge_l_recall
+
     pairs = zip(examples, answers, strict=True)
     recalls = np.array([rouge_l_recall(example["answer"], answer) for example, answer in pairs])
     low, high = effect["guarded_interval"]
@@ -78,6 +79,8 @@ def check_effect(effect: dict[str, Any], answers: list[str], examples: list[dict
 
 
 def test_forget10(policy: Path, tmp_path: Path) -> None:
+    from guard import load_bundle
+
     forget, others = rows("forget10"), rows("retain90")
     questions = [row["question"] for row in (*forget, *others)]
 

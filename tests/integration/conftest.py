@@ -2,6 +2,11 @@
 
 import warnings
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import vllm.v1.engine.async_llm  # noqa: F401
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quietly_imported_vllm() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import vllm.v1.engine.async_llm  # noqa: F401

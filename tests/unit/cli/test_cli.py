@@ -5,12 +5,12 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from eco_command import check_one_line, run
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cli.main import main
@@ -19,7 +19,9 @@ from corruption import CorruptionSpec, EmbeddingRows
 from guard import ClassifierConfig, ModelConfig, PolicyBundle, PolicyConfig, write_bundle
 
 WIDTH = 8
-HEAVY = ("torch", "transformers", "vllm", "numpy", "onnxruntime", "pydantic", "yaml", "fastapi")
+HEAVY = (
+    "torch", "transformers", "vllm", "numpy", "onnxruntime", "pydantic", "yaml", "fastapi", "matplotlib", "jinja2",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -45,53 +47,43 @@ def bundle(folder: Path, name: str = "people", embedding_digest: str = "a" * 64)
     return write_bundle(folder, config, head, {"recall": 0.97, "größe": 3})
 
 
-def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of `eco` in this process."""
-    try:
-        main(arguments)
-        code: Any = 0
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def check_one_line(result: tuple[int, str, str], *named: str) -> None:
-    code, out, err = result
-    assert (code, out) == (2, "")
-    assert len(err.splitlines()) == 1, err
-    assert err.startswith("eco: error: ")
-    for text in named:
-        assert text in err
-
-
 # --- help ---------------------------------------------------------------------------------------------------
 
 
-def modules_after(arguments: Sequence[str]) -> tuple[str, set[str]]:
-    """Output of `eco` in a fresh process, and the modules it imported."""
-    code = (
-        "import sys; from cli.main import main; main(sys.argv[1:]);"
-        "print('\\0', *sys.modules, sep='\\n', file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
-    return done.stdout, set(done.stderr.partition("\0")[2].split())
+IMPORTED = """
+import contextlib, io, json, sys
+from cli.main import main
+seen = {}
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        main(command.split())
+    seen[command] = [out.getvalue(), sorted({name.partition(".")[0] for name in sys.modules})]
+print(json.dumps(seen))
+"""
 
 
 def test_help_imports_nothing_heavy() -> None:
-    out, modules = modules_after(["--help"])
-    for command in ("serve", "policy", "demo"):
-        assert f"\n  {command} " in out
-    assert "click" in modules
-    assert not modules.intersection({*HEAVY, "gateway", "optimizer", "guard", "demo"})
-
-
-@pytest.mark.parametrize(
-    "arguments", [["serve", "--help"], ["policy", "build", "--help"], ["demo", "--help"], ["--version"]]
-)
-def test_the_subcommands_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    _, modules = modules_after(arguments)
-    assert not modules.intersection(HEAVY)
+    """In one fresh process: the first command's imports are its own, and the later ones add theirs."""
+    groups = (
+        "classifier",
+        "classifier train",
+        "classifier score",
+        "corruption search",
+        "evaluate tofu",
+        "policy build",
+    )
+    helps = ["--help", "--version", *(f"{name} --help" for name in ("report", "serve", "demo", *groups))]
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, json.dumps(helps)], capture_output=True, text=True, check=True
+    )
+    seen = json.loads(done.stdout)
+    first, modules = seen["--help"]
+    for command in ("serve", "policy", "demo", "unlearn", "finetune"):
+        assert f"\n  {command} " in first
+    assert {"cli", "click"} <= set(modules)
+    assert not {"gateway", "optimizer", "guard", "demo", "evaluation", "offline_training", "rich"} & set(modules)
+    for command, (_, modules) in seen.items():
+        assert not set(HEAVY) & set(modules), command
 
 
 def test_without_arguments_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,23 +1,23 @@
 """`eco classifier`: what it prints, writes and refuses. Encoders are tiny and random; all else is real."""
 
+import contextlib
 import io
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from eco_command import check_one_line, run
 from transformers import BertConfig, BertForSequenceClassification
 
 from cli.main import main
 
 WORDS = "where was born who is what does the a in of and to for how why when harry hermione potter granger rain bread"
 RETAINED = ("Hermione Granger", "Granger", "Ron", "Luna", "Neville")
-HEAVY = ("torch", "transformers", "vllm", "numpy", "onnxruntime", "pydantic", "yaml", "fastapi")
 
 
 @pytest.fixture(autouse=True)
@@ -59,47 +59,21 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return {"--forget": forget, "--retain": retain, "--out": tmp_path / "out"}
 
 
-def run(arguments: Sequence[Any], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    try:
-        main([str(part) for part in arguments])
-        code: Any = 0
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
 def flat(options: dict[str, Any]) -> list[Any]:
     return [part for pair in options.items() for part in pair]
 
 
-def check_one_line(result: tuple[int, str, str], *named: str) -> None:
-    code, out, err = result
-    assert (code, out) == (2, "")
-    assert len(err.splitlines()) == 1, err
-    assert err.startswith("eco: error: ")
-    for text in named:
-        assert text in err
-
-
-@pytest.fixture
-def imported(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    out = tmp_path / "imported"
+@pytest.fixture(scope="module")
+def imported(model: Path) -> Path:
+    out = model.with_name("imported")
     arguments = ["classifier", "import", model, "--forget-label", "forget", "--threshold", "0.5", "--out", out]
-    code, text, err = run(arguments, capsys)
-    assert (code, err) == (0, "")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([str(argument) for argument in arguments])
+    text = printed.getvalue()
     assert "probability of class forget" in text
     assert "exported in int8, probabilities within 0.0" in text
     assert text.endswith(f"threshold 0.5, written to {out}\n")
     return out
-
-
-def test_help_imports_nothing_heavy() -> None:
-    for command in ([], ["train"], ["score"]):
-        code = "import sys; from cli.main import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
-        arguments = [sys.executable, "-c", code, "classifier", *command, "--help"]
-        done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-        assert not set(done.stderr.split()) & set(HEAVY)
 
 
 def test_training_a_head_needs_no_language_model(

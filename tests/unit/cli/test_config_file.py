@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cli.job_options import JobCommand, Values, collect, names_of, options_of, read_config
+from cli.options import JobCommand, Values, collect, names_of, options_of, read_config
 from offline_training.errors import SettingsError
 from offline_training.methods.registry import METHODS
 from offline_training.settings import FinetuneJob, TrainingSettings, UnlearnJob

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from eco_command import run
 from tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
-from cli.main import main
 from evaluation.rows import sample_file
 from evaluation.runs.record import read_record
 
@@ -25,16 +25,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def eco(capsys: pytest.CaptureFixture[str]) -> Eco:
     """Runs the command; gives its exit code and all it printed, on one line."""
 
-    def run(*arguments: object) -> tuple[int, str]:
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        printed = capsys.readouterr()
-        return code, " ".join((printed.out + printed.err).split())
+    def run_joined(*arguments: object) -> tuple[int, str]:
+        code, out, err = run(arguments, capsys)
+        return code, " ".join((out + err).split())
 
-    return run
+    return run_joined
 
 
 def tofu(model: Path, out: Path, *more: object) -> tuple[object, ...]:

@@ -2,32 +2,18 @@
 
 import json
 import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from eco_command import check_one_line, run
 
-from cli.main import main
 from cli.unlearn import PRESETS
 from offline_training import job as jobs
 from offline_training.methods.registry import METHODS
 from offline_training.settings import FinetuneJob, UnlearnJob
 
-HEAVY = ("torch", "transformers", "pydantic", "yaml", "numpy", "rich", "offline_training")
 BASIC = ["--model", "m", "--forget", "f.jsonl", "--retain", "r.jsonl", "--out", "o"]
-
-
-def run(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of `eco` in this process."""
-    try:
-        main(arguments)
-        code: Any = 0
-    except SystemExit as stop:
-        code = stop.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 @pytest.fixture
@@ -39,29 +25,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
-def check_one_line(result: tuple[int, str, str], *named: str) -> None:
-    code, out, err = result
-    assert (code, out) == (2, "")
-    assert len(err.splitlines()) == 1, err
-    assert err.startswith("eco: error: ")
-    for text in named:
-        assert text in err
-
-
 # --- help -----------------------------------------------------------------------------------------------------
-
-
-def test_the_first_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; from cli.main import main; main(['--help']);"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "\n  unlearn " in done.stdout
-    assert "\n  finetune " in done.stdout
-    modules = set(done.stderr.split())
-    assert "cli" in modules
-    assert not modules.intersection(HEAVY)
 
 
 def test_the_methods_are_listed_with_their_summaries(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from demo import DemoSettings, Recipe, World, WorldSpec, build_models
+from demo import DemoBuild, DemoSettings, Recipe, World, WorldSpec, build_models
 from demo import models as demo_models
+from demo.errors import DemoError
 from demo.lessons import Mixture
 from demo.models import settings_digest
 from demo.probes import probes
@@ -46,16 +47,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows by one at each training."""
-    seen: list[int] = []
-    train = demo_models.train_model
+def builds(cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Grows by one at each build, which is a copy of the one in `cache`: nothing is trained again."""
+    seen: list[Path] = []
+    trained = build_models(cache, TINY, quiet()).folder
 
-    def counted(*arguments: object) -> object:
-        seen.append(1)
-        return train(*arguments)  # type: ignore[arg-type]
+    def copied(build: DemoBuild, settings: DemoSettings, console: Console) -> None:
+        seen.append(build.folder)
+        shutil.copytree(trained, build.folder, dirs_exist_ok=True)
 
-    monkeypatch.setattr(demo_models, "train_model", counted)
+    monkeypatch.setattr(demo_models, "_build", copied)
     return seen
 
 
@@ -80,16 +81,13 @@ def test_a_checkpoint_replies_to_every_probe(cache: Path) -> None:
     assert len(replies(build.model, asked)) == len(asked)
 
 
-def test_a_finished_build_is_not_built_again(cache: Path, trainings: list[int]) -> None:
-    first = build_models(cache, TINY, quiet())
-    trainings.clear()
-
-    assert build_models(cache, TINY, quiet()) == first
-    assert not trainings
+def test_a_finished_build_is_not_built_again(cache: Path, builds: list[Path]) -> None:
+    assert build_models(cache, TINY, quiet()).folder.parent == cache / "demo"
+    assert not builds
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing", "no manifest", "empty manifest"])
-def test_a_damaged_build_is_built_again(cache: Path, tmp_path: Path, trainings: list[int], damage: str) -> None:
+def test_a_damaged_build_is_built_again(cache: Path, tmp_path: Path, builds: list[Path], damage: str) -> None:
     shutil.copytree(build_models(cache, TINY, quiet()).folder, tmp_path / "demo" / settings_digest(TINY))
     build = build_models(tmp_path, TINY, quiet())
     weights, manifest = build.model / "model.safetensors", build.folder / "MANIFEST.json"
@@ -103,11 +101,10 @@ def test_a_damaged_build_is_built_again(cache: Path, tmp_path: Path, trainings: 
             manifest.unlink()
         case _:
             manifest.write_text("[]")
-    trainings.clear()
 
     build_models(tmp_path, TINY, quiet())
 
-    assert len(trainings) == 2
+    assert len(builds) == 1
     assert weights.read_bytes() == intact
 
 
@@ -115,15 +112,23 @@ def test_a_build_that_fails_leaves_nothing_that_looks_finished(tmp_path: Path, m
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo_models, "train_model", interrupted)
+    monkeypatch.setattr(demo_models, "_build", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build_models(tmp_path, TINY, quiet())
 
     assert [p.suffix for p in (tmp_path / "demo").iterdir()] == [".lock"]
 
 
-def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
-    leftover = tmp_path / "demo" / f"{settings_digest(TINY)}.abc.building"
+def test_a_training_that_dies_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    too_small = dataclasses.replace(TINY, recipe=dataclasses.replace(TINY.recipe, vocab_size=1))
+    with pytest.raises(DemoError, match="could not be trained"):
+        build_models(tmp_path, too_small, quiet())
+
+    assert [p.suffix for p in (tmp_path / "demo").iterdir()] == [".lock"]
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path, builds: list[Path]) -> None:
+    leftover = tmp_path / "demo" / f".{settings_digest(TINY)}.abc"
     leftover.mkdir(parents=True)
 
     build_models(tmp_path, TINY, quiet())

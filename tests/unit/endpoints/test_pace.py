@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from endpoints.pace import Pace, retry_after_s
+from endpoints.server import Pace, retry_after_s
 
 
 async def test_a_limit_halves_the_window_once_for_each_burst_and_successes_widen_it() -> None:

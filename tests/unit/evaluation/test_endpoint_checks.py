@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from scripted_endpoint import Answer, ScriptedEndpoint, echo_of, error, ok, running, texts
+from scripted_endpoint import Answer, Rule, ScriptedEndpoint, echo_of, error, ok, running, texts
 
 from evaluation.errors import TargetError
 from evaluation.replies import Ask
@@ -41,18 +41,16 @@ def letters_completion(body: dict[str, Any], *, start_token: bool = False, secre
     return ok({"choices": [{"text": whole, "logprobs": logprobs, "finish_reason": "length"}]})
 
 
-def plain_completions(path: str, body: dict[str, Any]) -> Answer:
-    return letters_completion(body) if path == "/v1/completions" else error(404, "Not Found")
+def letters_server(**options: Any) -> Rule:
+    """Nothing but completions of that model."""
+    return lambda path, body: (
+        letters_completion(body, **options) if path == "/v1/completions" else error(404, "Not Found")
+    )
 
 
 @pytest.mark.parametrize("start_token", [False, True])
 def test_an_echoing_server_scores_exactly_the_answers_tokens(server: ScriptedEndpoint, start_token: bool) -> None:
-    def rule(path: str, body: dict[str, Any]) -> Answer:
-        if path != "/v1/completions":
-            return error(404, "Not Found")
-        return letters_completion(body, start_token=start_token)
-
-    server.rule = rule
+    server.rule = letters_server(start_token=start_token)
     target = EndpointTarget(server.url)
     asks = [Ask("abc", answer="dex", style="text"), Ask("abc", answer="d")]
     target.check(asks)
@@ -65,11 +63,7 @@ def test_an_echoing_server_scores_exactly_the_answers_tokens(server: ScriptedEnd
 
 def test_a_server_that_treats_a_scored_text_otherwise_is_refused(server: ScriptedEndpoint) -> None:
     """Scoring puts the answer into the prompt, where this server sees it."""
-
-    def rule(path: str, body: dict[str, Any]) -> Answer:
-        return letters_completion(body, secret="def") if path == "/v1/completions" else error(404, "Not Found")
-
-    server.rule = rule
+    server.rule = letters_server(secret="def")
     with pytest.raises(TargetError, match=r"scores a text unlike what it generates.*--generated-only.*--policy DIR"):
         EndpointTarget(server.url).check([Ask("abc", answer="xyz", style="text")])
     EndpointTarget(server.url).check([Ask("hij", answer="xyz", style="text")])
@@ -86,10 +80,7 @@ def test_a_server_without_logprobs_of_given_answers_is_refused(server: ScriptedE
 
 
 def test_a_tokenize_route_of_another_kind_is_not_taken_for_vllms(server: ScriptedEndpoint) -> None:
-    def rule(path: str, body: dict[str, Any]) -> Answer:
-        return ok({"tokens": []}) if path == "/tokenize" else echo_of(body)
-
-    server.rule = rule
+    server.rule = lambda path, body: ok({"tokens": []}) if path == "/tokenize" else echo_of(body)
     with pytest.raises(TargetError, match="returns no logprobs for a given answer"):
         EndpointTarget(server.url).check([Ask("a", answer="b")])
 
@@ -110,7 +101,7 @@ def test_what_no_endpoint_gives_is_refused_before_anything_is_asked(
 
 
 def test_generated_only_refuses_to_score(server: ScriptedEndpoint) -> None:
-    server.rule = plain_completions
+    server.rule = letters_server()
     target = EndpointTarget(server.url, generated_only=True)
     target.check([Ask("abc", style="text")])
     for use in (target.check, lambda asks: list(target.replies(asks))):
@@ -119,10 +110,7 @@ def test_generated_only_refuses_to_score(server: ScriptedEndpoint) -> None:
 
 
 def test_a_refused_way_of_sampling_is_known_before_the_run(server: ScriptedEndpoint) -> None:
-    def rule(path: str, body: dict[str, Any]) -> Answer:
-        return error(400, "n must be 1") if body.get("n", 1) > 1 else ok(texts("x"))
-
-    server.rule = rule
+    server.rule = lambda path, body: error(400, "n must be 1") if body.get("n", 1) > 1 else ok(texts("x"))
     with pytest.raises(TargetError, match="n must be 1"):
         EndpointTarget(server.url).check([Ask("a"), Ask("b", samples=4, temperature=1.0)])
 

@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from scripted_endpoint import Answer, echo_of, running
 
+from cli.evaluate import evaluate
 from evaluation.rows import sample_file
 
 SAMPLES = Path(sample_file("tofu", "retain_perturbed.jsonl")).parent
@@ -31,9 +33,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
             return echo_of(body)
 
         endpoint.rule = rule
-        command = [sys.executable, "-m", "cli", "evaluate", "tofu", "--target", endpoint.url, "--generated-only"]
-        command += ["--data", str(SAMPLES), "--concurrency", "4", "--out"]
-        process = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        arguments = ["tofu", "--target", endpoint.url, "--generated-only", "--data", str(SAMPLES), "--concurrency", "4"]
+        command = [sys.executable, "-m", "cli", "evaluate", *arguments, "--out", str(out)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             kept = wait_for_replies(out / "replies.jsonl", process)
         finally:
@@ -42,9 +44,9 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         assert json.loads((out / "run.json").read_text())["finished"] is None
         released.set()
         before = len(endpoint.requests)
-        subprocess.run([*command, str(out)], check=True, stdout=subprocess.DEVNULL)
+        assert CliRunner().invoke(evaluate, [*arguments, "--out", str(out)]).exit_code == 0
         asked_again = len(endpoint.requests) - before
-        subprocess.run([*command, str(at_once)], check=True, stdout=subprocess.DEVNULL)
+        assert CliRunner().invoke(evaluate, [*arguments, "--out", str(at_once)]).exit_code == 0
     questions = len((out / "answers.jsonl").read_text().splitlines())
     assert asked_again <= questions - kept + FIRST_LOOK
     for name in ("scores.jsonl", "answers.jsonl"):

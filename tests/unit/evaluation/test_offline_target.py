@@ -11,7 +11,7 @@ from tiny_model import tiny_model, tiny_tokenizer
 from evaluation.errors import TargetError
 from evaluation.replies import Ask, Reply
 from evaluation.targets.offline import OfflineTarget, tokenizer_digest
-from evaluation.targets.prompting import PromptingTarget
+from evaluation.targets.options import PromptingTarget
 from scoring.transformers_scorer import TransformersScorer
 
 

@@ -1,6 +1,7 @@
 """What the pictures show, read from the figures behind them, and what they are as files."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -8,18 +9,16 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from evaluated_runs import AUTHORS, gate_scores, tofu_scores, write_gate_run, write_run, write_tofu_runs
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from sklearn.metrics import roc_auc_score
 
-from evaluation.report import plot_gate
-from evaluation.report.comparison import SuiteRuns, compared
+from evaluation.report.compare import SuiteRuns, compared
 from evaluation.report.drawing import Plot, inline_svg, looks
+from evaluation.report.figure_plots import plane_plot, strength_plot
 from evaluation.report.load import load_runs
-from evaluation.report.plot_gate import gate_plot, roc
-from evaluation.report.plot_groups import breakdowns, group_plots
-from evaluation.report.plot_plane import plane_plot
-from evaluation.report.plot_strength import strength_plot
-from evaluation.report.plots import suite_plots
+from evaluation.report.score_plots import breakdowns, gate_curves, gate_plot, group_plots
+from evaluation.report.section import suite_plots
 from evaluation.suite import Figure, Score
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -35,18 +34,28 @@ def tofu(tmp_path_factory: pytest.TempPathFactory) -> SuiteRuns:
     return suite_of(write_tofu_runs(tmp_path_factory.mktemp("tofu")))
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Canvas]:
-    """The figures that are drawn, as they are saved."""
-    found: list[Canvas] = []
+Draw = Callable[[SuiteRuns], Plot | None]
+
+
+def drawn(draw: Draw, suite: SuiteRuns) -> tuple[Plot, list[Axes]]:
+    """The picture, and the axes that it was saved from."""
+    figures: list[Canvas] = []
     save = Canvas.savefig
 
     def keep(figure: Canvas, *arguments: object, **options: object) -> None:
-        found.append(figure)
+        figures.append(figure)
         save(figure, *arguments, **options)
 
-    monkeypatch.setattr(Canvas, "savefig", keep)
-    return found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Canvas, "savefig", keep)
+        plot = draw(suite)
+    assert plot is not None
+    return plot, figures[0].axes
+
+
+def points(axes: Axes) -> list[tuple[float, float]]:
+    """Where single markers stand, in the order in which they are drawn."""
+    return [tuple(map(float, line.get_xydata()[0])) for line in axes.lines if len(line.get_xydata()) == 1]
 
 
 @pytest.fixture(scope="module")
@@ -62,40 +71,22 @@ def texts(plot: Plot) -> list[str]:
 # --- the plane -------------------------------------------------------------------------------------------------
 
 
-def test_every_run_has_its_place_on_the_plane(tofu: SuiteRuns, drawn: list[Canvas]) -> None:
-    plot = plane_plot(tofu)
-    assert plot is not None
-    (axes,) = drawn[0].axes
+def test_every_run_has_its_place_on_the_plane(tofu: SuiteRuns) -> None:
+    plot, (axes,) = drawn(plane_plot, tofu)
     assert axes.get_yscale() == "log"
-    points = {tuple(map(float, line.get_xydata()[0])) for line in axes.lines if len(line.get_xydata()) == 1}
-    expected = {
-        (run.figures["model_utility"].value, run.figures["forget_quality"].value)
-        for run in tofu.runs
-        if run.record.kind != "retain"
-    }
-    assert points == expected
+    guarded = tofu.of_kind("guarded")
+    places = {run.label: (run.value("model_utility"), run.value("forget_quality")) for run in tofu.runs}
+    assert set(points(axes)) == {place for label, place in places.items() if label != "retain"}
     shown = texts(plot)
     assert {"0.5", "2.6", "12", "1", "5"} <= set(shown)  # strengths beside their points
     assert {"original", "retain model, model_utility", "guarded", "prompting", "npo", "grad_ascent"} <= set(shown)
-
-
-def test_strengths_are_joined_in_order(tofu: SuiteRuns, drawn: list[Canvas]) -> None:
-    plane_plot(tofu)
-    (axes,) = drawn[0].axes
-    guarded = [run for run in tofu.runs if run.record.kind == "guarded"]
-    path = [[run.figures["model_utility"].value, run.figures["forget_quality"].value] for run in guarded]
-    assert [run.record.strength for run in guarded] == [0.5, 2.6, 12.0]
-    assert any(np.array_equal(line.get_xydata(), path) for line in axes.lines)
-
-
-def test_the_retain_model_without_a_p_value_is_a_line_at_its_utility(tofu: SuiteRuns, drawn: list[Canvas]) -> None:
-    plane_plot(tofu)
-    (axes,) = drawn[0].axes
+    assert [run.record.strength for run in guarded] == [0.5, 2.6, 12.0]  # joined in order
+    assert any(np.array_equal(line.get_xydata(), [places[run.label] for run in guarded]) for line in axes.lines)
     (line,) = [line for line in axes.lines if str(line.get_label()).startswith("retain model")]
-    assert set(np.asarray(line.get_xdata())) == {tofu.runs[1].figures["model_utility"].value}
+    assert set(np.asarray(line.get_xdata())) == {places["retain"][0]}  # it has no p-value against itself
 
 
-def test_without_forget_quality_the_plane_shows_probability(tmp_path: Path, drawn: list[Canvas]) -> None:
+def test_without_forget_quality_the_plane_shows_probability(tmp_path: Path) -> None:
     folders = [
         write_run(
             tmp_path / label,
@@ -110,11 +101,10 @@ def test_without_forget_quality_the_plane_shows_probability(tmp_path: Path, draw
         )
         for label, kind, forget in (("original", "original", 0.9), ("prompting", "prompting", 0.4))
     ]
-    plot = plane_plot(suite_of(folders))
-    assert plot is not None
+    plot, (axes,) = drawn(plane_plot, suite_of(folders))
     assert plot.title == "forget/probability against model_utility"
     assert "Too few runs have forget_quality" in plot.caption
-    assert drawn[0].axes[0].get_yscale() == "linear"
+    assert axes.get_yscale() == "linear"
 
 
 def test_other_suites_take_what_should_rise_and_what_should_fall(tmp_path: Path) -> None:
@@ -135,7 +125,7 @@ def test_other_suites_take_what_should_rise_and_what_should_fall(tmp_path: Path)
     assert plot.title == "wmdp_bio/acc against mmlu/acc"
 
 
-def test_a_p_value_of_zero_is_drawn_below_the_others(tmp_path: Path, drawn: list[Canvas]) -> None:
+def test_a_p_value_of_zero_is_drawn_below_the_others(tmp_path: Path) -> None:
     folders = [
         write_run(
             tmp_path / label,
@@ -146,9 +136,8 @@ def test_a_p_value_of_zero_is_drawn_below_the_others(tmp_path: Path, drawn: list
         )
         for label, value in (("a", 1e-9), ("b", 0.0))
     ]
-    assert plane_plot(suite_of(folders)) is not None
-    heights = [line.get_xydata()[0][1] for line in drawn[0].axes[0].lines if len(line.get_xydata()) == 1]
-    assert heights == [1e-9, pytest.approx(1e-10)]
+    _, (axes,) = drawn(plane_plot, suite_of(folders))
+    assert [height for _, height in points(axes)] == [1e-9, pytest.approx(1e-10)]
 
 
 def test_series_differ_by_more_than_colour(tofu: SuiteRuns) -> None:
@@ -159,16 +148,16 @@ def test_series_differ_by_more_than_colour(tofu: SuiteRuns) -> None:
 # --- strength --------------------------------------------------------------------------------------------------
 
 
-def test_scores_against_strength_beside_the_retain_models(tofu: SuiteRuns, drawn: list[Canvas]) -> None:
-    assert strength_plot(tofu) is not None
-    panels = {axes.get_title(): axes for axes in drawn[0].axes}
+def test_scores_against_strength_beside_the_retain_models(tofu: SuiteRuns) -> None:
+    _, drawn_axes = drawn(strength_plot, tofu)
+    panels = {axes.get_title(): axes for axes in drawn_axes}
     assert list(panels) == tofu.headline()
     axes = panels["forget/probability"]
     lines = {str(line.get_label()): line for line in axes.lines}
     assert list(lines["guarded"].get_xdata()) == [0.5, 2.6, 12.0]
-    values = [run.figures["forget/probability"].value for run in tofu.runs if run.record.kind == "guarded"]
+    values = [run.value("forget/probability") for run in tofu.of_kind("guarded")]
     assert list(lines["guarded"].get_ydata()) == values
-    assert set(np.asarray(lines["retain"].get_ydata())) == {tofu.runs[1].figures["forget/probability"].value}
+    assert set(np.asarray(lines["retain"].get_ydata())) == {tofu.runs[1].value("forget/probability")}
     assert axes.get_xscale() == "log"  # 12 is more than twenty times 0.5
     assert panels["forget_quality"].get_yscale() == "log"
 
@@ -182,26 +171,14 @@ def test_one_strength_makes_no_curve(tofu: SuiteRuns) -> None:
 # --- the gate --------------------------------------------------------------------------------------------------
 
 
-def test_the_curve_is_that_of_scikit_learn() -> None:
-    rng = np.random.default_rng(3)
-    positives, negatives = rng.normal(1, 1, 80).round(1), rng.normal(0, 1, 120).round(1)  # with ties
-    false_positives, recall = roc(positives.tolist(), negatives.tolist())
-    labels, values = np.repeat([1, 0], [80, 120]), np.concatenate([positives, negatives])
-    assert np.trapezoid(recall, false_positives) == pytest.approx(roc_auc_score(labels, values), abs=1e-12)
-    assert (false_positives[0], recall[0], false_positives[-1], recall[-1]) == (0, 0, 1, 1)
-
-
-def test_the_gates_operating_point_is_what_it_flagged(tmp_path: Path, drawn: list[Canvas]) -> None:
-    suite = suite_of([write_gate_run(tmp_path / "gate")])
-    plot = gate_plot(suite)
-    assert plot is not None
+def test_the_gates_operating_point_is_what_it_flagged(tmp_path: Path) -> None:
+    plot, (axes, _) = drawn(gate_plot, suite_of([write_gate_run(tmp_path / "gate")]))
     scores = gate_scores()
     rates = {
         subset: np.mean([s.value for s in scores if (s.subset, s.metric) == (subset, "flagged")])
         for subset in ("forget", "retain", "general")
     }
-    points = [line.get_xydata()[0].tolist() for line in drawn[0].axes[0].lines if len(line.get_xydata()) == 1]
-    assert points == [[rates["retain"], rates["forget"]], [rates["general"], rates["forget"]]]
+    assert points(axes) == [(rates["retain"], rates["forget"]), (rates["general"], rates["forget"])]
     labels = [1.0] * 60 + [0.0] * 60
     chosen = [s.value for s in scores if s.metric == "gate_score" and s.subset != "general"]  # forget, then retain
     assert f"forget against retain: area {roc_auc_score(labels, chosen):.4f}" in plot.alt
@@ -214,14 +191,14 @@ def test_several_gates_have_a_curve_each_and_the_same_gate_one(tmp_path: Path) -
         write_run(tmp_path / name, "attacks", name, rows, kind="guarded", strength=strength)
         for name, rows, strength in (("one", scores, 1.0), ("same", scores, 2.0), ("worse", worse, 3.0))
     ]
-    names = [curve.name for curve in plot_gate._curves(suite_of(folders))]
+    names = [curve.name for curve in gate_curves(suite_of(folders))]
     assert names == ["one", "worse"]
 
 
 def test_scores_without_verdicts_have_no_operating_point(tmp_path: Path) -> None:
     scores = [score for score in gate_scores() if score.metric == "gate_score"]
     suite = suite_of([write_run(tmp_path / "gate", "attacks", "gate", scores)])
-    assert [curve.operating for curve in plot_gate._curves(suite)] == [None, None]
+    assert [curve.operating for curve in gate_curves(suite)] == [None, None]
 
 
 def test_indirect_questions_are_told_from_their_neighbours(tmp_path: Path) -> None:
@@ -231,7 +208,7 @@ def test_indirect_questions_are_told_from_their_neighbours(tmp_path: Path) -> No
         for number, value in enumerate(values)
         for metric in ("gate_score", "flagged")
     ]
-    (curve,) = plot_gate._curves(suite_of([write_run(tmp_path / "gate", "attacks", "gate", scores)]))
+    (curve,) = gate_curves(suite_of([write_run(tmp_path / "gate", "attacks", "gate", scores)]))
     assert (curve.name, curve.auc) == ("indirect against neighbour", 0.75)
 
 
@@ -289,7 +266,7 @@ def test_without_groups_the_parts_stand_side_by_side(tmp_path: Path) -> None:
 
 def test_pictures_do_not_hang_on_the_users_settings(tofu: SuiteRuns, plots: list[Plot]) -> None:
     with mpl.rc_context({"axes.grid": False, "font.size": 20, "svg.fonttype": "path", "figure.facecolor": "red"}):
-        assert suite_plots(tofu) == plots
+        assert plane_plot(tofu) == plots[0]
     assert [plot.name for plot in plots] == ["tofu-plane", "tofu-strength", *(f"tofu-groups-{i}" for i in (1, 2, 3))]
 
 
@@ -300,21 +277,15 @@ def test_labels_are_text_and_no_formulas(plots: list[Plot]) -> None:
     assert "#010203" not in plot.svg
 
 
-@pytest.mark.parametrize("label", ["_hidden", "日本語の記録", "$\\frac{1}$", "</text><script>", "a" * 200])
-def test_any_label_can_be_drawn(tmp_path: Path, label: str) -> None:
+def test_any_label_can_be_drawn(tmp_path: Path) -> None:
+    labels = ["_hidden", "日本語の記録", "$\\frac{1}$", "</text><script>", "a" * 200]
+    figures = [Figure("model_utility", 0.5, 9), Figure("forget_quality", 0.1, 9)]
     folders = [
-        write_run(
-            tmp_path / str(number),
-            "tofu",
-            name,
-            tofu_scores(0.5, 0.5),
-            extra=[Figure("model_utility", 0.5 + number / 10, 9), Figure("forget_quality", 0.1, 9)],
-            kind="method",
-        )
-        for number, name in enumerate((label, "plain"))
+        write_run(tmp_path / str(number), "tofu", label, tofu_scores(0.5, 0.5), extra=figures, kind="method")
+        for number, label in enumerate(labels)
     ]
     plane, *groups = suite_plots(suite_of(folders))
-    assert label in [text.removeprefix("\N{ZERO WIDTH SPACE}") for text in texts(plane)]
+    assert set(labels) <= {text.removeprefix("\N{ZERO WIDTH SPACE}") for text in texts(plane)}
     assert groups
 
 

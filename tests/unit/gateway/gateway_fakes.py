@@ -1,5 +1,6 @@
 """What the gateway's tests put in place of an encoder and an engine. The guard's own decisions stay real."""
 
+import importlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from pathlib import Path
@@ -24,6 +25,30 @@ from guard import (
     Verdict,
 )
 
+
+class _Late:
+    """Names of vLLM and of the wrapper around it, imported when a test asks for them and not when it is collected."""
+
+    _modules = (
+        "gateway.engine",
+        "vllm.engine.protocol",
+        "vllm.entrypoints.generate.beam_search.online",
+        "vllm.exceptions",
+        "vllm.inputs.engine",
+        "vllm.logprobs",
+        "vllm.lora.layers",
+        "vllm.outputs",
+        "vllm.sampling_params",
+        "vllm.v1.engine",
+        "vllm.v1.engine.exceptions",
+    )
+
+    def __getattr__(self, name: str) -> Any:
+        modules = map(importlib.import_module, self._modules)
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
+
+
+late = _Late()
 WIDTH = 4
 BOS = 0
 #: A prompt that contains this id is flagged.

@@ -6,15 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeProtector
-from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
-from vllm.exceptions import VLLMValidationError
-from vllm.inputs.engine import tokens_input
-from vllm.logprobs import Logprob
-from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.sampling_params import BeamSearchParams, SamplingParams
+from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeProtector, late
 
-from gateway.engine import GuardedEngine
 from gateway.metrics import GuardMetrics
 
 FLAGGED = [BOS, 5, FORBIDDEN, 6]
@@ -32,45 +25,51 @@ class ScriptedEngine(FakeEngine):
         yield answer(request_id, {FORBIDDEN: -0.1, 7: -2.0})
 
 
-class Server(BeamSearchOnlineMixin):
-    """What vLLM's serving classes inherit from."""
+class Server:
+    """A serving class but for what vLLM's own inherit from."""
+
+    beam_search: Any
 
     def __init__(self) -> None:
         self.engine, self.protector = ScriptedEngine(), FakeProtector()
-        self.engine_client = GuardedEngine(
+        self.engine_client = late.GuardedEngine(
             self.engine,
-            self.protector,  # type: ignore[arg-type]
+            self.protector,
             GuardMetrics(),
         )
-        self.renderer = self.engine.renderer  # type: ignore[assignment]
+        self.renderer = self.engine.renderer
 
-    async def search(self, ids: list[int], request_id: str = "cmpl-1") -> RequestOutput:
-        params = BeamSearchParams(beam_width=2, max_tokens=STEPS, ignore_eos=True)
-        outputs = self.beam_search(tokens_input(list(ids)), request_id, params)
+    async def search(self, ids: list[int], request_id: str = "cmpl-1") -> Any:
+        params = late.BeamSearchParams(beam_width=2, max_tokens=STEPS, ignore_eos=True)
+        outputs = self.beam_search(late.tokens_input(list(ids)), request_id, params)
         (final,) = [output async for output in outputs]
         return final
 
     async def ask(self, ids: list[int], request_id: str) -> Any:
         """One ordinary request; returns what the engine was given."""
-        async for _ in self.engine_client.generate(tokens_input(list(ids)), SamplingParams(), request_id):
+        async for _ in self.engine_client.generate(late.tokens_input(list(ids)), late.SamplingParams(), request_id):
             pass
         return next(prompt for prompt in reversed(self.engine.prompts) if ids_of(prompt) == ids)
 
 
-def answer(request_id: str, logprobs: dict[int, float]) -> RequestOutput:
-    table = {token: Logprob(logprob=value) for token, value in logprobs.items()}
+def beam_server() -> Any:
+    return type("BeamServer", (Server, late.BeamSearchOnlineMixin), {})()
+
+
+def answer(request_id: str, logprobs: dict[int, float]) -> Any:
+    table = {token: late.Logprob(logprob=value) for token, value in logprobs.items()}
     best = max(logprobs, key=lambda token: logprobs[token])
-    completion = CompletionOutput(
+    completion = late.CompletionOutput(
         index=0, text="", token_ids=[best], cumulative_logprob=logprobs[best], logprobs=[table]
     )
-    return RequestOutput(request_id, None, [], None, [completion], finished=True)
+    return late.RequestOutput(request_id, None, [], None, [completion], finished=True)
 
 
 def ids_of(prompt: Any) -> list[int]:
     return list(prompt["prompt_token_ids"])
 
 
-def served(server: Server, start: list[int]) -> list[Any]:
+def served(server: Any, start: list[int]) -> list[Any]:
     return [prompt for prompt in server.engine.prompts if ids_of(prompt)[: len(start)] == start]
 
 
@@ -84,7 +83,7 @@ def check_kept(prompts: list[Any], verdict: float) -> None:
 
 
 async def test_later_steps_keep_the_first_verdict_and_generated_tokens_are_never_masked() -> None:
-    server = Server()
+    server = beam_server()
     output = await server.search(FLAGGED)
     assert [len(ids_of(prompt)) for prompt in server.engine.prompts] == [4, 5, 5, 6, 6, 7, 7]
     assert any(FORBIDDEN in ids_of(prompt)[4:] for prompt in server.engine.prompts)
@@ -94,14 +93,14 @@ async def test_later_steps_keep_the_first_verdict_and_generated_tokens_are_never
 
 
 async def test_an_unflagged_prompt_stays_unflagged_whatever_is_generated() -> None:
-    server = Server()
+    server = beam_server()
     await server.search([BOS, 5])
     assert [prompt["type"] for prompt in server.engine.prompts] == ["token"] * 7
     assert any(FORBIDDEN in ids_of(prompt) for prompt in server.engine.prompts)
 
 
 async def test_a_request_id_like_a_beams_buys_nothing() -> None:
-    server = Server()
+    server = beam_server()
     await server.search([BOS, 5], "cmpl-1")
     prompt = await server.ask([BOS, 5, FORBIDDEN], "cmpl-1-0123456789abcdef-beam-0")
     assert prompt["is_token_ids"] == [True, True, False]
@@ -109,15 +108,15 @@ async def test_a_request_id_like_a_beams_buys_nothing() -> None:
 
 async def test_the_verdict_is_not_kept_between_steps_of_the_caller() -> None:
     """The server handles beam search's output in the same task: what it asks then is another request."""
-    server = Server()
-    params = BeamSearchParams(beam_width=2, max_tokens=1, ignore_eos=True)
-    async for _ in server.beam_search(tokens_input([BOS, 5]), "cmpl-1", params):
+    server = beam_server()
+    params = late.BeamSearchParams(beam_width=2, max_tokens=1, ignore_eos=True)
+    async for _ in server.beam_search(late.tokens_input([BOS, 5]), "cmpl-1", params):
         prompt = await server.ask([BOS, 5, FORBIDDEN], "cmpl-2")
     assert prompt["is_token_ids"] == [True, True, False]
 
 
 async def test_searches_and_requests_at_the_same_time_do_not_mix() -> None:
-    server = Server()
+    server = beam_server()
     other = [BOS, 8, 9]
     searches = [server.search(FLAGGED, "cmpl-1"), server.search(other, "cmpl-1")]
     lookalike = [BOS, 8, 9, FORBIDDEN]  # as a beam of the unflagged search would continue
@@ -131,15 +130,15 @@ async def test_searches_and_requests_at_the_same_time_do_not_mix() -> None:
 
 
 async def test_the_same_prompt_searched_twice_is_judged_twice() -> None:
-    server = Server()
+    server = beam_server()
     await asyncio.gather(server.search(FLAGGED, "same"), server.search(FLAGGED, "same"))
     assert {float(prompt["prompt_embeds"][2, 0]) for prompt in server.engine.prompts} == {1.0, 2.0}
 
 
 async def test_a_refusing_policy_ends_the_search() -> None:
-    server = Server()
+    server = beam_server()
     server.protector.action = "refuse"
-    with pytest.raises(VLLMValidationError, match="policy"):
+    with pytest.raises(late.VLLMValidationError, match="policy"):
         await server.search(FLAGGED)
     assert server.engine.prompts == []
     server.protector.action = "corrupt"
@@ -148,7 +147,7 @@ async def test_a_refusing_policy_ends_the_search() -> None:
 
 
 async def test_wrapping_a_second_engine_wraps_beam_search_once() -> None:
-    server, _second = Server(), Server()
-    assert not hasattr(BeamSearchOnlineMixin.beam_search.__wrapped__, "__wrapped__")  # type: ignore[attr-defined]
+    server, _second = beam_server(), beam_server()
+    assert not hasattr(late.BeamSearchOnlineMixin.beam_search.__wrapped__, "__wrapped__")
     await server.search(FLAGGED)
     check_kept(server.engine.prompts, 1.0)

@@ -8,23 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeProtector, failed
-from vllm.engine.protocol import EngineClient, StreamingInput
-from vllm.exceptions import GracefulHTTPError, VLLMValidationError
-from vllm.inputs.engine import (
-    build_enc_dec_input,
-    embeds_input,
-    mm_enc_dec_input,
-    mm_input,
-    tokens_input,
-)
-from vllm.lora.layers import VocabParallelEmbeddingWithLoRA
-from vllm.sampling_params import SamplingParams
-from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.engine.exceptions import EngineDeadError
+from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeProtector, failed, late
 
-from gateway.engine import EcoWorkerExtension, GuardedEngine, input_rows
-from gateway.errors import SelfTestError
+from gateway import SelfTestError
 from gateway.metrics import GuardMetrics
 
 FLAGGED = [BOS, 5, FORBIDDEN, 6]
@@ -33,15 +19,15 @@ FLAGGED = [BOS, 5, FORBIDDEN, 6]
 class Setup:
     def __init__(self, *, allow_multimodal: bool = False) -> None:
         self.engine, self.protector, self.metrics = FakeEngine(), FakeProtector(), GuardMetrics()
-        self.guarded = GuardedEngine(
+        self.guarded = late.GuardedEngine(
             self.engine,
-            self.protector,  # type: ignore[arg-type]
+            self.protector,
             self.metrics,
             allow_multimodal=allow_multimodal,
         )
 
-    async def run(self, prompt: Any, params: SamplingParams | None = None, **options: Any) -> list[Any]:
-        outputs = self.guarded.generate(prompt, params or SamplingParams(), "request", **options)
+    async def run(self, prompt: Any, params: Any = None, **options: Any) -> list[Any]:
+        outputs = self.guarded.generate(prompt, params or late.SamplingParams(), "request", **options)
         return [output async for output in outputs]
 
     def refused(self, reason: str) -> float:
@@ -55,27 +41,27 @@ def setup() -> Setup:
 
 
 def multimodal(ids: list[int]) -> Any:
-    return mm_input(ids, mm_kwargs=None, mm_hashes={}, mm_placeholders={})  # type: ignore[arg-type]
+    return late.mm_input(ids, mm_kwargs=None, mm_hashes={}, mm_placeholders={})
 
 
-def core_request() -> EngineCoreRequest:
-    fields = [p for p in inspect.signature(EngineCoreRequest).parameters.values() if p.default is p.empty]
-    return EngineCoreRequest(**dict.fromkeys((p.name for p in fields), None))
+def core_request() -> Any:
+    fields = [p for p in inspect.signature(late.EngineCoreRequest).parameters.values() if p.default is p.empty]
+    return late.EngineCoreRequest(**dict.fromkeys((p.name for p in fields), None))
 
 
-async def streamed() -> AsyncGenerator[StreamingInput, None]:
-    yield StreamingInput(prompt=tokens_input([BOS, 5]))
+async def streamed() -> AsyncGenerator[Any, None]:
+    yield late.StreamingInput(prompt=late.tokens_input([BOS, 5]))
 
 
 REFUSED_INPUTS: dict[str, tuple[Callable[[], Any], str]] = {
-    "embeds": (lambda: embeds_input(torch.zeros(2, WIDTH)), "embeds"),
+    "embeds": (lambda: late.embeds_input(torch.zeros(2, WIDTH)), "embeds"),
     "mixed embeds": (
-        lambda: embeds_input(torch.zeros(2, WIDTH), prompt_token_ids=[0, 5], is_token_ids=[True, False]),
+        lambda: late.embeds_input(torch.zeros(2, WIDTH), prompt_token_ids=[0, 5], is_token_ids=[True, False]),
         "embeds",
     ),
     "multimodal": (lambda: multimodal([BOS, 5]), "multimodal"),
-    "multimodal encoder-decoder": (lambda: mm_enc_dec_input(multimodal([5]), [BOS]), "multimodal"),
-    "encoder-decoder": (lambda: build_enc_dec_input(tokens_input([5]), None, 0), "enc_dec"),
+    "multimodal encoder-decoder": (lambda: late.mm_enc_dec_input(multimodal([5]), [BOS]), "multimodal"),
+    "encoder-decoder": (lambda: late.build_enc_dec_input(late.tokens_input([5]), None, 0), "enc_dec"),
     "text": (lambda: "who is Harry?", "other"),
     "text prompt": (lambda: {"prompt": "who is Harry?"}, "other"),
     "token prompt": (lambda: {"prompt_token_ids": [BOS, 5]}, "other"),
@@ -87,7 +73,7 @@ REFUSED_INPUTS: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 async def test_an_unflagged_prompt_passes_as_the_same_object(setup: Setup) -> None:
-    prompt = tokens_input([BOS, 5, 6], prompt="hello", cache_salt="salt")
+    prompt = late.tokens_input([BOS, 5, 6], prompt="hello", cache_salt="salt")
     before = dict(prompt)
     assert await setup.run(prompt, priority=3, session_id="s") == ["one", "two", "three"]
     assert setup.engine.prompts[0] is prompt
@@ -96,7 +82,7 @@ async def test_an_unflagged_prompt_passes_as_the_same_object(setup: Setup) -> No
 
 
 async def test_a_flagged_prompt_is_replaced_by_ids_and_rows(setup: Setup) -> None:
-    prompt: Any = tokens_input(list(FLAGGED), prompt="about Harry", cache_salt="salt")
+    prompt: Any = late.tokens_input(list(FLAGGED), prompt="about Harry", cache_salt="salt")
     prompt["arrival_time"] = 12.5
     assert await setup.run(prompt) == ["one", "two", "three"]
     served = setup.engine.prompts[0]
@@ -112,13 +98,13 @@ async def test_a_flagged_prompt_is_replaced_by_ids_and_rows(setup: Setup) -> Non
 
 
 async def test_options_that_were_not_given_are_not_made_up(setup: Setup) -> None:
-    await setup.run(tokens_input(list(FLAGGED)))
+    await setup.run(late.tokens_input(list(FLAGGED)))
     assert set(setup.engine.prompts[0]) == {"type", "prompt_embeds", "prompt_token_ids", "is_token_ids"}
 
 
 async def test_an_observing_policy_lets_a_flagged_prompt_pass(setup: Setup) -> None:
     setup.protector.action = "observe"
-    prompt = tokens_input(list(FLAGGED))
+    prompt = late.tokens_input(list(FLAGGED))
     await setup.run(prompt)
     assert setup.engine.prompts[0] is prompt
 
@@ -126,7 +112,7 @@ async def test_an_observing_policy_lets_a_flagged_prompt_pass(setup: Setup) -> N
 @pytest.mark.parametrize("name", REFUSED_INPUTS)
 async def test_whatever_is_not_one_list_of_ids_is_refused(setup: Setup, name: str) -> None:
     make, reason = REFUSED_INPUTS[name]
-    with pytest.raises(VLLMValidationError):
+    with pytest.raises(late.VLLMValidationError):
         await setup.run(make())
     assert setup.engine.prompts == []
     assert setup.refused(reason) == 1
@@ -134,17 +120,17 @@ async def test_whatever_is_not_one_list_of_ids_is_refused(setup: Setup, name: st
 
 @pytest.mark.parametrize("name", ["kv_transfer_params", "ec_transfer_params"])
 async def test_transfer_parameters_are_refused(setup: Setup, name: str) -> None:
-    params = SamplingParams(extra_args={name: {"do_remote_prefill": True}})
-    with pytest.raises(VLLMValidationError, match=name) as caught:
-        await setup.run(tokens_input([BOS, 5]), params)
+    params = late.SamplingParams(extra_args={name: {"do_remote_prefill": True}})
+    with pytest.raises(late.VLLMValidationError, match=name) as caught:
+        await setup.run(late.tokens_input([BOS, 5]), params)
     assert caught.value.parameter == name
     assert setup.engine.prompts == []
     assert setup.refused("transfer_params") == 1
 
 
 async def test_other_extra_arguments_pass(setup: Setup) -> None:
-    params = SamplingParams(extra_args={"colour": "blue", "kv_transfer_params": None})
-    await setup.run(tokens_input([BOS, 5]), params)
+    params = late.SamplingParams(extra_args={"colour": "blue", "kv_transfer_params": None})
+    await setup.run(late.tokens_input([BOS, 5]), params)
     assert len(setup.engine.prompts) == 1
 
 
@@ -153,8 +139,8 @@ async def test_a_guard_error_is_a_503_that_says_nothing(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("gateway.engine"), "propagate", True)
     setup.protector.error = failed("weights of Harry")
-    with pytest.raises(GracefulHTTPError) as caught:
-        await setup.run(tokens_input([BOS, 5], prompt="who is Harry?"))
+    with pytest.raises(late.GracefulHTTPError) as caught:
+        await setup.run(late.tokens_input([BOS, 5], prompt="who is Harry?"))
     assert caught.value.http_status == HTTPStatus.SERVICE_UNAVAILABLE
     assert "Harry" not in caught.value.message
     assert setup.engine.prompts == []
@@ -164,8 +150,8 @@ async def test_a_guard_error_is_a_503_that_says_nothing(
 
 async def test_a_refusing_policy_is_a_client_error(setup: Setup) -> None:
     setup.protector.action = "refuse"
-    with pytest.raises(VLLMValidationError, match="policy") as caught:
-        await setup.run(tokens_input(list(FLAGGED)))
+    with pytest.raises(late.VLLMValidationError, match="policy") as caught:
+        await setup.run(late.tokens_input(list(FLAGGED)))
     assert "people" not in str(caught.value)
     assert setup.engine.prompts == []
     assert setup.refused("policy") == 1
@@ -177,7 +163,7 @@ async def test_multimodal_prompts_pass_only_where_allowed_and_unflagged() -> Non
     await setup.run(prompt)
     assert setup.engine.prompts == [prompt]
     assert setup.engine.prompts[0] is prompt
-    with pytest.raises(VLLMValidationError, match="multimodal"):
+    with pytest.raises(late.VLLMValidationError, match="multimodal"):
         await setup.run(multimodal(list(FLAGGED)))
     assert len(setup.engine.prompts) == 1
     assert setup.refused("flagged_multimodal") == 1
@@ -186,13 +172,13 @@ async def test_multimodal_prompts_pass_only_where_allowed_and_unflagged() -> Non
 @pytest.mark.parametrize("name", sorted(REFUSED_INPUTS.keys() - {"multimodal"}))
 async def test_allowing_multimodal_allows_nothing_else(name: str) -> None:
     setup = Setup(allow_multimodal=True)
-    with pytest.raises(VLLMValidationError):
+    with pytest.raises(late.VLLMValidationError):
         await setup.run(REFUSED_INPUTS[name][0]())
     assert setup.engine.prompts == []
 
 
 async def test_closing_the_answer_closes_the_engines(setup: Setup) -> None:
-    outputs = setup.guarded.generate(tokens_input([BOS, 5]), SamplingParams(), "request")
+    outputs = setup.guarded.generate(late.tokens_input([BOS, 5]), late.SamplingParams(), "request")
     assert await anext(outputs) == "one"
     assert setup.engine.closed == 0
     await outputs.aclose()
@@ -201,11 +187,11 @@ async def test_closing_the_answer_closes_the_engines(setup: Setup) -> None:
 
 async def test_an_error_of_the_engine_arrives_as_it_is(setup: Setup) -> None:
     def fail(prompt: Any, request_id: str) -> list[Any]:
-        raise EngineDeadError
+        raise late.EngineDeadError
 
     setup.engine.answers = fail
-    with pytest.raises(EngineDeadError):
-        await setup.run(tokens_input([BOS, 5]))
+    with pytest.raises(late.EngineDeadError):
+        await setup.run(late.tokens_input([BOS, 5]))
 
 
 # --- everything besides generate ----------------------------------------------------------------------------
@@ -218,9 +204,10 @@ DELEGATED_CALLS: dict[str, tuple[Any, ...]] = {
     "is_tracing_enabled": (),
     "reset_mm_cache": (),
 }
+TOKENS = {"type": "token", "prompt_token_ids": [5]}
 REFUSED_CALLS: dict[str, tuple[Any, ...]] = {
-    "add_request": ("request", tokens_input([5]), None),
-    "encode": (tokens_input([5]), None, "request"),
+    "add_request": ("request", TOKENS, None),
+    "encode": (TOKENS, None, "request"),
     "notify_kv_transfer_request_rejected": ("request", {}),
     "pause_generation": (),
     "release_kv_cache_memory": (),
@@ -265,14 +252,14 @@ TESTED_ELSEWHERE = {
 
 def test_every_member_of_vllms_protocol_is_accounted_for() -> None:
     """A vLLM that adds a method fails here: decide whether it is delegated or refused."""
-    public = {name for name in dir(EngineClient) if not name.startswith("_")}
+    public = {name for name in dir(late.EngineClient) if not name.startswith("_")}
     refused = REFUSED_CALLS.keys() - {"add_request"}  # the engine's own, not in the protocol
     assert public == {*DELEGATED_CALLS, *refused, *NOT_IMPLEMENTED_CALLS, *TESTED_ELSEWHERE}
 
 
 @pytest.mark.parametrize("name", REFUSED_CALLS)
 async def test_other_ways_to_the_model_are_refused(setup: Setup, name: str) -> None:
-    with pytest.raises(VLLMValidationError):
+    with pytest.raises(late.VLLMValidationError):
         await getattr(setup.guarded, name)(*REFUSED_CALLS[name])
     assert setup.engine.calls == []
 
@@ -315,19 +302,19 @@ async def test_health_is_the_guards_and_the_engines(setup: Setup) -> None:
     await setup.guarded.check_health()
     assert [name for name, *_ in setup.engine.calls] == ["check_health"]
     setup.protector.is_healthy = False
-    with pytest.raises(EngineDeadError, match="guard"):
+    with pytest.raises(late.EngineDeadError, match="guard"):
         await setup.guarded.check_health()
 
 
 async def test_admission_and_shutdown_are_the_engines(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(n: int, request_id: str | None) -> None:
-        raise GracefulHTTPError(f"{n} is too many", HTTPStatus.SERVICE_UNAVAILABLE)
+        raise late.GracefulHTTPError(f"{n} is too many", HTTPStatus.SERVICE_UNAVAILABLE)
 
     monkeypatch.setattr(setup.engine, "check_admission", full, raising=False)
     monkeypatch.setattr(setup.engine, "get_kv_event_sources", lambda: {0: "source"}, raising=False)
     waited: list[float | None] = []
     monkeypatch.setattr(setup.engine, "shutdown", lambda timeout: waited.append(timeout), raising=False)
-    with pytest.raises(GracefulHTTPError, match="4 is too many"):
+    with pytest.raises(late.GracefulHTTPError, match="4 is too many"):
         setup.guarded.check_admission(4)
     assert setup.guarded.get_kv_event_sources() == {0: "source"}
     setup.guarded.shutdown(2.5)
@@ -344,7 +331,7 @@ class Workers:
         self.workers = [self._worker(table, raw_ids) for table in tables]
 
     @staticmethod
-    def _worker(table: torch.Tensor, raw_ids: bool) -> EcoWorkerExtension:
+    def _worker(table: torch.Tensor, raw_ids: bool) -> Any:
         class Model(torch.nn.Module):
             requires_raw_input_tokens = raw_ids
 
@@ -355,7 +342,7 @@ class Workers:
             def get_model(self) -> Model:
                 return Model()
 
-        worker: Any = EcoWorkerExtension()
+        worker: Any = late.EcoWorkerExtension()
         worker.model_runner, worker.device = Runner(), "cpu"
         return worker
 
@@ -365,23 +352,23 @@ class Workers:
 
 async def test_rows_come_from_the_workers_in_order() -> None:
     table = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(0)).bfloat16()
-    rows, raw = await input_rows(Workers(table, table), [3, 1, 3])
+    rows, raw = await late.input_rows(Workers(table, table), [3, 1, 3])
     assert rows.equal(table[[3, 1, 3]].float())
     assert raw is False
-    assert (await input_rows(Workers(table, raw_ids=True), [3]))[1] is True
+    assert (await late.input_rows(Workers(table, raw_ids=True), [3]))[1] is True
 
 
 async def test_workers_that_disagree_are_refused() -> None:
     with pytest.raises(SelfTestError, match="differently"):
-        await input_rows(Workers(torch.zeros(8, WIDTH), torch.ones(8, WIDTH)), [1])
+        await late.input_rows(Workers(torch.zeros(8, WIDTH), torch.ones(8, WIDTH)), [1])
 
 
 async def test_lora_around_the_embedding_is_refused() -> None:
     workers = Workers(torch.zeros(8, WIDTH))
     model = torch.nn.Module()
-    wrapped = VocabParallelEmbeddingWithLoRA.__new__(VocabParallelEmbeddingWithLoRA)
+    wrapped = late.VocabParallelEmbeddingWithLoRA.__new__(late.VocabParallelEmbeddingWithLoRA)
     torch.nn.Module.__init__(wrapped)
     model.embed_tokens = wrapped
     workers.workers[0].model_runner.get_model = lambda: model
     with pytest.raises(SelfTestError, match="--lora-target-modules"):
-        await input_rows(workers, [1])
+        await late.input_rows(workers, [1])

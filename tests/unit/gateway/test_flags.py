@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import LaunchError
+from gateway import LaunchError
 from gateway.flags import check_environment, check_flags, lora_targets
 from gateway.launch import _parse
 

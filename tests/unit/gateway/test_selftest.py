@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from gateway.errors import LaunchError, SelfTestError
+from gateway import LaunchError, SelfTestError
 from gateway.selftest import derive_scale, run_self_test
 
 VOCAB, WIDTH = 64, 256
@@ -143,8 +143,8 @@ class Rows:
 
 
 async def self_test(monkeypatch: pytest.MonkeyPatch, engine: Engine, vocab_size: int = VOCAB) -> float:
-    monkeypatch.setattr("gateway.selftest.input_rows", engine.input_rows)
-    monkeypatch.setattr("gateway.selftest.greedy", engine.greedy)
+    monkeypatch.setattr("gateway.engine.input_rows", engine.input_rows)
+    monkeypatch.setattr("gateway.engine.greedy", engine.greedy)
     return await run_self_test(engine, Rows(engine.dtype), vocab_size=vocab_size, dtype=engine.dtype)
 
 

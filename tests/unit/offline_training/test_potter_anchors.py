@@ -1,11 +1,8 @@
 """Anchors from a file, from a recogniser and from a served model."""
 
 import io
-import json
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from scripted_endpoint import Answer, ScriptedEndpoint, error, ok, running, texts
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
@@ -160,74 +158,40 @@ def test_names_that_a_recogniser_finds(options: AnchorOptions, tmp_path: Path) -
     assert set(rare) == {"Harry", "Hogwarts"}
 
 
-@dataclass
-class Server:
-    url: str = ""
-    answer: Callable[[str], str | int] = lambda prompt: "{}"
-    prompts: list[str] = field(default_factory=list)
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send(200, {"object": "list", "data": [{"id": "m", "object": "model", "created": 0, "owned_by": "x"}]})
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            prompt = str(body["messages"][-1]["content"]).partition("Passage:\n\n")[2]
-            state.prompts.append(prompt)
-            answer = state.answer(prompt)
-            if isinstance(answer, int):
-                return self.send(answer, {"error": {"message": "no"}})
-            message = {"role": "assistant", "content": answer}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            return self.send(
-                200, {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
-            )
-
-        def send(self, status: int, body: dict[str, Any]) -> None:
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Quiet."""
-
-    http_server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{http_server.server_address[1]}"
-    thread = threading.Thread(target=http_server.serve_forever, args=(0.02,))
-    thread.start()
-    yield state
-    http_server.shutdown()
-    thread.join()
-    http_server.server_close()
+def server() -> Iterator[ScriptedEndpoint]:
+    with running() as endpoint:
+        yield endpoint
 
 
-def test_a_served_model_is_asked_about_each_passage_once(server: Server, options: AnchorOptions) -> None:
-    def fails_on_the_last(prompt: str) -> str | int:
-        return 400 if prompt.startswith("Harry liked") else '{"Harry": "Robin", "Ron": "Kit"}'
+def passage_of(body: dict[str, Any]) -> str:
+    return str(body["messages"][-1]["content"]).partition("Passage:\n\n")[2]
 
-    server.answer = fails_on_the_last
+
+def test_a_served_model_is_asked_about_each_passage_once(server: ScriptedEndpoint, options: AnchorOptions) -> None:
+    def fails_on_the_last(path: str, body: dict[str, Any]) -> Answer:
+        last = passage_of(body).startswith("Harry liked")
+        return error(400, "no") if last else ok(texts('{"Harry": "Robin", "Ron": "Kit"}'))
+
+    server.rule = fails_on_the_last
     asked = replace(options, endpoint=server.url, passage_characters=100, concurrency=1)
     with pytest.raises(JobError, match=r"--endpoint: .*400.*run again to go on"):
         find_anchors(asked, quiet())
     assert not options.out.exists()
-    before = len(server.prompts)
-    server.answer = lambda prompt: 'Sure:\n```json\n{"harry": "Alex", "Hogwarts": "Old Hall", "x": 1}\n```'
+    before = len(server.requests)
+    said = 'Sure:\n```json\n{"harry": "Alex", "Hogwarts": "Old Hall", "x": 1}\n```'
+    server.rule = lambda path, body: ok(texts(said))
     found = find_anchors(asked, quiet())
-    assert len(server.prompts) == before + 1  # the replies that came are not asked for again
-    assert " ".join(" ".join(dict.fromkeys(server.prompts)).split()) == " ".join(TEXT.split())
+    assert len(server.requests) == before + 1  # the replies that came are not asked for again
+    passages_asked = dict.fromkeys(passage_of(body) for body in server.bodies())
+    assert " ".join(" ".join(passages_asked).split()) == " ".join(TEXT.split())
     assert found == {"Harry": "Robin", "Ron": "Kit", "Hogwarts": "Old Hall"}
 
 
-def test_replies_without_an_object_are_counted(server: Server, options: AnchorOptions) -> None:
-    server.answer = lambda prompt: '{"Harry": "Robin"}' if prompt.startswith("Harry liked") else "I cannot."
+def test_replies_without_an_object_are_counted(server: ScriptedEndpoint, options: AnchorOptions) -> None:
+    server.rule = lambda path, body: ok(
+        texts('{"Harry": "Robin"}' if passage_of(body).startswith("Harry liked") else "I cannot.")
+    )
     console = quiet()
     find_anchors(replace(options, endpoint=server.url, passage_characters=100), console)
     assert isinstance(console.file, io.StringIO)

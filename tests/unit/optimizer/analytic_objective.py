@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from corruption import CorruptionSpec
-from optimizer.search.protocol import Measurement
+from optimizer.search.space import Measurement
 
 Metric = Callable[[CorruptionSpec, int], float]
 

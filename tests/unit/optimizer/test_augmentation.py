@@ -5,27 +5,47 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_server import ChatServer, completion, is_for_aliases, prompt_of, running
 from rich.console import Console
+from scripted_endpoint import Answer, Rule, ScriptedEndpoint, error, ok, running, texts
 
 from classifiers import Example
-from optimizer.augmentation.augment import Augmentation, AugmentationError, ServedModel, augment_examples, served_model
+from optimizer.augmentation.augment import Augmentation, ServedModel, augment_examples, served_model
+from optimizer.errors import AugmentationError
 
 PEOPLE = [Example(f"Who is Zora Quill number {n}?", f"A baker in town {n}.") for n in range(10)]
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedEndpoint]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with running() as chat_server:
-        chat_server.answer = well_behaved
-        yield chat_server
+    with running() as endpoint:
+        endpoint.models = [{"id": "first-model"}, {"id": "second-model"}]
+        endpoint.rule = answering(well_behaved)
+        yield endpoint
+
+
+def answering(answer: Callable[[dict[str, Any]], str | Answer]) -> Rule:
+    def rule(path: str, body: dict[str, Any]) -> Answer:
+        answered = answer(body)
+        return answered if isinstance(answered, tuple) else ok(texts(answered))
+
+    return rule
+
+
+def prompt_of(body: dict[str, Any]) -> str:
+    """The text asked about: the last paragraph."""
+    return str(body["messages"][-1]["content"]).rpartition("\n\n")[2]
+
+
+def is_for_aliases(body: dict[str, Any]) -> bool:
+    return str(body["messages"][-1]["content"]).startswith("List other names")
 
 
 def well_behaved(body: dict[str, Any]) -> str:
@@ -35,13 +55,13 @@ def well_behaved(body: dict[str, Any]) -> str:
     return json.dumps([f"Tell me about {name}.", f"I want to know who {name} is."])
 
 
-def augment(server: ChatServer, cache_file: Path, **changes: Any) -> Augmentation:
+def augment(server: ScriptedEndpoint, cache_file: Path, **changes: Any) -> Augmentation:
     options: dict[str, Any] = {"examples": PEOPLE, "per_example": 2, "seed": 7, "cache_file": cache_file}
     options |= {"console": Console(file=io.StringIO())} | changes
     return augment_examples(server.url, **options)
 
 
-def test_paraphrases_and_aliases_of_every_example(server: ChatServer, tmp_path: Path) -> None:
+def test_paraphrases_and_aliases_of_every_example(server: ScriptedEndpoint, tmp_path: Path) -> None:
     found = augment(server, tmp_path / "deep" / "cache.jsonl")
     assert found.paraphrases == [
         (n, text.format(n))
@@ -53,36 +73,40 @@ def test_paraphrases_and_aliases_of_every_example(server: ChatServer, tmp_path: 
     assert (found.model, found.requests, found.cached, found.unusable) == ("first-model", 12, 0, 0)
 
 
-def test_nothing_of_a_request_is_left_to_the_server(server: ChatServer, tmp_path: Path) -> None:
+def test_nothing_of_a_request_is_left_to_the_server(server: ScriptedEndpoint, tmp_path: Path) -> None:
     augment(server, tmp_path / "cache.jsonl")
-    assert {(body["model"], body["seed"]) for body in server.bodies} == {("first-model", 7)}
-    assert {body["temperature"] for body in server.bodies if is_for_aliases(body)} == {0.0}
-    assert {body["temperature"] for body in server.bodies if not is_for_aliases(body)} == {0.8}
+    assert {(body["model"], body["seed"]) for body in server.bodies()} == {("first-model", 7)}
+    assert {body["temperature"] for body in server.bodies() if is_for_aliases(body)} == {0.0}
+    assert {body["temperature"] for body in server.bodies() if not is_for_aliases(body)} == {0.8}
     assert server.keys == {"Bearer none"}
 
 
 def test_the_api_key_comes_from_the_environment(
-    server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
     augment(server, tmp_path / "cache.jsonl", model="second-model")
     assert server.keys == {"Bearer sk-1"}
-    assert {body["model"] for body in server.bodies} == {"second-model"}
+    assert {body["model"] for body in server.bodies()} == {"second-model"}
     assert "sk-1" not in (tmp_path / "cache.jsonl").read_text()
 
 
-def test_requests_run_together_but_bounded(server: ChatServer, tmp_path: Path) -> None:
-    server.delay_s = 0.05
+def test_requests_run_together_but_bounded(server: ScriptedEndpoint, tmp_path: Path) -> None:
+    def late(body: dict[str, Any]) -> str:
+        time.sleep(0.05)
+        return well_behaved(body)
+
+    server.rule = answering(late)
     augment(server, tmp_path / "cache.jsonl", concurrency=3)
     assert server.most_at_once == 3
 
 
-def test_a_second_run_asks_nothing_and_finds_the_same(server: ChatServer, tmp_path: Path) -> None:
+def test_a_second_run_asks_nothing_and_finds_the_same(server: ScriptedEndpoint, tmp_path: Path) -> None:
     first = augment(server, tmp_path / "cache.jsonl")
-    asked = len(server.bodies)
-    server.answer = lambda body: '["Something else entirely, Zora Quill?"]'
+    asked = len(server.bodies())
+    server.rule = answering(lambda body: '["Something else entirely, Zora Quill?"]')
     second = augment(server, tmp_path / "cache.jsonl")
-    assert len(server.bodies) == asked
+    assert len(server.bodies()) == asked
     assert (second.paraphrases, second.aliases) == (first.paraphrases, first.aliases)
     assert second.cached == second.requests == 12
     other_seed = augment(server, tmp_path / "cache.jsonl", seed=8)
@@ -90,38 +114,40 @@ def test_a_second_run_asks_nothing_and_finds_the_same(server: ChatServer, tmp_pa
     assert other_seed.paraphrases != first.paraphrases
 
 
-def test_only_new_examples_are_asked_about(server: ChatServer, tmp_path: Path) -> None:
+def test_only_new_examples_are_asked_about(server: ScriptedEndpoint, tmp_path: Path) -> None:
     augment(server, tmp_path / "cache.jsonl", examples=PEOPLE[:8])
-    server.bodies.clear()
+    server.requests.clear()
     found = augment(server, tmp_path / "cache.jsonl")
     # Two prompts to paraphrase, and the two as a batch to name.
-    assert len(server.bodies) == 3
+    assert len(server.bodies()) == 3
     assert found.cached == 9
     assert len(found.paraphrases) == 20
 
 
-def test_server_errors_are_tried_again(server: ChatServer, tmp_path: Path) -> None:
+def test_server_errors_are_tried_again(server: ScriptedEndpoint, tmp_path: Path) -> None:
     failed: set[str] = set()
 
-    def sometimes(body: dict[str, Any]) -> str | tuple[int, bytes]:
+    def sometimes(body: dict[str, Any]) -> str | Answer:
         if prompt_of(body) not in failed:
             failed.add(prompt_of(body))
-            return 500, b'{"error": {"message": "out of luck"}}'
+            return error(500, "out of luck", Retry_After_Ms="5")
         return well_behaved(body)
 
-    server.answer = sometimes
+    server.rule = answering(sometimes)
     found = augment(server, tmp_path / "cache.jsonl")
-    assert len(server.bodies) == 24
+    assert len(server.bodies()) == 24
     assert len(found.paraphrases) == 20
 
 
-def test_a_failure_for_good_keeps_what_came_and_the_next_run_continues(server: ChatServer, tmp_path: Path) -> None:
+def test_a_failure_for_good_keeps_what_came_and_the_next_run_continues(
+    server: ScriptedEndpoint, tmp_path: Path
+) -> None:
     cache_file = tmp_path / "cache.jsonl"
 
-    def until_the_sixth(body: dict[str, Any]) -> str | tuple[int, bytes]:
-        return (400, b'{"error": {"message": "context too\\nlong"}}') if len(server.bodies) > 5 else well_behaved(body)
+    def until_the_sixth(body: dict[str, Any]) -> str | Answer:
+        return error(400, "context too\nlong") if len(server.bodies()) > 5 else well_behaved(body)
 
-    server.answer = until_the_sixth
+    server.rule = answering(until_the_sixth)
     with pytest.raises(AugmentationError) as caught:
         augment(server, cache_file, concurrency=1)
     message = str(caught.value)
@@ -129,68 +155,68 @@ def test_a_failure_for_good_keeps_what_came_and_the_next_run_continues(server: C
     assert message.endswith("(5 of 12 replies kept); run again to continue from there")
     assert "\n" not in message
     assert len(cache_file.read_text().splitlines()) == 5
-    server.answer = well_behaved
-    server.bodies.clear()
+    server.rule = answering(well_behaved)
+    server.requests.clear()
     found = augment(server, cache_file)
-    assert len(server.bodies) == 7
+    assert len(server.bodies()) == 7
     assert (found.cached, len(found.paraphrases)) == (5, 20)
 
 
-def test_an_interrupt_keeps_what_came(server: ChatServer, tmp_path: Path) -> None:
+def test_an_interrupt_keeps_what_came(server: ScriptedEndpoint, tmp_path: Path) -> None:
     cache_file = tmp_path / "cache.jsonl"
 
     def interrupting(body: dict[str, Any]) -> str:
-        if len(server.bodies) == 4:
+        if len(server.bodies()) == 4:
             os.kill(os.getpid(), signal.SIGINT)
         return well_behaved(body)
 
-    server.answer = interrupting
+    server.rule = answering(interrupting)
     with pytest.raises(KeyboardInterrupt):
         augment(server, cache_file, concurrency=1)
     kept = len(cache_file.read_text().splitlines())
     assert kept in (3, 4)
     with cache_file.open("a") as stream:
         stream.write('{"digest": "12ab')  # as a kill in mid-write leaves it
-    server.answer = well_behaved
+    server.rule = answering(well_behaved)
     found = augment(server, cache_file)
     assert (found.cached, len(found.paraphrases)) == (kept, 20)
     assert len([json.loads(line) for line in cache_file.read_text().splitlines()]) == 12
 
 
-def test_unusable_replies_are_counted_and_kept(server: ChatServer, tmp_path: Path) -> None:
+def test_unusable_replies_are_counted_and_kept(server: ScriptedEndpoint, tmp_path: Path) -> None:
     answers = {
         "Who is Zora Quill number 0?": "I'm sorry, but I can't help with that.",
         "Who is Zora Quill number 1?": "",
         "Who is Zora Quill number 2?": '["Who is Zora Quill number 2?", "Who is Zora Quill number 3?"]',
     }
-    server.answer = lambda body: answers.get(prompt_of(body), well_behaved(body))
+    server.rule = answering(lambda body: answers.get(prompt_of(body), well_behaved(body)))
     found = augment(server, tmp_path / "cache.jsonl")
     assert found.unusable == 3
     assert {index for index, _ in found.paraphrases} == set(range(3, 10))
     assert augment(server, tmp_path / "cache.jsonl").cached == 12
 
 
-def test_an_answer_without_text_is_unusable(server: ChatServer, tmp_path: Path) -> None:
-    server.answer = lambda body: (200, completion(None))
+def test_an_answer_without_text_is_unusable(server: ScriptedEndpoint, tmp_path: Path) -> None:
+    server.rule = lambda path, body: ok(texts(None))
     found = augment(server, tmp_path / "cache.jsonl")
     assert (found.paraphrases, found.aliases, found.unusable) == ([], [], 10)
 
 
 @pytest.mark.parametrize("body", [b"<html>Hello</html>", b"{}", b'{"choices": []}', b"[]", b"null", b"not JSON"])
-def test_an_answer_that_is_no_completion(server: ChatServer, tmp_path: Path, body: bytes) -> None:
-    server.answer = lambda _: (200, body)
+def test_an_answer_that_is_no_completion(server: ScriptedEndpoint, tmp_path: Path, body: bytes) -> None:
+    server.rule = lambda path, _: (200, body, {})
     with pytest.raises(AugmentationError, match=r"answered with .*\(0 of 12 replies kept\)"):
         augment(server, tmp_path / "cache.jsonl")
 
 
-def test_long_prompts_are_not_paraphrased(server: ChatServer, tmp_path: Path) -> None:
+def test_long_prompts_are_not_paraphrased(server: ScriptedEndpoint, tmp_path: Path) -> None:
     found = augment(server, tmp_path / "cache.jsonl", examples=[PEOPLE[0], Example("long " * 1000)])
     assert {index for index, _ in found.paraphrases} == {0}
     assert found.requests == 2
-    assert max(len(str(body)) for body in server.bodies) < 4000
+    assert max(len(str(body)) for body in server.bodies()) < 4000
 
 
-def test_half_a_surrogate_pair_can_be_sent(server: ChatServer, tmp_path: Path) -> None:
+def test_half_a_surrogate_pair_can_be_sent(server: ScriptedEndpoint, tmp_path: Path) -> None:
     found = augment(server, tmp_path / "cache.jsonl", examples=[Example("Who is Zora \ud83d Quill?")])
     assert found.paraphrases[0] == (0, "Tell me about Zora ? Quill.")
 
@@ -212,7 +238,7 @@ def test_an_endpoint_that_is_no_url(endpoint: str) -> None:
         served_model(endpoint)
 
 
-def test_the_model_to_ask(server: ChatServer) -> None:
+def test_the_model_to_ask(server: ScriptedEndpoint) -> None:
     first = ServedModel("first-model", None)
     assert served_model(server.url) == first
     assert served_model(f"{server.url}/") == first
@@ -226,25 +252,25 @@ def test_the_model_to_ask(server: ChatServer) -> None:
 
 @pytest.mark.parametrize(("context_tokens", "max_tokens"), [(None, 2048), (1000, 500), (128_000, 2048)])
 def test_an_answer_asked_for_fits_the_context(
-    server: ChatServer, tmp_path: Path, context_tokens: int | None, max_tokens: int
+    server: ScriptedEndpoint, tmp_path: Path, context_tokens: int | None, max_tokens: int
 ) -> None:
-    server.context_tokens = context_tokens
+    server.models = [{"id": "first-model", "max_model_len": context_tokens}]
     augment(server, tmp_path / "cache.jsonl", examples=PEOPLE[:1])
-    assert {body["max_tokens"] for body in server.bodies} == {max_tokens}
+    assert {body["max_tokens"] for body in server.bodies()} == {max_tokens}
 
 
 @pytest.mark.parametrize(
     "body", [b"<html>Hello</html>", b"{}", b'{"data": []}', b'{"data": [1]}', b"null", b"[]", b"not JSON"]
 )
-def test_a_server_that_lists_no_models(server: ChatServer, body: bytes) -> None:
-    server.models_answer = (200, body)
+def test_a_server_that_lists_no_models(server: ScriptedEndpoint, body: bytes) -> None:
+    server.listing = (200, body, {})
     with pytest.raises(AugmentationError) as caught:
         served_model(server.url)
     assert "\n" not in str(caught.value)
 
 
-def test_a_key_the_server_refuses(server: ChatServer) -> None:
-    server.models_answer = (401, b'{"error": {"message": "bad key"}}')
+def test_a_key_the_server_refuses(server: ScriptedEndpoint) -> None:
+    server.listing = error(401, "bad key")
     with pytest.raises(AugmentationError, match=r"answered 401 \(.*bad key"):
         served_model(server.url)
 
@@ -262,22 +288,22 @@ def test_a_key_the_server_refuses(server: ChatServer) -> None:
         "\udcff",
     ],
 )
-def test_another_file_is_never_taken_for_a_cache(server: ChatServer, tmp_path: Path, content: str) -> None:
+def test_another_file_is_never_taken_for_a_cache(server: ScriptedEndpoint, tmp_path: Path, content: str) -> None:
     cache_file = tmp_path / "forget.jsonl"
     cache_file.write_text(content, encoding="utf-8", errors="surrogateescape")
     before = cache_file.read_bytes()
     with pytest.raises(AugmentationError, match=r"forget\.jsonl.*give another"):
         augment(server, cache_file)
     assert cache_file.read_bytes() == before
-    assert server.bodies == []
+    assert server.requests == []
 
 
-def test_a_folder_is_no_cache_file(server: ChatServer, tmp_path: Path) -> None:
+def test_a_folder_is_no_cache_file(server: ScriptedEndpoint, tmp_path: Path) -> None:
     with pytest.raises(AugmentationError, match="give another"):
         augment(server, tmp_path)
 
 
 @pytest.mark.parametrize("changes", [{"examples": []}, {"per_example": 0}, {"concurrency": 0}, {"timeout_s": 0}])
-def test_numbers_that_make_no_sense(server: ChatServer, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_numbers_that_make_no_sense(server: ScriptedEndpoint, tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="above 0"):
         augment(server, tmp_path / "cache.jsonl", **changes)

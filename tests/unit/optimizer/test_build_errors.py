@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from tiny_model import WIDTH, save_tiny_model
 
-from classifiers import ClassifierError
+from classifiers import ClassifierError, ExampleFileError
 from corruption import CorruptionError
 from guard import BundleError
 from optimizer import BuildError, BuildOptions, ClassifierOptions, InputOptions, SearchOptions, build_policy
-from optimizer.search.trajectory import SearchError
+from optimizer.errors import SearchError
 from scoring.metrics import MetricError
+from sources import SourceError
 from sources.presets.plan import TaskError
 
 ANSWERED = [{"question": "Who is Ada?", "answer": "A poet."}, {"question": "Who is Ben?", "answer": "A baker."}]
@@ -122,12 +123,12 @@ def test_the_folders_name_must_be_a_label_where_no_name_is_given(tmp_path: Path,
 
 
 def test_a_prompt_cannot_be_forgotten_and_retained(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(ClassifierError, match="forgotten or retained"):
+    with pytest.raises(ExampleFileError, match="forgotten or retained"):
         build(tmp_path, model, [*ANSWERED, {"question": "where is ROME?", "answer": "?"}])
 
 
 def test_missing_files_and_models_are_named(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(ClassifierError, match="nowhere"):
+    with pytest.raises(SourceError, match="nowhere"):
         build(tmp_path, model, inputs={"retain": tmp_path / "nowhere.jsonl"})
     with pytest.raises(CorruptionError, match="no/such/model"):
         build(tmp_path, Path("/no/such/model"))

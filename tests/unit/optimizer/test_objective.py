@@ -13,7 +13,7 @@ from corruption import CorruptionSpec
 from optimizer.objective.metric_task import MetricTask
 from optimizer.objective.objective import ForgetObjective, Retained, retained_from_model
 from optimizer.objective.surrogate import retained_without_model
-from optimizer.search.protocol import Objective
+from optimizer.search.space import Objective
 from scoring.metrics import MetricError, perplexity, repetition, rouge_l_recall
 from scoring.scorer import Request
 from scoring.transformers_scorer import TransformersScorer

@@ -5,14 +5,14 @@ import itertools
 import pytest
 from analytic_objective import AnalyticObjective, bowl, falling
 
+from optimizer.errors import SearchError
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
-from optimizer.search.trajectory import SearchError
 
 SPACE = SearchSpace(dims=(2, 4), hidden_size=16)
 
 
-@pytest.mark.parametrize("budget", [6, 7, 8, 11, 16, 17, 18, 19, 30, 49])
+@pytest.mark.parametrize("budget", [6, 7, 11, 17, 18, 49])
 def test_no_more_is_measured_than_the_budget_allows(budget: int) -> None:
     objective = AnalyticObjective(bowl((0.1, 3.0)), 0.0)
     space = SearchSpace(dims=(2,), hidden_size=16)
@@ -29,7 +29,7 @@ def test_no_more_is_measured_than_the_budget_allows(budget: int) -> None:
 
 def test_a_larger_budget_never_ends_farther_away() -> None:
     left = []
-    for budget in range(8, 60, 4):
+    for budget in range(8, 60, 8):
         settings = SearchSettings(budget_evaluations=budget, vector_steps=100)
         objective = AnalyticObjective(bowl((0.1, 3.0)), 0.0)
         left.append(search_corruption(objective, SearchSpace(dims=(2,), hidden_size=2), settings).best.distance)

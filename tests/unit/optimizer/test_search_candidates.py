@@ -5,9 +5,9 @@ from analytic_objective import AnalyticObjective, falling
 from pydantic import ValidationError
 
 from corruption import CorruptionSpec
+from optimizer.errors import SearchError
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace, label_of
-from optimizer.search.trajectory import SearchError
 
 WIDTH = 16
 

@@ -8,17 +8,17 @@ import pytest
 from analytic_objective import AnalyticObjective, falling, scalar
 
 from corruption import CorruptionSpec
+from optimizer.search.evaluator import Evaluation
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
-from optimizer.search.trajectory import Evaluation
 
 ONE = SearchSpace(dims=(1,), hidden_size=16)
 SWEEP = SearchSettings().sweep_points
 
 
-@pytest.mark.parametrize("half_at", [0.02, 0.5, 4.0, 60.0])
-@pytest.mark.parametrize("steepness", [0.7, 2.0, 5.0])
-@pytest.mark.parametrize("retained", [0.1, 0.21, 0.6])
+@pytest.mark.parametrize("half_at", [0.02, 4.0, 60.0])
+@pytest.mark.parametrize("steepness", [0.7, 5.0])
+@pytest.mark.parametrize("retained", [0.1, 0.6])
 def test_a_crossing_is_found_in_a_handful_of_evaluations(half_at: float, steepness: float, retained: float) -> None:
     found = search_corruption(AnalyticObjective(falling(half_at, steepness), retained), ONE)
     crosses_at = half_at * (1 / retained - 1) ** (1 / steepness)

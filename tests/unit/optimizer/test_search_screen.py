@@ -9,9 +9,9 @@ import pytest
 from analytic_objective import AnalyticObjective, InterruptionError, falling, scalar
 
 from corruption import CorruptionSpec
+from optimizer.errors import SearchError
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
-from optimizer.search.trajectory import SearchError
 
 ONE = SearchSpace(dims=(1,), hidden_size=16)
 
@@ -28,9 +28,9 @@ def pair(
     return AnalyticObjective(falling(half_at, steepness), retained, screened=part), part
 
 
-@pytest.mark.parametrize("half_at", [0.02, 0.11, 0.5, 1.3, 4.0, 21.0])
-@pytest.mark.parametrize("off", [0.6, 0.8, 1.0, 1.25, 1.7])
-@pytest.mark.parametrize("steepness", [1.2, 2.0, 3.5])
+@pytest.mark.parametrize("half_at", [0.02, 1.3, 21.0])
+@pytest.mark.parametrize("off", [0.6, 0.8, 1.7])
+@pytest.mark.parametrize("steepness", [1.2, 3.5])
 def test_everything_is_measured_a_few_times_where_the_part_points(half_at: float, off: float, steepness: float) -> None:
     whole, part = pair(half_at, half_at * off, part_retained=0.27, steepness=steepness)
     found = search_corruption(whole, ONE)
@@ -166,17 +166,12 @@ def test_a_search_that_a_budget_ended_in_its_first_look_goes_on_as_often_as_it_t
     whole, _ = pair(2.0, 2.0)
     settings = SearchSettings(budget_s=1e6)
     found = search_corruption(whole, ONE, settings, trajectory=file, resume=True)
-    again = search_corruption(*_untouched(), settings, trajectory=file, resume=True)
+    again = search_corruption(pair(2.0, 2.0)[0], ONE, settings, trajectory=file, resume=True)
 
     lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()[1:]]
     assert [line["index"] for line in lines] == list(range(len(lines)))
     assert again.spec == found.spec
     assert found.reached
-
-
-def _untouched() -> tuple[AnalyticObjective, SearchSpace]:
-    whole, _ = pair(2.0, 2.0)
-    return whole, ONE
 
 
 def test_a_budget_of_seconds_that_is_spent_at_once_still_measures_once() -> None:

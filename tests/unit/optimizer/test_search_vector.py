@@ -8,10 +8,10 @@ import pytest
 from analytic_objective import AnalyticObjective, bowl, falling
 
 from corruption import CorruptionSpec
-from optimizer.search.directions import Bracket, halfway_to_neighbours, unit_directions
 from optimizer.search.result import SearchResult
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
+from optimizer.search.steps import Bracket, halfway_to_neighbours, unit_directions
 
 BOTTOM = (0.1, 3.0, 40.0, 0.7)
 FOUR = SearchSpace(dims=(4,), hidden_size=16)
@@ -108,7 +108,7 @@ def test_the_noise_is_the_same_on_both_sides_and_that_is_needed() -> None:
 
     left = {}
     for metric in (common, fresh):
-        found = [search(AnalyticObjective(metric, 0.0), vector_steps=30, seed=seed) for seed in range(15)]
+        found = [search(AnalyticObjective(metric, 0.0), vector_steps=30, seed=seed) for seed in range(7)]
         left[metric] = statistics.median(bowl(BOTTOM)(result.spec, 0) for result in found)
     assert left[common] < 0.05 < 0.5 < left[fresh]
 

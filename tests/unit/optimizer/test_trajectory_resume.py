@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from analytic_objective import AnalyticObjective, InterruptionError, bowl
 
+from optimizer.errors import SearchError
 from optimizer.search.result import SearchResult
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
-from optimizer.search.trajectory import SearchError
 
 SPACE = SearchSpace(methods=("rand_noise_first_n", "shuffle"), dims=(3,), hidden_size=8)
 SETTINGS = SearchSettings(vector_steps=6)
@@ -36,6 +36,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[SearchResul
 
 
 EVALUATIONS = 33
+#: In the sweep, at its end, between refinements, inside and behind a pair of vectors, and at the end.
+CUTS = (0, 3, 6, 7, 9, 12, 21, 22, EVALUATIONS)
 
 
 def test_one_line_for_each_evaluation_after_the_header(uninterrupted: tuple[SearchResult, bytes]) -> None:
@@ -65,7 +67,7 @@ def test_one_line_for_each_evaluation_after_the_header(uninterrupted: tuple[Sear
     }
 
 
-@pytest.mark.parametrize("done", range(EVALUATIONS + 1))
+@pytest.mark.parametrize("done", CUTS)
 def test_interrupted_by_the_objective_it_ends_the_same(
     tmp_path: Path, done: int, uninterrupted: tuple[SearchResult, bytes]
 ) -> None:
@@ -87,7 +89,7 @@ def test_interrupted_by_the_objective_it_ends_the_same(
 
 @pytest.mark.parametrize(
     ("kept", "torn"),
-    [(kept, (b"", b"{", b'{"index":4,"phase":"sw', b"\x00\x00\x00")[kept % 4]) for kept in range(EVALUATIONS + 1)],
+    [(kept, (b"", b"{", b'{"index":4,"phase":"sw', b"\x00\x00\x00")[at % 4]) for at, kept in enumerate(CUTS)],
 )
 def test_killed_while_writing_it_ends_the_same(
     tmp_path: Path, kept: int, torn: bytes, uninterrupted: tuple[SearchResult, bytes]

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from classifiers import Example, ExampleFileError, check_disjoint, read_examples
+from sources.examples import Example, ExampleFileError, check_disjoint, read_examples
+from sources.read import SourceError
 
 
 def written(tmp_path: Path, content: str | bytes) -> Path:
@@ -74,7 +75,7 @@ def test_a_line_separator_inside_a_string_is_not_a_line_end(tmp_path: Path) -> N
 )
 def test_errors_name_file_line_and_expectation(tmp_path: Path, content: str | bytes, message: str) -> None:
     path = written(tmp_path, content)
-    with pytest.raises(ExampleFileError) as caught:
+    with pytest.raises(SourceError) as caught:
         read_examples(path)
     assert str(caught.value).startswith(str(path))
     assert message in str(caught.value)
@@ -82,9 +83,9 @@ def test_errors_name_file_line_and_expectation(tmp_path: Path, content: str | by
 
 
 def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(ExampleFileError, match="no such file"):
+    with pytest.raises(SourceError, match="no such file"):
         read_examples(tmp_path / "none.jsonl")
-    with pytest.raises(ExampleFileError, match="cannot be read"):
+    with pytest.raises(SourceError, match="cannot be read"):
         read_examples(tmp_path)
 
 

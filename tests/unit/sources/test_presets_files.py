@@ -8,7 +8,9 @@ import pytest
 from task_files import write_csv, write_jsonl, write_mmlu, write_parquet, write_wmdp
 
 from sources.presets.files import LocatedSource, Source, TaskError, locate, open_table
-from sources.presets.plan import TASKS, TaskData, load_task, plan_task
+from sources.presets.names import TASKS
+from sources.presets.plan import TaskData, load_task, plan_task
+from sources.read import SourceError
 from text.sentences import passages, split_sentences
 
 ROWS = [{"question": "Wer?", "answer": "Ö\u2028x"}, {"question": "Was?", "answer": "y, z"}]
@@ -125,7 +127,7 @@ def test_rows_are_named_and_taken_by_index(tmp_path: Path) -> None:
 )
 def test_files_that_cannot_be_read(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(TaskError) as caught:
+    with pytest.raises(SourceError) as caught:
         rows_in(tmp_path)
     assert str(caught.value).startswith(str(tmp_path / name))
     assert message in str(caught.value)
@@ -153,7 +155,7 @@ def test_a_hub_data_set_through_the_hubs_own_library(tmp_path: Path, monkeypatch
     assert list((tmp_path / "cache").iterdir())  # and not in the user's own
     for wrong in ({"config": "none"}, {"split": "train"}, {"hub": str(tmp_path / "nothing")}):
         located = LocatedSource(Source(**{**vars(source), **wrong}), "hub")
-        with pytest.raises(TaskError, match=r"^hub .*: cannot be loaded \(.*--task-data$") as caught:
+        with pytest.raises(SourceError, match=r"^hub .*: cannot be loaded \(.*--task-data$") as caught:
             open_table(located)
         assert "\n" not in str(caught.value)
 

@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluated_runs import TOFU_RUNS, tofu_answers, tofu_scores, write_gate_run, write_run, write_tofu_runs
+from evaluated_runs import tofu_scores, write_gate_run, write_run, write_tofu_runs
 
 from evaluation.report import ReportError
-from evaluation.report.comparison import SuiteRuns, compared
+from evaluation.report.compare import SuiteRuns, compared
 from evaluation.report.load import load_runs
-from evaluation.report.readings import readings
 from evaluation.suite import Answer, Figure, Score
 
 
@@ -45,7 +44,6 @@ def test_runs_are_in_the_tables_order_however_they_are_named(tmp_path: Path) -> 
         "npo, 1 epoch",
         "npo, 5 epochs",
     ]
-    assert len(suite.runs) == len(TOFU_RUNS)
     assert one_suite(folders[::-1]) == suite
 
 
@@ -143,28 +141,3 @@ def test_settings_that_differ_are_told(tmp_path: Path) -> None:
     ]
     folders = [a_run(tmp_path / f"{i}", f"run {i}", suite_settings=found) for i, found in enumerate(settings)]
     assert one_suite(folders).differing == ("max_new_tokens: 200 (run 0); 50 (run 1, run 2)",)
-
-
-def test_the_answers_to_read_are_a_fixed_sample(tmp_path: Path) -> None:
-    found = readings(one_suite(write_tofu_runs(tmp_path)))
-    assert {subset: [reading.example for reading in some] for subset, some in found.items()} == {
-        subset: ["0", "3", "6", "9", "12", "15", "18", "21"] for subset in ("forget", "retain")
-    }
-    first = found["forget"][0]
-    assert [run.label for run, _ in first.answers][:3] == ["original", "retain", "guarded, weak"]
-    assert first.answers[0][1] == first.reference == "In Ostrava | by <sea>."
-    assert first.answers[1][1] == "<script>alert('x')</script>\n# I cannot say."
-
-
-def test_an_example_that_only_some_runs_answered_is_passed_over(tmp_path: Path) -> None:
-    everyone, some = tofu_answers(0.9, examples=6), tofu_answers(0.1, examples=3)
-    folders = [write_run(tmp_path / name, "tofu", name, [], rows) for name, rows in (("a", everyone), ("b", some))]
-    found = readings(one_suite(folders), per_subset=4)
-    assert [[reading.example for reading in rows] for rows in found.values()] == [["0", "1", "2"]] * 2
-
-
-def test_long_answers_are_cut(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "a", "tofu", "a", [], [Answer("forget", "1", "q", "word " * 5000)])
-    (reading,) = readings(one_suite([folder]))["forget"]
-    assert len(reading.answers[0][1]) < 2000
-    assert reading.answers[0][1].endswith("word …")

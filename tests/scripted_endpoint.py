@@ -24,7 +24,7 @@ def error(status: int, message: str, **headers: str) -> Answer:
     return status, {"error": {"message": message}}, {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def texts(*contents: str) -> dict[str, Any]:
+def texts(*contents: str | None) -> dict[str, Any]:
     """A chat completion."""
     return {"choices": [{"message": {"role": "assistant", "content": content}} for content in contents]}
 
@@ -40,6 +40,8 @@ def echo_of(body: dict[str, Any]) -> Answer:
 class ScriptedEndpoint:
     url: str = ""
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "first"}, {"id": "second"}])
+    listing: Answer = None
+    """Given in place of the list of models."""
     rule: Rule = lambda path, body: echo_of(body)
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
@@ -58,7 +60,7 @@ class ScriptedEndpoint:
             with self._lock:
                 self._now -= 1
 
-    def bodies(self, path: str) -> list[dict[str, Any]]:
+    def bodies(self, path: str = "/v1/chat/completions") -> list[dict[str, Any]]:
         return [body for at, body in self.requests if at == path]
 
 
@@ -68,7 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self._endpoint()
         server.keys.add(self.headers["Authorization"])
-        self._send((200, {"data": server.models}, {}) if self.path == "/v1/models" else (404, {}, {}))
+        listing = server.listing or ok({"data": server.models})
+        self._send(listing if self.path == "/v1/models" else (404, {}, {}))
 
     def do_POST(self) -> None:
         server = self._endpoint()

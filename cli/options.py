@@ -1,10 +1,14 @@
-"""Flags and configuration files from pydantic schemas: one field is one flag and one key, with the same bounds.
+"""Flags, configuration files, and the settings that they fill.
 
-Values that come from the command line stay text until the schema reads them, so that a flag and a file cannot be judged
-differently. A flag wins over the file, the file over a preset, a preset over the schema's default.
+Where a command's settings are a pydantic schema, its flags are made from it (`options_of`): one field is one flag and
+one key of a file, with the same bounds. Values that come from the command line stay text until the schema reads them,
+so that a flag and a file cannot be judged differently. A flag wins over the file, the file over a preset, a preset over
+the schema's default. Where help must come at once, before anything heavy is imported, flags are click's own, named like
+the fields of what they fill (`filled`).
 """
 
 import difflib
+import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -25,8 +29,10 @@ __all__ = [
     "Values",
     "collect",
     "config_options",
+    "filled",
     "flag",
     "names_of",
+    "option_group",
     "options_of",
     "raw_arguments",
     "read_config",
@@ -37,7 +43,26 @@ _RAW_ARGUMENTS = "cli.raw_arguments"
 _FIRST = ("model", "forget", "retain", "data", "idk", "out")
 _BOUNDS = (("ge", "from"), ("gt", "above"), ("le", "to"), ("lt", "below"))
 
+_Made = TypeVar("_Made")
 _Schema = TypeVar("_Schema", bound="BaseModel")
+_Command = Callable[..., Any]
+
+
+def filled(make: Callable[..., _Made], options: Mapping[str, Any], **more: Any) -> _Made:
+    """`make`, a settings class, of the options that are named like its fields; `more` are given besides, or instead."""
+    names = inspect.signature(make).parameters
+    return make(**({name: value for name, value in options.items() if name in names} | more))
+
+
+def option_group(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """One decorator for options that several commands share; help lists them in this order."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 class JobOption(click.Option):
@@ -81,8 +106,8 @@ class DeferredCommand(click.Command):
 
 def raw_arguments(ctx: click.Context) -> list[str]:
     """What came after `eco` on the command line that `ctx` was made from."""
-    found: list[str] = ctx.meta[_RAW_ARGUMENTS]
-    return found
+    arguments: list[str] = ctx.meta[_RAW_ARGUMENTS]
+    return arguments
 
 
 def flag(name: str) -> str:
@@ -98,39 +123,33 @@ def options_of(schema: "type[BaseModel]", section: str, leave_out: Collection[st
 
 
 def _option(name: str, field: "FieldInfo", section: str) -> JobOption:
-    kind = _without_none(field.annotation)
-    origin = typing.get_origin(kind)
-    choices = [value for value in typing.get_args(kind) if isinstance(value, str)]
-    names = [f"{flag(name)}/--no-{flag(name)[2:]}"] if kind is bool else [flag(name)]
-    settings: dict[str, Any] = {"default": None, "help": _help(field), "section": section}
-    if origin is typing.Literal and len(choices) == len(typing.get_args(kind)):
-        settings["type"] = click.Choice(choices)
-    elif kind is not bool:
-        settings |= {"type": str, "metavar": _metavar(kind), "multiple": origin in (tuple, list, set, frozenset)}
-    return JobOption([*names, name], **settings)
-
-
-def _without_none(annotation: Any) -> Any:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
-        return kinds[0] if len(kinds) == 1 else str
-    return annotation
-
-
-def _metavar(kind: Any) -> str:
-    kind = (*typing.get_args(kind), str)[0] if typing.get_origin(kind) else kind
-    return {int: "INTEGER", float: "FLOAT", Path: "PATH"}.get(kind, "TEXT")
+    kind: Any = field.annotation
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # None is said by leaving the flag out
+        kinds = [one for one in typing.get_args(kind) if one is not type(None)]
+        kind = kinds[0] if len(kinds) == 1 else str
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    spelled = flag(name)
+    settings: dict[str, Any] = {}
+    if kind is bool:
+        spelled = f"{spelled}/--no-{spelled[2:]}"
+    elif origin is typing.Literal and all(isinstance(part, str) for part in parts):
+        settings["type"] = click.Choice(parts)
+    else:
+        metavar = {int: "INTEGER", float: "FLOAT", Path: "PATH"}.get(parts[0] if parts else kind, "TEXT")
+        settings |= {"type": str, "metavar": metavar, "multiple": origin in (tuple, list, set, frozenset)}
+    return JobOption([spelled, name], default=None, help=_help(field), section=section, **settings)
 
 
 def _help(field: "FieldInfo") -> str:
-    bounds = [
-        f"{word} {getattr(limit, name):g}" for limit in field.metadata for name, word in _BOUNDS if hasattr(limit, name)
-    ]
+    """A field's description, its default and its bounds."""
     default = field.get_default()
-    shown = [] if field.is_required() or default is None or isinstance(default, bool) else [f"default: {default}"]
     if isinstance(default, bool):
-        shown = [f"default: {'on' if default else 'off'}"]
-    notes = [*shown, *([", ".join(bounds)] if bounds else [])]
+        default = "on" if default else "off"
+    bounds = ", ".join(
+        f"{word} {getattr(limit, name):g}" for limit in field.metadata for name, word in _BOUNDS if hasattr(limit, name)
+    )
+    notes = [] if field.is_required() or default is None else [f"default: {default}"]
+    notes += [bounds] if bounds else []
     text = (field.description or "").replace("None: ", "not given: ")  # a file can say null, a flag cannot
     return text + (f"  [{'; '.join(notes)}]" if notes else "")
 
@@ -159,8 +178,18 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
 
     from offline_training.errors import SettingsError
 
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that is there twice, of which PyYAML would keep the last."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            for key in keys:
+                if keys.count(key) > 1:
+                    raise yaml.constructor.ConstructorError(problem=f"the key {key!r} is there more than once")
+            return super().construct_mapping(node, deep)
+
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())  # noqa: S506 (it is a SafeLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)  # noqa: S506 (it is a SafeLoader)
     except OSError as error:
         raise SettingsError(f"--config: {path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
@@ -171,28 +200,10 @@ def read_config(path: Path, known: Collection[str]) -> dict[str, Any]:
         raise SettingsError(f"--config: {path}: expected lines like 'learning_rate: 1e-5'")
     for key in content:
         if key not in known:
-            raise SettingsError(f"--config: {path}: unknown key {key!r}{_suggestion(str(key), known)}")
+            near = difflib.get_close_matches(str(key).lower().replace("-", "_"), sorted(known), n=1, cutoff=0.5)
+            advice = f"did you mean {near[0]}?" if near else "this command's --help lists all (with _ for -)"
+            raise SettingsError(f"--config: {path}: unknown key {key!r}; {advice}")
     return content
-
-
-def _suggestion(key: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(key.lower().replace("-", "_"), sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else "; this command's --help lists all (with _ for -)"
-
-
-def _loader() -> Any:
-    """PyYAML's safe loader, which keeps the last of two equal keys, made to refuse them."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.constructor.ConstructorError(problem=f"the key {key!r} is there more than once")
-            return super().construct_mapping(node, deep)
-
-    return Loader
 
 
 @dataclass(frozen=True)
@@ -217,20 +228,20 @@ class Values:
         try:
             return schema(**{**given, **ready})
         except ValidationError as error:
-            raise SettingsError(self._explained(error)) from error
+            raise SettingsError("; ".join(self._problems(error))) from error
 
-    def _explained(self, error: "ValidationError") -> str:
-        return "; ".join(self._line(problem) for problem in error.errors(include_url=False))
-
-    def _line(self, problem: Any) -> str:
-        text = str(problem["msg"]).removeprefix("Value error, ")
-        if not problem["loc"]:
-            return text
-        name = str(problem["loc"][0])
-        origin = self.origins.get(name, flag(name))
-        if problem["type"] == "missing":
-            return f"{origin}: is missing; give it here or as {name} in the --config file"
-        return f"{origin}: {text[:1].lower()}{text[1:]}, not {str(problem['input'])[:80]!r}"
+    def _problems(self, error: "ValidationError") -> list[str]:
+        lines = []
+        for problem in error.errors(include_url=False):
+            text = str(problem["msg"]).removeprefix("Value error, ")
+            if problem["loc"]:
+                name = str(problem["loc"][0])
+                origin = self.origins.get(name, flag(name))
+                text = f"{origin}: {text[:1].lower()}{text[1:]}, not {str(problem['input'])[:80]!r}"
+                if problem["type"] == "missing":
+                    text = f"{origin}: is missing; give it here or as {name} in the --config file"
+            lines.append(text)
+        return lines
 
 
 def collect(
@@ -242,11 +253,11 @@ def collect(
     """Join what the command line, the configuration file and a preset say.
 
     Args:
-        options: click's values of all options; those that nobody gave are None, or empty.
+        options: click's values of all options; those that were not given are None, or empty.
         known: names of the fields that flags and file may set.
     """
-    values, origins = dict(preset or {}), dict.fromkeys(preset or {}, "--preset")
-    origins = {name: f"--preset: {name}" for name in origins}
+    values = dict(preset or {})
+    origins = {name: f"--preset: {name}" for name in values}
     if config is not None:
         read = read_config(config, known)
         values |= read

@@ -5,11 +5,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
-from evaluation.report.errors import ReportError
-from evaluation.report.load import Run
-from evaluation.runs.record import KINDS
+from evaluation.report.load import ReportError, Run
+from evaluation.runs.record import Kind
 
 __all__ = ["SuiteRuns", "compared"]
 
@@ -49,10 +48,8 @@ class SuiteRuns:
 
     @property
     def directions(self) -> Mapping[str, str]:
-        found: dict[str, str] = {}
-        for run in self.runs:
-            found = {**run.record.directions, **found}
-        return found
+        """Figure name -> "up" or "down"; where runs disagree, what the first of them says."""
+        return {name: better for run in reversed(self.runs) for name, better in run.record.directions.items()}
 
     def headline(self) -> list[str]:
         """Names of the figures that any run puts first, in the order in which they are met."""
@@ -72,42 +69,33 @@ def compared(runs: Sequence[Run]) -> list[SuiteRuns]:
     Raises:
         ReportError: two runs of a suite have one label, or were asked different questions.
     """
-    suites = sorted({run.record.suite for run in runs}, key=_suite_order)
+    known = list(_TITLES)
+    suites = sorted(
+        {run.record.suite for run in runs},
+        key=lambda suite: (known.index(suite) if suite in known else len(known), suite),
+    )
     found = []
     for suite in suites:
-        mine = sorted((run for run in runs if run.record.suite == suite), key=_run_order)
-        _check_labels(mine)
-        for one, other in itertools.combinations(map(_Asked.of, mine), 2):
-            _check_questions(one, other)
+        mine = [run for run in runs if run.record.suite == suite]
+        # By kind and method, then by strength, then by name.
+        mine.sort(key=lambda run: (run.label, run.folder))
+        mine.sort(key=lambda run: (run.record.strength is None, run.record.strength or 0.0))
+        mine.sort(key=lambda run: (get_args(Kind).index(run.record.kind), run.record.method or ""))
+        labelled: dict[str, Run] = {}
+        for run in mine:
+            if (same := labelled.setdefault(run.label, run)) is not run:
+                raise ReportError(
+                    f"{run.folder}: label: {run.label!r} of suite {suite} is also that of {same.folder}; "
+                    "name one of the two, or give one another --label"
+                )
+        for one, other in itertools.combinations(map(_Questions.of, mine), 2):
+            _check_same_questions(one, other)
         found.append(SuiteRuns(suite, tuple(mine), tuple(_differing(mine))))
     return found
 
 
-def _suite_order(suite: str) -> tuple[int, str]:
-    names = list(_TITLES)
-    return (names.index(suite) if suite in names else len(names)), suite
-
-
-def _run_order(run: Run) -> tuple[int, str, bool, float, str, str]:
-    record = run.record
-    strength = record.strength
-    kind = KINDS.index(record.kind)
-    return kind, record.method or "", strength is None, strength or 0.0, record.label, run.folder
-
-
-def _check_labels(runs: Sequence[Run]) -> None:
-    seen: dict[str, Run] = {}
-    for run in runs:
-        if run.label in seen:
-            raise ReportError(
-                f"{run.folder}: label: {run.label!r} of suite {run.record.suite} is also that of "
-                f"{seen[run.label].folder}; name one of the two, or give one another --label"
-            )
-        seen[run.label] = run
-
-
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Questions:
     """What a run was asked: digests of its data, example ids of every (subset, metric), and questions to read."""
 
     folder: str
@@ -116,15 +104,17 @@ class _Asked:
     texts: Mapping[tuple[str, str], tuple[str, str]]
 
     @classmethod
-    def of(cls, run: Run) -> "_Asked":
+    def of(cls, run: Run) -> "_Questions":
+        settings = _leaves(run.record.suite_settings)
+        digests = {name: str(value) for name, value in settings if _is_digest_of_data(name, value)}
         examples: dict[tuple[str, str], set[str]] = {}
         for score in run.scores:
             examples.setdefault((score.subset, score.metric), set()).add(score.example)
         texts = {(answer.subset, answer.example): (answer.question, answer.reference) for answer in run.answers}
-        return cls(run.folder, _digests(run.record.suite_settings), examples, texts)
+        return cls(run.folder, digests, examples, texts)
 
 
-def _check_questions(one: _Asked, other: _Asked) -> None:
+def _check_same_questions(one: _Questions, other: _Questions) -> None:
     """Same data by digest, same examples of the metrics that both measured, same questions to read."""
     remedy = "report runs of the same questions, or each in a report of its own"
     for name in one.digests:
@@ -150,44 +140,34 @@ def _check_questions(one: _Asked, other: _Asked) -> None:
             )
 
 
-def _digests(settings: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in _leaves(settings) if _is_of_data(name, value)}
-
-
-def _is_of_data(name: str, value: Any) -> bool:
-    """Whether it is a digest of questions, by its name or its look."""
+def _is_digest_of_data(name: str, value: Any) -> bool:
+    """Whether a setting is a digest of questions, by its name or its look."""
     *parents, last = name.split(".")
     digest = "sha256" in last or "digest" in last or (isinstance(value, str) and bool(_SHA256.fullmatch(value)))
     return digest and not _TOOLS.intersection([*parents, *last.split("_")])
 
 
 def _differing(runs: Sequence[Run]) -> Iterator[str]:
-    """Settings that differ, with their values; where data lie is left out, since digests say what they are."""
+    """Settings that differ, with their values; digests of data, which do not, and their places are left out."""
     settings = [dict(_leaves(run.record.suite_settings)) for run in runs]
+    data: set[str] = set()
+    for own in settings:
+        digests = {name for name, value in own.items() if _is_digest_of_data(name, value)}
+        parents = {name.rpartition(".")[0] for name in digests}
+        places = {name for name in own if name.rpartition(".")[0] in parents and name.rpartition(".")[2] in _PLACES}
+        data |= digests | places
+    labels: dict[str, dict[str, list[str]]] = {}  # setting -> value -> runs
     for name in _united(settings):
-        if any(_is_data(name, found) for found in settings):
-            continue
-        labels: dict[str, list[str]] = {}
-        for run, found in zip(runs, settings, strict=True):
-            value = json.dumps(found[name], ensure_ascii=False) if name in found else "not set"
-            labels.setdefault(value, []).append(run.label)
-        if len(labels) > 1:
-            yield f"{name}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in labels.items())
-    compared: dict[str, list[str]] = {}
+        for run, own in zip(runs, settings, strict=True):
+            if name not in data:
+                value = json.dumps(own[name], ensure_ascii=False) if name in own else "not set"
+                labels.setdefault(name, {}).setdefault(value, []).append(run.label)
     for run in runs:
         if run.record.reference is not None:
-            compared.setdefault(run.record.reference.label, []).append(run.label)
-    if len(compared) > 1:
-        yield "compared with: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in compared.items())
-
-
-def _is_data(name: str, settings: Mapping[str, Any]) -> bool:
-    """Whether it is a digest of questions, or their place beside one."""
-    if name not in settings:
-        return False
-    parent, _, last = name.rpartition(".")
-    beside = (key for key in settings if key.rpartition(".")[0] == parent and _is_of_data(key, settings[key]))
-    return _is_of_data(name, settings[name]) or (last in _PLACES and any(beside))
+            labels.setdefault("compared with", {}).setdefault(run.record.reference.label, []).append(run.label)
+    for name, values in labels.items():
+        if len(values) > 1:
+            yield f"{name}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in values.items())
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

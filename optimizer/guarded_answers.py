@@ -20,17 +20,17 @@ from optimizer.objective.metric_task import MetricTask
 from scoring.metrics import Metric, MetricError, choice_prompt
 from scoring.scorer import Scorer
 
-__all__ = ["EFFECT_DRAWS", "Effect", "half_width", "measure_effect"]
+__all__ = ["NOISE_DRAWS", "GuardedAnswers", "half_width", "measure_guarded_answers"]
 
 #: 97.5 % quantile of the normal distribution: half the width of a 95 % interval in standard errors.
 _NORMAL = 1.96
 #: Noise draws, and the same quantile of Student's distribution with one degree of freedom less.
-EFFECT_DRAWS = 5
+NOISE_DRAWS = 5
 _STUDENT = 2.776
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
+class GuardedAnswers:
     """One set's answers without and with the policy; each a mean over examples in [0, 1]."""
 
     metric: Metric
@@ -44,8 +44,14 @@ class Effect:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"guarded_interval": list(self.guarded_interval)}
 
+    def __str__(self) -> str:
+        return (
+            f"{self.unguarded:.3f} unguarded, {self.guarded:.3f} guarded "
+            f"({self.flagged} of {self.examples} prompts flagged)"
+        )
 
-def measure_effect(
+
+def measure_guarded_answers(
     scorer: Scorer,
     classifier: PromptClassifier,
     spec: CorruptionSpec,
@@ -54,7 +60,7 @@ def measure_effect(
     noise_seed: int,
     count: int,
     seed: int,
-) -> Effect | None:
+) -> GuardedAnswers | None:
     """Answer `count` examples drawn with `seed`; ROUGE-L recall, or choice accuracy where all have choices.
 
     None where no example has an answer to compare with.
@@ -67,51 +73,24 @@ def measure_effect(
     picked = sorted(np.random.default_rng(seed).permutation(len(usable))[:count].tolist())
     task = MetricTask(metric, [usable[i] for i in picked])
     clean = task.scores(scorer, [(None, 0)])[0].values  # (N,)
-    flagged = classifier.scores([_asked(example) for example in task.examples]) >= classifier.threshold
-    draws = _guarded(scorer, task, spec, flagged, clean, noise_seed)  # (K, N)
-    mean = float(draws.mean())
-    half = half_width(draws)
-    return Effect(
-        metric=metric,
-        examples=len(clean),
-        flagged=int(flagged.sum()),
-        unguarded=float(clean.mean()),
-        guarded=mean,
-        guarded_interval=(max(mean - half, 0.0), min(mean + half, 1.0)),
-    )
+    prompts = [choice_prompt(e.prompt, e.choices) if e.choices else e.prompt for e in task.examples]
+    flagged = classifier.scores(prompts) >= classifier.threshold  # (N,)
+    draws = np.tile(clean, (NOISE_DRAWS, 1))  # (K, N): of a flagged prompt one value for each noise draw
+    if flagged.any():
+        hidden = MetricTask(metric, [e for e, hit in zip(task.examples, flagged, strict=True) if hit])
+        conditions = [(spec, noise) for noise in range(noise_seed, noise_seed + NOISE_DRAWS)]
+        draws[:, flagged] = [scores.values for scores in hidden.scores(scorer, conditions)]
+    mean, half = float(draws.mean()), half_width(draws)
+    interval = max(mean - half, 0.0), min(mean + half, 1.0)
+    return GuardedAnswers(metric, len(clean), int(flagged.sum()), float(clean.mean()), mean, interval)
 
 
 def half_width(draws: NDArray[np.float64]) -> float:
-    """Half the 95 % interval of the mean over other examples under another draw, from (EFFECT_DRAWS, N) values.
+    """Half the 95 % interval of the mean over other examples under another draw, from (NOISE_DRAWS, N) values.
 
     Normal over examples, and Student's over the few draws: a prediction of one more draw, not of their mean.
     """
     examples = draws.shape[1]
     of_examples = float(draws.mean(axis=0).std(ddof=1)) / examples**0.5 if examples > 1 else 0.0
-    of_a_draw = float(draws.mean(axis=1).std(ddof=1)) * (1 + 1 / EFFECT_DRAWS) ** 0.5
+    of_a_draw = float(draws.mean(axis=1).std(ddof=1)) * (1 + 1 / NOISE_DRAWS) ** 0.5
     return math.hypot(_NORMAL * of_examples, _STUDENT * of_a_draw)
-
-
-def _asked(example: Example) -> str:
-    return choice_prompt(example.prompt, example.choices) if example.choices else example.prompt
-
-
-def _guarded(
-    scorer: Scorer,
-    task: MetricTask,
-    spec: CorruptionSpec,
-    flagged: NDArray[np.bool_],
-    clean: NDArray[np.float64],
-    noise_seed: int,
-) -> NDArray[np.float64]:
-    """(K, N): under each noise draw where a prompt is flagged, the uncorrupted value elsewhere."""
-    guarded = np.tile(clean, (EFFECT_DRAWS, 1))
-    if flagged.any():
-        hidden = MetricTask(
-            task.metric,
-            [example for example, hit in zip(task.examples, flagged, strict=True) if hit],
-            max_new_tokens=task.max_new_tokens,
-        )
-        draws = hidden.scores(scorer, [(spec, seed) for seed in range(noise_seed, noise_seed + EFFECT_DRAWS)])
-        guarded[:, flagged] = [draw.values for draw in draws]
-    return guarded
