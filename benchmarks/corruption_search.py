@@ -25,7 +25,6 @@ from rich.console import Console
 
 from benchmarks.core_seconds import core_seconds
 from benchmarks.search_report import Backend, Found, Searched, claims_missed, print_found, write_report
-from console.errors import EcoError
 
 if TYPE_CHECKING:
     from benchmarks.finite_differences import Reference
@@ -62,6 +61,8 @@ class Inputs:
 def main() -> None:
     arguments = _arguments()
     _bind_to_one_core()
+    from console.errors import EcoError
+
     console = Console(width=max(Console().width, _TABLE_WIDTH))
     try:
         found = _run(_checked(arguments), console)

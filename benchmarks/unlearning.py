@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from offline_training.methods.registry import METHODS
 from scoring.metrics import answer_probability, repetition, rouge_l_recall
 from scoring.scorer import Request
 from scoring.transformers_scorer import TransformersScorer
+from storage.whole import write_whole
 
 #: What all methods share, so that their costs compare: five passes over the forget set.
 COMMON = {"epochs": 5, "batch_size": 32, "learning_rate": 2e-4, "checkpoint_steps": 1000, "evaluate_examples": 0}
@@ -44,24 +46,6 @@ Measured = dict[str, float]
 
 
 def main() -> int:
-    options = _options()
-    console = Console()
-    torch.set_num_threads(options.threads)
-    options.work.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(options.seed)
-    sets = {name: _drawn(read_examples(getattr(options, name)), options.examples, rng) for name in ("forget", "retain")}
-    rows: dict[str, Measured] = {}
-    for name, model in (("before", options.model), ("retain model", options.retain_model)):
-        rows[name] = _kept(options.work / f"{name.replace(' ', '-')}.json", lambda model=model: _measure(model, sets))
-    for method in options.methods or METHODS:
-        rows[method] = _kept(options.work / f"{method}.json", lambda method=method: _unlearn(method, options, sets))
-        console.print(f"{method}: {_shown(rows[method])}", highlight=False)
-    console.print(_table(rows))
-    _markdown(rows, console)
-    return 0
-
-
-def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, type=Path, help="the model that knows both sets")
     parser.add_argument("--retain-model", required=True, type=Path, help="a model that was never shown the forget set")
@@ -72,30 +56,40 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("build/unlearning"), help="folder of results and logs")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    options = parser.parse_args()
+    console = Console()
+    torch.set_num_threads(options.threads)
+    options.work.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(options.seed)
+    sets: dict[str, list[Example]] = {}
+    for name in ("forget", "retain"):
+        examples = read_examples(getattr(options, name))
+        sets[name] = [
+            examples[number] for number in sorted(rng.permutation(len(examples))[: options.examples].tolist())
+        ]
+    rows: dict[str, Measured] = {}
+    for name, model in (("before", options.model), ("retain model", options.retain_model)):
+        rows[name] = _kept(options.work / f"{name.replace(' ', '-')}.json", partial(_measure, model, sets))
+    for method in options.methods or METHODS:
+        rows[method] = _kept(options.work / f"{method}.json", partial(_unlearn, method, options, sets))
+        shown = ", ".join(f"{title} {cell}" for (_, title, _), cell in zip(_COLUMNS, _cells(rows[method]), strict=True))
+        console.print(f"{method}: {shown}", highlight=False)
+    _show(rows, console)
+    return 0
 
 
-def _drawn(examples: Sequence[Example], count: int, rng: np.random.Generator) -> list[Example]:
-    numbers = rng.permutation(len(examples))[:count]
-    return [examples[number] for number in sorted(numbers.tolist())]
-
-
-def _kept(path: Path, measure: Any) -> Measured:
-    if path.exists():
-        found: Measured = json.loads(path.read_text(encoding="utf-8"))
-        return found
-    found = measure()
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
-    return found
+def _kept(path: Path, measure: Callable[[], Measured]) -> Measured:
+    if not path.exists():
+        write_whole(path, json.dumps(measure(), indent=2) + "\n")
+    measured: Measured = json.loads(path.read_text(encoding="utf-8"))
+    return measured
 
 
 def _unlearn(method: str, options: argparse.Namespace, sets: Mapping[str, Sequence[Example]]) -> Measured:
     out = options.work / f"{method}.checkpoint"
     settings = {**COMMON, **OWN.get(method, {}), "seed": options.seed, "threads": options.threads}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    data = [f"--{name}={getattr(options, name)}" for name in ("model", "forget", "retain", "out") if name != "out"]
+    data = [f"--{name}={getattr(options, name)}" for name in ("model", "forget", "retain")]
     command = [sys.executable, "-m", "cli", "unlearn", method, *data, f"--out={out}", "--force", *flags]
     started = time.monotonic()
     with (options.work / f"{method}.log").open("w") as log:
@@ -115,22 +109,19 @@ def _unlearn(method: str, options: argparse.Namespace, sets: Mapping[str, Sequen
 def _measure(model: Path, sets: Mapping[str, Sequence[Example]]) -> Measured:
     """Answer probability, ROUGE-L recall and repetition of greedy answers, means over each set."""
     scorer = TransformersScorer.load(str(model))
-    found: Measured = {}
+    measured: Measured = {}
     for name, examples in sets.items():
         pairs = [scorer.pair(example.prompt, str(example.answer)) for example in examples]
         requests = [Request(pair.prompt_ids, pair.answer_ids) for pair in pairs]
         answers = scorer.generate(requests, max(len(pair.answer_ids) for pair in pairs))
-        recalls = [
-            rouge_l_recall(str(example.answer), scorer.decode(answer))
-            for example, answer in zip(examples, answers, strict=True)
-        ]
-        found[f"{name}_probability"] = float(
-            np.mean([answer_probability(one) for one in scorer.answer_logprobs(requests)])
-        )
-        found[f"{name}_rouge_l"] = float(np.mean(recalls))
-        found[f"{name}_repetition"] = repetition(answers)
+        given = zip(examples, answers, strict=True)
+        recalls = [rouge_l_recall(str(example.answer), scorer.decode(answer)) for example, answer in given]
+        probabilities = [answer_probability(logprobs) for logprobs in scorer.answer_logprobs(requests)]
+        measured[f"{name}_probability"] = float(np.mean(probabilities))
+        measured[f"{name}_rouge_l"] = float(np.mean(recalls))
+        measured[f"{name}_repetition"] = repetition(answers)
     scorer.close()
-    return found
+    return measured
 
 
 _COLUMNS = (
@@ -146,24 +137,19 @@ _COLUMNS = (
 )
 
 
-def _shown(row: Measured) -> str:
-    return ", ".join(f"{title} {form.format(row[key])}" for key, title, form in _COLUMNS if key in row)
-
-
 def _cells(row: Measured) -> list[str]:
     return [form.format(row[key]) if key in row else "" for key, _, form in _COLUMNS]
 
 
-def _table(rows: Mapping[str, Measured]) -> Table:
-    table = Table("method", *(title for _, title, _ in _COLUMNS))
+def _show(rows: Mapping[str, Measured], console: Console) -> None:
+    """As a table, and again as Markdown."""
+    titles = [title for _, title, _ in _COLUMNS]
+    table = Table("method", *titles)
+    lines = ["| method | " + " | ".join(titles) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
     for name, row in rows.items():
         table.add_row(name, *_cells(row))
-    return table
-
-
-def _markdown(rows: Mapping[str, Measured], console: Console) -> None:
-    lines = ["| method | " + " | ".join(title for _, title, _ in _COLUMNS) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(_cells(row)) + " |" for name, row in rows.items()]
+        lines.append(f"| {name} | " + " | ".join(_cells(row)) + " |")
+    console.print(table)
     console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 

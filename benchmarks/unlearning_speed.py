@@ -28,17 +28,17 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
+from console.quiet import quiet_transformers
 from offline_training.data.encoding import ExampleEncoder
 from offline_training.data.packing import PackedBatch, pack
-from offline_training.data.plan import Plan, Step, make_plan
+from offline_training.data.plan import Plan, Sets, Step, make_plan
 from offline_training.data.sets import check_answers, check_sets, load_set
-from offline_training.data.step_examples import Sets
 from offline_training.data.tokens import TokenizedExample
 from offline_training.errors import JobError
 from offline_training.forward import AnswerForward, check_packing
 from offline_training.methods.method import Method
 from offline_training.methods.registry import METHODS
-from offline_training.reference.cache import ReferenceCache
+from offline_training.reference.cache import ReferenceCache, ReferenceSettings
 
 _METHODS = ("kl", "llmu", "scrub")
 _TOLERANCE = 1e-4
@@ -75,10 +75,11 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     try:
-        races = _run(arguments, console)
+        with quiet_transformers():
+            races = _run(arguments, console)
     except JobError as error:
         sys.exit(f"error: {error}")
-    _show(races, console)
+    console.print(_table(races))
     if apart := [race.method for race in races if race.difference() > _TOLERANCE]:
         print(f"does not hold: losses equal to {_TOLERANCE:g} ({', '.join(apart)})")
         sys.exit(2)
@@ -115,10 +116,7 @@ def _arguments() -> argparse.Namespace:
 
 def _run(arguments: argparse.Namespace, console: Console) -> list[Race]:
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if arguments.model is None:
         from demo.models import build_models
 
@@ -200,10 +198,6 @@ class _OurTrainer:
         few = sets.by_stream["retain"].examples[:4]
         packs = check_packing(self._model, pack({"retain": few}, row_tokens=arguments.row_tokens).to(self._device))
         self._row_tokens = arguments.row_tokens if packs else None
-        numbers = {
-            stream: {number for step in plan.steps for number in step.numbers.get(stream, ())}
-            for stream in method.reference
-        }
         clock = _clock(arguments)
         started = clock()
         self.references = ReferenceCache.build(
@@ -211,12 +205,9 @@ class _OurTrainer:
             self._forward,
             self._model,
             {stream: sets.by_stream[stream].examples for stream in sorted(method.reference)},
-            only=numbers,
-            kind="auto",
-            budget_bytes=1 << 34,
-            batch_tokens=8192,
-            row_tokens=self._row_tokens,
+            ReferenceSettings("auto", budget_bytes=1 << 34, batch_tokens=8192, row_tokens=self._row_tokens),
             key="benchmark",
+            only={stream: plan.used(stream) for stream in method.reference},
         )
         self.build_s = clock() - started
         _add_noise(self._model)
@@ -312,20 +303,9 @@ def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, *, train: bool
     return float(loss.detach())  # waits for the device
 
 
-def _show(races: Sequence[Race], console: Console) -> None:
+def _table(races: Sequence[Race]) -> Table:
     table = Table(title="real tokens per second, and ours against plain")
-    columns = (
-        "method",
-        "steps",
-        "plain",
-        "ours",
-        "ratio",
-        "with cache",
-        "cache",
-        "built in",
-        "losses",
-        "apart",
-    )
+    columns = ("method", "steps", "plain", "ours", "ratio", "with cache", "cache", "built in", "losses", "apart")
     for column in columns:
         table.add_column(column, justify="left" if column == "method" else "right")
     for race in races:
@@ -341,7 +321,7 @@ def _show(races: Sequence[Race], console: Console) -> None:
             f"{min(race.plain_losses):.3g} to {max(race.plain_losses):.3g}",
             f"{race.difference():.1e}",
         )
-    console.print(table)
+    return table
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from classifiers.calibration.assessment import Assessment, assess
 from classifiers.calibration.conformal import CalibrationError
 from classifiers.calibration.threshold import Calibration, CalibrationSettings, Rates, calibrate
 from classifiers.encoders.features import PromptFeatures, extract_features, lexical_features
-from classifiers.encoders.shared import Encoder, EncoderSettings
+from classifiers.encoders.settings import EncoderSettings
+from classifiers.encoders.shared import Encoder
 from classifiers.errors import ClassifierError, EncoderError, ExampleFileError, HeadError, TrainingError
 from classifiers.export.hub import DEFAULT_ENCODER, resolve_encoder
 from classifiers.head import HEAD_FILE, Head, HeadBank, HeadSettings

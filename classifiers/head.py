@@ -2,8 +2,6 @@
 scored at once."""
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,8 @@ from classifiers.encoders.shared import Encoder
 from classifiers.errors import HeadError
 from classifiers.memory.learn import EntityMemory
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
+from console.errors import first_problem
+from storage.whole import write_whole
 
 HEAD_FILE = "head.safetensors"
 _MAX_MEMORY_BYTES = 64 << 20
@@ -76,23 +76,9 @@ class Head:
                 f"{path}: an entity memory of {len(memory)} bytes, {_MAX_MEMORY_BYTES} at most; "
                 "train on fewer or shorter examples to forget"
             )
-        tensors: dict[str, NDArray[Any]] = {
-            "dense": self.dense,
-            "lexical": self.lexical,
-            "recall": self.recall,
-            "memory": memory,
-        }
-        data = save(tensors, {"head": self.settings.model_dump_json()})
+        tensors: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in ("dense", "lexical", "recall")}
         try:
-            handle, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                Path(work).chmod(0o644)
-                Path(work).replace(path)
-            except BaseException:
-                Path(work).unlink(missing_ok=True)
-                raise
+            write_whole(path, save(tensors | {"memory": memory}, {"head": self.settings.model_dump_json()}))
         except OSError as error:
             raise HeadError(f"{path}: cannot be written ({error.strerror})") from error
 
@@ -104,13 +90,25 @@ class Head:
             HeadError: the file is missing, too large, not safetensors, has other tensors than a head has, values
                 that are not finite or a damaged memory, or was trained on another encoder or feature version.
         """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
         path = Path(path)
-        tensors, metadata = _read(path)
         try:
-            settings = HeadSettings.model_validate_json(metadata.get("head", ""))
+            with path.open("rb") as file:
+                data = file.read(_MAX_FILE_BYTES + 1)
+        except OSError as error:
+            raise HeadError(f"{path}: cannot be read ({error.strerror})") from error
+        if len(data) > _MAX_FILE_BYTES:
+            raise HeadError(f"{path}: larger than any head ({_MAX_FILE_BYTES} bytes)")
+        try:
+            tensors = load(data)  # checks the header, which is thereby safe to read again
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            settings = HeadSettings.model_validate_json(header.get("__metadata__", {}).get("head", ""))
         except ValidationError as error:
-            first = error.errors()[0]
-            raise HeadError(f"{path}: metadata {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            raise HeadError(f"{path}: metadata {first_problem(error)}") from error
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise HeadError(f"{path}: not a safetensors file of plain tensors") from error
         if settings.encoder_digest != encoder.digest:
             raise HeadError(
                 f"{path}: trained on encoder {settings.encoder_digest[:12]}…, not on {encoder.digest[:12]}…"
@@ -127,29 +125,10 @@ class Head:
             if tensor.dtype != np.float32 or not np.isfinite(tensor).all():
                 raise HeadError(f"{path}: {name} must be finite float32")
         try:
-            found = EntityMemory.from_bytes(memory.tobytes())
+            remembered = EntityMemory.from_bytes(memory.tobytes())
         except HeadError as error:
             raise HeadError(f"{path}: {error}") from error
-        return cls(tensors["dense"], tensors["lexical"], settings, found, tensors["recall"])
-
-
-def _read(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise HeadError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(data) > _MAX_FILE_BYTES:
-        raise HeadError(f"{path}: larger than any head ({_MAX_FILE_BYTES} bytes)")
-    try:
-        tensors = load(data)  # checks the header, which is thereby safe to read again
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise HeadError(f"{path}: not a safetensors file of plain tensors") from error
-    return tensors, header.get("__metadata__", {})
+        return cls(tensors["dense"], tensors["lexical"], settings, remembered, tensors["recall"])
 
 
 class HeadBank:
@@ -174,6 +153,6 @@ class HeadBank:
         for row, text in enumerate(features):  # one by one: BLAS rounds differently in other batch shapes
             lexical = text.values @ self._lexical[text.indices]
             logits[row] = text.embedding @ self._dense + lexical + self._bias
-            for owner, found in self._memories.features(text.text).items():
-                logits[row, owner] += found @ self._recall[owner]
+            for owner, shared in self._memories.features(text.text).items():
+                logits[row, owner] += shared @ self._recall[owner]
         return 0.5 * (1 + np.tanh(logits / 2))

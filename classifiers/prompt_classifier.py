@@ -6,9 +6,7 @@ encoder/          kind finetuned: model.onnx, tokenizer.json, encoder.json
 """
 
 import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from classifiers.encoders.features import extract_features
-from classifiers.encoders.finetuned import OVERLAP_TOKENS, WINDOW_TOKENS, FinetunedClassifier
-from classifiers.encoders.shared import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE, Encoder
+from classifiers.encoders.finetuned import FinetunedClassifier
+from classifiers.encoders.runtime import largest_of_each
+from classifiers.encoders.settings import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
+from classifiers.encoders.shared import Encoder
 from classifiers.errors import ClassifierError
-from classifiers.export.hub import resolve_encoder
+from classifiers.export.hub import CLASSIFIER_FILE, resolve_encoder
 from classifiers.head import HEAD_FILE, Head, HeadBank
-from storage.whole import whole_folder
+from console.errors import first_problem
+from storage.digests import sha256_of_file
+from storage.whole import whole_folder, write_whole
 
 __all__ = [
     "CLASSIFIER_FILE",
@@ -43,7 +45,7 @@ __all__ = [
 ]
 
 ClassifierKind = Literal["head", "finetuned"]
-CLASSIFIER_FILE, ENCODER_FOLDER = "classifier.json", "encoder"
+ENCODER_FOLDER = "encoder"
 FINETUNED_FILES = tuple(f"{ENCODER_FOLDER}/{name}" for name in (MODEL_FILE, TOKENIZER_FILE, SETTINGS_FILE))
 _FILES: dict[str, tuple[str, ...]] = {"head": (HEAD_FILE,), "finetuned": FINETUNED_FILES}
 
@@ -90,12 +92,9 @@ class HeadClassifier:
         """See `PromptClassifier.scores`."""
         if not texts:
             return np.empty(0)
-        pieces = [self.encoder.split_windows(text, WINDOW_TOKENS, OVERLAP_TOKENS) for text in texts]
+        pieces = [self.encoder.split_windows(text) for text in texts]
         features = extract_features(self.encoder, [window for windows in pieces for window in windows])
-        found = HeadBank([self.head]).scores(features)[:, 0]
-        firsts = np.cumsum([0, *(len(windows) for windows in pieces[:-1])])
-        largest: NDArray[np.float64] = np.maximum.reduceat(found, firsts)
-        return largest
+        return largest_of_each(HeadBank([self.head]).scores(features)[:, 0], pieces)
 
 
 class EncoderInfo(BaseModel):
@@ -158,7 +157,8 @@ def write_classifier(
                 weights.save(work / HEAD_FILE)
             else:
                 shutil.copytree(weights, work / ENCODER_FOLDER)
-            written = info.model_copy(update={"sha256": {name: _sha256(work / name) for name in _FILES[info.kind]}})
+            digests = {name: sha256_of_file(work / name) for name in _FILES[info.kind]}
+            written = info.model_copy(update={"sha256": digests})
             (work / CLASSIFIER_FILE).write_text(_as_text(written), encoding="utf-8")
     except OSError as error:
         raise ClassifierError(f"--out: {out} cannot be written ({error.strerror})") from error
@@ -179,18 +179,16 @@ def read_classifier_info(path: str | Path) -> ClassifierInfo:
             f"{path}: no classifier folder ({CLASSIFIER_FILE}: {error.strerror}); make one with eco classifier train"
         ) from error
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "contents"
-        raise ClassifierError(f"{path / CLASSIFIER_FILE}: {where}: {first['msg']}") from error
+        raise ClassifierError(f"{path / CLASSIFIER_FILE}: {first_problem(error)}") from error
     files = _FILES[info.kind]
     if set(info.sha256) != set(files):
         raise ClassifierError(f"{path / CLASSIFIER_FILE}: sha256: expected an entry for each of {', '.join(files)}")
     for name in files:
         try:
-            found = _sha256(path / name)
+            digest = sha256_of_file(path / name)
         except OSError as error:
             raise ClassifierError(f"{path / name}: cannot be read ({error.strerror}); copy the folder again") from error
-        if found != info.sha256[name]:
+        if digest != info.sha256[name]:
             raise ClassifierError(f"{path / name}: sha256 differs from {CLASSIFIER_FILE}; the folder was altered")
     return info
 
@@ -225,18 +223,9 @@ def change_threshold(path: str | Path, threshold: float, calibration: Mapping[st
     try:
         info = ClassifierInfo.model_validate(changed)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ClassifierError(f"--{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise ClassifierError(f"--{first_problem(error)}") from error
     try:
-        handle, work = tempfile.mkstemp(prefix=f".{CLASSIFIER_FILE}-", dir=path)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(_as_text(info))
-            Path(work).chmod(0o644)
-            Path(work).replace(path / CLASSIFIER_FILE)
-        except BaseException:
-            Path(work).unlink(missing_ok=True)
-            raise
+        write_whole(path / CLASSIFIER_FILE, _as_text(info))
     except OSError as error:
         raise ClassifierError(f"{path / CLASSIFIER_FILE}: cannot be written ({error.strerror})") from error
     return info
@@ -244,8 +233,3 @@ def change_threshold(path: str | Path, threshold: float, calibration: Mapping[st
 
 def _as_text(info: ClassifierInfo) -> str:
     return info.model_dump_json(indent=2) + "\n"
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

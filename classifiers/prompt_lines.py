@@ -59,15 +59,13 @@ def score_lines(classifier: PromptClassifier, lines: Iterable[bytes], *, batch_l
     """
     numbered = enumerate(lines, 1)
     while batch := list(itertools.islice(numbered, batch_lines)):
-        prompts = [prompt_of_line(_decoded(line, number)) for number, line in batch]
-        found = iter(classifier.scores([prompt for prompt in prompts if prompt.strip()]).tolist())
+        prompts = []
+        for number, line in batch:
+            try:
+                prompts.append(prompt_of_line(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+            except UnicodeDecodeError as error:
+                raise ClassifierError(f"--input: line {number} is not UTF-8 text ({error.reason})") from error
+        scores = iter(classifier.scores([prompt for prompt in prompts if prompt.strip()]).tolist())
         for prompt in prompts:
-            score = next(found) if prompt.strip() else 0.0
+            score = next(scores) if prompt.strip() else 0.0
             yield json.dumps({"score": score, "flagged": score >= classifier.threshold})
-
-
-def _decoded(line: bytes, number: int) -> str:
-    try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise ClassifierError(f"--input: line {number} is not UTF-8 text ({error.reason})") from error

@@ -139,7 +139,7 @@ def classifier_train(**options: Any) -> None:
 @click.option("--force", is_flag=True, help="Replace the folder if it holds a classifier.")
 def classifier_import(model: str, forget_label: str, threshold: float, out: Path, precision: Any, force: bool) -> None:
     """Take MODEL, a trained sequence classifier (hub id or folder), as it is."""
-    from classifiers.training.importing import import_classifier
+    from classifiers.training.classifier import import_classifier
 
     info = import_classifier(
         model, out, forget_label=forget_label, threshold=threshold, precision=precision, overwrite=force
@@ -160,7 +160,7 @@ def classifier_export(model: str, out: Path, forget_label: str | None, precision
     """
     from classifiers import ClassifierError
     from classifiers.export.sequence import export_finetuned
-    from classifiers.training.importing import load_for_export
+    from classifiers.training.classifier import load_for_export
 
     if out.exists():
         raise ClassifierError(f"--out: {out} already exists; choose another folder")
@@ -207,7 +207,7 @@ def classifier_evaluate(path: Path, forget: Path, retain: Path, out: Path | None
     import json
 
     from classifiers.calibration.plots import write_plots
-    from classifiers.training.recalibrate import evaluate_classifier
+    from classifiers.training.classifier import evaluate_classifier
 
     found = evaluate_classifier(path, forget, retain)
     for name, rate in (("recall", found.rates.recall), ("false positives", found.rates.false_positives)):
@@ -231,7 +231,7 @@ def classifier_evaluate(path: Path, forget: Path, retain: Path, out: Path | None
 def classifier_calibrate(path: Path, forget: Path, retain: Path, **options: Any) -> None:
     """Find another threshold for a classifier, on examples that it was not trained on."""
     from classifiers import DEFAULT_CALIBRATION
-    from classifiers.training.recalibrate import calibrate_classifier
+    from classifiers.training.classifier import calibrate_classifier
 
     found = calibrate_classifier(path, forget, retain, calibration_settings(options) or DEFAULT_CALIBRATION)
     click.echo(f"guarantee: {found.guarantee}")

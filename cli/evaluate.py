@@ -163,9 +163,8 @@ def evaluate_potter(**options: Any) -> None:
 @run_options
 def evaluate_harmful(**options: Any) -> None:
     """LLMU's harmful prompts: share of harmless answers by a classifier or judge, refusals, nonsense."""
-    from evaluation.judged.classifier import ClassifierJudge
     from evaluation.judged.harmful import HarmfulSuite
-    from evaluation.judged.judges import EndpointJudge, harm_rubric
+    from evaluation.judged.judges import ClassifierJudge, EndpointJudge, harm_rubric
 
     def judge_of(asker_of: Any) -> Any:
         if options["judge"] is not None:
@@ -285,20 +284,17 @@ def evaluate_attacks(**options: Any) -> None:
     target = options["target"]
     is_model = target is not None and not target.startswith(("http://", "https://"))
     own_samples = options["forget"] is None
+    attacks, relearn = options["attacks"] or DEFAULT_ATTACKS, filled(RelearnSettings, options)
     chosen = options | {
         "forget": options["forget"] or sample_file("attacks", "forget.jsonl"),
         "retain": options["retain"] or sample_file("attacks", "retain.jsonl"),
         "indirect": options["indirect"] or (sample_file("attacks", "indirect.jsonl") if own_samples else None),
         "policy": options["gate_policy"] or options["policies"],
         "model": options["gate_model"] or (target if is_model else None),
-        "attacks": options["attacks"] or DEFAULT_ATTACKS,
         "parts": options["parts"] or (None if target is not None else ("gate",)),
-        "relearn": filled(RelearnSettings, options),
+        "settings": filled(AttackSettings, options, attacks=attacks, relearn=relearn),
     }
-    settings = filled(AttackSettings, chosen)
-    run_suite_command(
-        options, lambda _: filled(AttackSuite, chosen, settings=settings), needs_target=chosen["parts"] != ("gate",)
-    )
+    run_suite_command(options, lambda _: filled(AttackSuite, chosen), needs_target=chosen["parts"] != ("gate",))
 
 
 @click.command()

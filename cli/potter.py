@@ -64,6 +64,12 @@ def potter() -> None:
     """
 
 
+def _step(name: str, short_help: str) -> Callable[[Callable[[], click.Command]], None]:
+    """Add a step to the group; its command is made when it is called."""
+    return lambda make: potter.add_command(DeferredCommand(name, make, short_help=short_help))
+
+
+@_step("reinforce", "1. Train the model further on the text.")
 def _reinforce() -> click.Command:
     from offline_training.settings import FinetuneJob
 
@@ -86,10 +92,11 @@ def _reinforce() -> click.Command:
     return command
 
 
+@_step("anchors", "2. A dictionary from the text's own terms to generic ones.")
 def _anchors() -> click.Command:
     from offline_training.potter.anchors import AnchorOptions, find_anchors
 
-    return _step(
+    return _from_dataclass(
         "anchors",
         AnchorOptions,
         _ANCHORS_HELP,
@@ -99,10 +106,11 @@ def _anchors() -> click.Command:
     )
 
 
+@_step("labels", "3. What a model that never read the text would have said.")
 def _labels() -> click.Command:
     from offline_training.potter.labels import LabelOptions, make_labels
 
-    return _step(
+    return _from_dataclass(
         "labels",
         LabelOptions,
         _LABELS_HELP,
@@ -112,7 +120,7 @@ def _labels() -> click.Command:
     )
 
 
-def _step(
+def _from_dataclass(
     name: str,
     options_class: type,
     help_texts: Mapping[str, str],
@@ -147,6 +155,7 @@ def _step(
     return JobCommand(name, params=[*flags, *config_options(presets)], callback=start, help=help_text)
 
 
+@_step("unlearn", "4. Train the baseline on these labels.")
 def _unlearn() -> click.Command:
     from pydantic import Field, create_model
 
@@ -156,7 +165,7 @@ def _unlearn() -> click.Command:
     return training_command(
         "unlearn",
         create_model("PotterJob", __base__=Job, labels=(Path, Field(description=description))),
-        lambda job, console: _train_on_labels(job, console),
+        _train_on_labels,
         help_text="Step 4: train the baseline on the generic labels.",
         presets=_PRESETS,
         preset=lambda name, tells: _preset(name, "unlearn", tells),
@@ -170,7 +179,7 @@ def _train_on_labels(job: Any, console: Any) -> None:
     from offline_training.data.encoding import EncodedSet, digest_of
     from offline_training.errors import DataError
     from offline_training.job import run_prepared
-    from offline_training.potter.label_folder import META_FILE, load_labels
+    from offline_training.potter.labels import META_FILE, load_labels
     from offline_training.preparation import job_encoder
 
     # A block whose anchors are all repetitions has no label at all.
@@ -196,12 +205,3 @@ def _preset(name: str, step: Any, tells: bool) -> dict[str, Any]:
 
     notify: Callable[[str], None] = (lambda text: click.echo(text, err=True)) if tells else (lambda _: None)
     return preset(name, step, cuda=torch.cuda.is_available(), notify=notify)
-
-
-for _name, _make, _help in (
-    ("reinforce", _reinforce, "1. Train the model further on the text."),
-    ("anchors", _anchors, "2. A dictionary from the text's own terms to generic ones."),
-    ("labels", _labels, "3. What a model that never read the text would have said."),
-    ("unlearn", _unlearn, "4. Train the baseline on these labels."),
-):
-    potter.add_command(DeferredCommand(_name, _make, short_help=_help))

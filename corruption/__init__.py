@@ -3,9 +3,8 @@
 Pure: no server, no tokenizer, no policy. Importing it does not import transformers.
 """
 
-from corruption.errors import CheckpointError, CorruptionError
 from corruption.methods import RANDOM_METHODS, corrupt
-from corruption.rows import EmbeddingRows
+from corruption.rows import CheckpointError, CorruptionError, EmbeddingRows
 from corruption.spec import METHODS, PERMUTING_METHODS, STRENGTHLESS_METHODS, CorruptionSpec, Method
 
 __all__ = [

@@ -6,7 +6,9 @@ models or requests.
 """
 
 import hashlib
+import operator
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from corruption.integers import int64_vector
-from corruption.spec import PERMUTING_METHODS, CorruptionSpec, Method
+from corruption.spec import CorruptionSpec, Method
 
 _DTYPES: Final = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -40,11 +42,6 @@ def _draw_per_row(seeds: Tensor, purpose: int, draw: Callable[[np.random.Generat
     return torch.from_numpy(drawn[inverse])
 
 
-def _normal_noise(seeds: Tensor, n: int) -> Tensor:
-    """Standard normal noise (M, n), float32 always: the embeddings' dtype does not change the draw."""
-    return _draw_per_row(seeds, _NOISE_STREAM, lambda rng: rng.standard_normal(n, dtype=np.float32))
-
-
 # --- which dimensions: rows (M, D) -> indices (M, n) --------------------------------------------------------
 
 
@@ -58,42 +55,27 @@ def _random(rows: Tensor, n: int, seeds: Tensor) -> Tensor:
     return dims.to(rows.device)
 
 
-def _largest_absolute(rows: Tensor, n: int, _seeds: Tensor) -> Tensor:
-    return _largest_first(rows.float().abs(), n)
-
-
-def _largest(rows: Tensor, n: int, _seeds: Tensor) -> Tensor:
-    return _largest_first(rows.float(), n)
-
-
-def _smallest(rows: Tensor, n: int, _seeds: Tensor) -> Tensor:
-    return _largest_first(-rows.float(), n)
-
-
-def _largest_first(values: Tensor, n: int) -> Tensor:
-    """Indices (M, n) of the n largest of float32 values (M, D), largest first; of equals, the lower first.
+def _highest(score: Callable[[Tensor], Tensor], rows: Tensor, n: int, _seeds: Tensor) -> Tensor:
+    """The dimensions of the n highest float32 scores of rows (M, D), highest first; of equals, the lower first.
 
     Equal values are common in bfloat16 rows, and torch.topk may break ties differently from one batch or
     device to the next. So the rank is made unique: the value's bits, which order like the value, above the
     reversed index.
     """
-    bits = (values + 0.0).view(torch.int32)  # + 0.0: -0.0 and 0.0 are equal
+    bits = (score(rows.float()) + 0.0).view(torch.int32)  # + 0.0: -0.0 and 0.0 are equal
     bits ^= (bits >> 31) & 0x7FFFFFFF  # negative floats order backwards by their bits
     rank = bits.long()
     rank <<= 32  # in place: for a long prompt these are the large tensors
-    rank |= torch.arange(values.shape[1] - 1, -1, -1, device=values.device)
+    rank |= torch.arange(rows.shape[1] - 1, -1, -1, device=rows.device)
     return rank.topk(n, dim=1).indices
 
 
+_LARGEST: Final = partial(_highest, torch.positive)
+_LARGEST_ABSOLUTE: Final = partial(_highest, torch.abs)
+_SMALLEST: Final = partial(_highest, torch.neg)
+
+
 # --- what is done: values (M, n) and an amount that broadcasts to them -> new values (M, n) -----------------
-
-
-def _add(values: Tensor, amount: Tensor) -> Tensor:
-    return values + amount
-
-
-def _subtract(values: Tensor, amount: Tensor) -> Tensor:
-    return values - amount
 
 
 def _replace(values: Tensor, amount: Tensor) -> Tensor:
@@ -115,18 +97,18 @@ class _Recipe(NamedTuple):
 
 
 _RECIPES: Final[dict[Method, _Recipe]] = {
-    "rand_noise_first_n": _Recipe(_first, _add, noisy=True),
-    "rand_noise_rand_n": _Recipe(_random, _add, noisy=True),
-    "rand_noise_top_k": _Recipe(_largest_absolute, _add, noisy=True),
+    "rand_noise_first_n": _Recipe(_first, operator.add, noisy=True),
+    "rand_noise_rand_n": _Recipe(_random, operator.add, noisy=True),
+    "rand_noise_top_k": _Recipe(_LARGEST_ABSOLUTE, operator.add, noisy=True),
     "set_rand_noise_first_n": _Recipe(_first, _replace, noisy=True),
     "zero_out_first_n": _Recipe(_first, _zero),
-    "zero_out_top_k": _Recipe(_largest_absolute, _zero),
+    "zero_out_top_k": _Recipe(_LARGEST_ABSOLUTE, _zero),
     "flip_sign_first_n": _Recipe(_first, _flip),
-    "flip_sign_top_k": _Recipe(_largest_absolute, _flip),
-    "add_value_first_n": _Recipe(_first, _add),
-    "add_value_least_k": _Recipe(_smallest, _add),
-    "sub_value_first_n": _Recipe(_first, _subtract),
-    "sub_value_top_k": _Recipe(_largest, _subtract),
+    "flip_sign_top_k": _Recipe(_LARGEST_ABSOLUTE, _flip),
+    "add_value_first_n": _Recipe(_first, operator.add),
+    "add_value_least_k": _Recipe(_SMALLEST, operator.add),
+    "sub_value_first_n": _Recipe(_first, operator.sub),
+    "sub_value_top_k": _Recipe(_LARGEST, operator.sub),
 }
 
 RANDOM_METHODS: Final[frozenset[Method]] = frozenset(
@@ -180,52 +162,41 @@ def corrupt(
     seeds = _masked_seeds(spec.method, positions.cpu(), len(mask), generator, row_seeds)  # (M,)
     corrupted = embeddings.detach().clone()
     rows = corrupted[positions]  # (M, D), a copy
-    if spec.method in PERMUTING_METHODS:
-        new_rows = rows[_order(spec.method, seeds).to(rows.device)]
+    if spec.method == "reverse_order":
+        corrupted[positions] = rows.flip(0)
+    elif spec.method == "shuffle":
+        digest = hashlib.sha256(seeds.numpy().astype("<i8").tobytes()).digest()
+        order = _stream(int.from_bytes(digest[:8], "little"), _ORDER_STREAM).permutation(len(rows))
+        corrupted[positions] = rows[torch.from_numpy(order).to(rows.device)]
     else:
-        new_rows = _rewritten(rows, spec, seeds)
-    corrupted[positions] = new_rows
+        corrupted[positions] = _rewritten(rows, spec, seeds)
     return corrupted
 
 
 def _rewritten(rows: Tensor, spec: CorruptionSpec, seeds: Tensor) -> Tensor:
     """rows (M, D), a copy that may be written to, with the touched dimensions replaced."""
     recipe = _RECIPES[spec.method]
-    n = _touched_dims(spec, rows.shape[1])
+    n = rows.shape[1] if spec.dims is None else spec.dims
+    if n > rows.shape[1]:
+        raise ValueError(f"dims: {n} is more than the hidden size {rows.shape[1]}; give at most {rows.shape[1]}")
+    if isinstance(spec.strength, tuple) and len(spec.strength) != n:
+        raise ValueError(
+            f"strength: {len(spec.strength)} numbers for {n} touched dimensions; give one, or one for each"
+        )
     if len(rows) == 0:
         return rows
     amount = torch.tensor(0.0 if spec.strength is None else spec.strength, dtype=torch.float32)  # () or (n,)
     if recipe.noisy:
-        amount = _normal_noise(seeds, n) * amount  # (M, n)
+        # float32 always: the embeddings' dtype does not change the draw.
+        noise = _draw_per_row(seeds, _NOISE_STREAM, lambda rng: rng.standard_normal(n, dtype=np.float32))  # (M, n)
+        amount = noise * amount
     dims = recipe.dims(rows, n, seeds)  # (M, n)
     old_values = rows.gather(1, dims).float()  # (M, n)
     if not old_values.isfinite().all():
         raise ValueError("embeddings: a masked row holds NaN or infinity where the method touches it")
     values = recipe.action(old_values, amount.to(rows.device))
     limits = torch.finfo(rows.dtype)
-    rows[torch.arange(len(rows), device=rows.device)[:, None], dims] = values.clamp(limits.min, limits.max).to(
-        rows.dtype
-    )
-    return rows
-
-
-def _order(method: Method, seeds: Tensor) -> Tensor:
-    """The new order (M,) of the masked rows: the row that comes to place i was at place order[i]."""
-    if method == "reverse_order":
-        return torch.arange(len(seeds) - 1, -1, -1)
-    digest = hashlib.sha256(seeds.numpy().astype("<i8").tobytes()).digest()
-    return torch.from_numpy(_stream(int.from_bytes(digest[:8], "little"), _ORDER_STREAM).permutation(len(seeds)))
-
-
-def _touched_dims(spec: CorruptionSpec, width: int) -> int:
-    n = width if spec.dims is None else spec.dims
-    if n > width:
-        raise ValueError(f"dims: {n} is more than the hidden size {width}; give at most {width}")
-    if isinstance(spec.strength, tuple) and len(spec.strength) != n:
-        raise ValueError(
-            f"strength: {len(spec.strength)} numbers for {n} touched dimensions; give one, or one for each"
-        )
-    return n
+    return rows.scatter_(1, dims, values.clamp(limits.min, limits.max).to(rows.dtype))
 
 
 def _masked_seeds(

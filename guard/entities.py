@@ -10,7 +10,8 @@ from collections.abc import Callable, MutableMapping, Sequence
 from typing import Protocol
 
 from classifiers import Head
-from classifiers.encoders.tokens import TokenClassifier, read_token_settings
+from classifiers.encoders.settings import TokenSettings, read_settings
+from classifiers.encoders.tokens import TokenClassifier
 from classifiers.memory.learn import EntityMemory
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from guard.bundle import PolicyBundle
@@ -51,13 +52,14 @@ class MemoryFinder:
 
     def __init__(self, memory: EntityMemory) -> None:
         self._all = MemoryIndex([memory])
+        self._has_names = bool(memory.subjects)
         self._names = MemoryIndex([EntityMemory(subjects=(subject,)) for subject in memory.subjects])
         self.digest: str = hashlib.sha256(b"entity memory 1\0" + memory.to_bytes()).hexdigest()
 
     def spans(self, text: str) -> list[Span]:
         """See `EntityFinder.spans`."""
         found = self._all.spans(text)
-        if not len(self._names):
+        if not self._has_names:
             return found
         pointed_at = " ".join(fold(text[start:end]) for start, end in found)
         if not self._names.spans(pointed_at) or self._whole_names(text) - self._whole_names(pointed_at):
@@ -87,7 +89,7 @@ def open_finder(
     if bundle.config.classifier.entities == "memory":
         return None if head is None else MemoryFinder(head.memory)
     opened = {} if opened is None else opened
-    digest = read_token_settings(bundle.token_classifier_path).digest
+    digest = read_settings(bundle.token_classifier_path, TokenSettings).digest
     if digest not in opened:
         opened[digest] = TokenClassifier.open(bundle.token_classifier_path)
     return opened[digest]

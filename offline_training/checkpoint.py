@@ -1,4 +1,4 @@
-"""The model a job starts from and the checkpoint it leaves: a normal Hugging Face folder."""
+"""The model a job starts from: a normal Hugging Face folder, as is the checkpoint that it leaves."""
 
 import os
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from classifiers.training.importing import folder_digest
+from console.errors import first_line
 from offline_training.errors import JobError, SettingsError
 from offline_training.settings import TrainingSettings
+from storage.digests import folder_digest
 
 __all__ = ["RUN_FILE", "BaseCheckpoint", "load_model", "open_checkpoint", "precision_of", "save_dtype_of"]
 
@@ -64,35 +65,29 @@ def open_checkpoint(name: str) -> BaseCheckpoint:
     Raises:
         JobError: there is none, or one of them cannot be read.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from transformers import AutoConfig, AutoTokenizer
 
-    folder = _folder(name)
+    folder = Path(name)
+    if not folder.is_dir():
+        if os.sep in name and (name.startswith((os.sep, ".")) or name.count(os.sep) > 1):
+            raise JobError(f"--model: {name}: no such folder")
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+            if not list(folder.glob("*.safetensors")):
+                folder = Path(snapshot_download(name, allow_patterns=[*_HUB_FILES, *_PICKLED_FILES]))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise JobError(f"--model: {name}: no such folder, not cached, and not on the hub") from error
     try:
         config = AutoConfig.from_pretrained(folder)
     except Exception as error:  # transformers raises whatever the broken file leads it to
-        raise JobError(f"--model: {name} has no readable configuration ({_first_line(error)})") from error
+        raise JobError(f"--model: {name} has no readable configuration ({first_line(error)})") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except Exception as error:
-        raise JobError(f"--model: {name} has no readable tokenizer ({_first_line(error)}); add its files") from error
+        raise JobError(f"--model: {name} has no readable tokenizer ({first_line(error)}); add its files") from error
     return BaseCheckpoint(name, folder, config, tokenizer)
-
-
-def _folder(name: str) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
-    if os.sep in name and (name.startswith((os.sep, ".")) or name.count(os.sep) > 1):
-        raise JobError(f"--model: {name}: no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
-        if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*_HUB_FILES, *_PICKLED_FILES]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise JobError(f"--model: {name}: no such folder, not cached, and not on the hub") from error
-    return folder
 
 
 def load_model(base: BaseCheckpoint, precision: str, *, from_scratch: bool = False, seed: int = 0) -> Any:
@@ -110,22 +105,17 @@ def load_model(base: BaseCheckpoint, precision: str, *, from_scratch: bool = Fal
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(base.folder, dtype=dtype, output_loading_info=True)
     except Exception as error:  # transformers raises whatever the broken file leads it to
-        raise JobError(f"--model: {base.name} cannot be loaded ({_first_line(error)})") from error
+        raise JobError(f"--model: {base.name} cannot be loaded ({first_line(error)})") from error
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise JobError(
             f"--model: {base.name} lacks {len(missing)} of its weights ({missing[0]} …); get the whole checkpoint"
         )
-    _make_valid(model.generation_config)
-    return model
-
-
-def _make_valid(generation: Any) -> None:
-    """Sampling parameters without `do_sample`, which published checkpoints have and transformers refuses to save."""
     try:
-        generation.validate(strict=True)
-    except ValueError:
-        generation.do_sample = True
+        model.generation_config.validate(strict=True)
+    except ValueError:  # sampling parameters without `do_sample`, which transformers refuses to save
+        model.generation_config.do_sample = True
+    return model
 
 
 def precision_of(settings: TrainingSettings) -> str:
@@ -147,7 +137,3 @@ def save_dtype_of(settings: TrainingSettings, base: BaseCheckpoint) -> torch.dty
         return _DTYPES[settings.save_dtype]
     dtype = base.config.get_text_config().dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -8,16 +8,18 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from offline_training.data.answers import Answers, Reference
 from offline_training.data.packing import PackedBatch, shares_rows, two_in_a_row, unpacked
 from offline_training.data.tokens import Stream
 from offline_training.errors import JobError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["AnswerForward", "ForwardOutput", "check_packing", "evaluating"]
 
@@ -51,8 +53,10 @@ class AnswerForward:
     (the default of transformers). Not for use by several threads at once.
     """
 
-    def __init__(self, model: PreTrainedModel, hidden_layer: int | None = None) -> None:
-        self._takes_positions = _takes_positions(model)
+    def __init__(self, model: "PreTrainedModel", hidden_layer: int | None = None) -> None:
+        peft_base = getattr(model, "get_base_model", None)  # PEFT's own forward names no arguments
+        base = model if peft_base is None else peft_base()
+        self._takes_positions = "position_ids" in inspect.signature(base.forward).parameters
         self._batch: PackedBatch | None = None
         self._gathers = True
         self._head_inputs: torch.Tensor | None = None
@@ -95,11 +99,11 @@ class AnswerForward:
         references: Mapping[Stream, tuple[Reference | None, torch.Tensor | None]],
     ) -> dict[Stream, Answers]:
         """The output split by stream, each with its frozen reference and the frozen model's (A, D) layer outputs."""
-        found: dict[Stream, Answers] = {}
+        answers: dict[Stream, Answers] = {}
         for stream, span in batch.streams.items():
             part = slice(span.start, span.stop)
             reference, reference_hidden = references.get(stream, (None, None))
-            found[stream] = Answers(
+            answers[stream] = Answers(
                 logits=output.logits[part],
                 targets=batch.targets[part],
                 sequence=batch.sequence[part],
@@ -108,7 +112,7 @@ class AnswerForward:
                 hidden=None if output.hidden is None else output.hidden[part],
                 reference_hidden=reference_hidden,
             )
-        return found
+        return answers
 
     def _call(self, model: Call, batch: PackedBatch) -> torch.Tensor:
         arguments: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -138,7 +142,7 @@ class AnswerForward:
             self._layer_output = output if isinstance(output, torch.Tensor) else output[0]
 
 
-def check_packing(model: PreTrainedModel, batch: PackedBatch) -> bool:
+def check_packing(model: "PreTrainedModel", batch: PackedBatch) -> bool:
     """Whether the model keeps sequences in one row apart: gives the same logits as with a row for each of them.
 
     State-space models, models that take no `position_ids` and models that make their own mask do not. `batch` is any
@@ -175,13 +179,7 @@ def _at(values: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
     return values.reshape(-1, values.shape[-1]).index_select(0, batch.predicting)
 
 
-def _takes_positions(model: PreTrainedModel) -> bool:
-    peft_base = getattr(model, "get_base_model", None)  # PEFT's own forward names no arguments
-    base = model if peft_base is None else peft_base()
-    return "position_ids" in inspect.signature(base.forward).parameters
-
-
-def _decoder_layer(model: PreTrainedModel, number: int) -> nn.Module:
+def _decoder_layer(model: "PreTrainedModel", number: int) -> nn.Module:
     count = model.config.get_text_config().num_hidden_layers
     if not -count <= number < count:
         raise JobError(

@@ -13,20 +13,18 @@ import torch
 from rich.console import Console
 from transformers import TrainingArguments
 
+from console.progress import shown_progress
+from console.quiet import quiet_transformers
 from offline_training.checkpoint import RUN_FILE, BaseCheckpoint, load_model
 from offline_training.data.packing import pack
 from offline_training.data.sets import EncodedSet, ExampleEncoder
 from offline_training.errors import JobError, SettingsError, TrainingStoppedError
 from offline_training.forward import AnswerForward, check_packing
-from offline_training.methods.registry import NEEDS_FULL_REFERENCE
-from offline_training.preparation import Prepared, prepare_examples, prepare_finetuning, prepare_unlearning
-from offline_training.processes import own_console, rank
-from offline_training.progress import quiet_transformers, shown_progress
-from offline_training.reference.cache import ReferenceCache, ReferenceKind
+from offline_training.preparation import Prepared, prepare_examples, prepare_finetuning, prepare_unlearning, rank
+from offline_training.reference.cache import ReferenceCache, ReferenceSettings
 from offline_training.result import JobResult, read_evaluations, show_result, write_result
 from offline_training.settings import FinetuneJob, Job, UnlearnJob
-from offline_training.trainer import STOPPED_FILE, TrainedRun, UnlearningTrainer
-from offline_training.trainer_arguments import training_arguments
+from offline_training.trainer import STOPPED_FILE, TrainedRun, UnlearningTrainer, training_arguments
 from storage.checkpoints import newest_checkpoint
 from storage.whole import whole_folder
 
@@ -44,7 +42,7 @@ def run_unlearning(job: UnlearnJob, *, console: Console | None = None) -> JobRes
     Raises:
         JobError: bad input, found before any weights are loaded wherever it can be; or the training stopped.
     """
-    return _run(prepare_unlearning(job), own_console(console))
+    return _run(prepare_unlearning(job), console)
 
 
 def run_finetuning(job: FinetuneJob, *, console: Console | None = None) -> JobResult:
@@ -53,7 +51,7 @@ def run_finetuning(job: FinetuneJob, *, console: Console | None = None) -> JobRe
     Raises:
         JobError: as `run_unlearning`.
     """
-    return _run(prepare_finetuning(job), own_console(console))
+    return _run(prepare_finetuning(job), console)
 
 
 def run_prepared(
@@ -64,15 +62,16 @@ def run_prepared(
     Raises:
         JobError: as `run_unlearning`.
     """
-    return _run(prepare_examples(job, examples, base, encoder), own_console(console))
+    return _run(prepare_examples(job, examples, base, encoder), console)
 
 
-def _run(prepared: Prepared, console: Console) -> JobResult:
+def _run(prepared: Prepared, console: Console | None) -> JobResult:
     job = prepared.job
+    console = console or Console(stderr=True) if rank() == 0 else Console(quiet=True)
     if job.training.threads is not None:
         torch.set_num_threads(job.training.threads)
-    for found in prepared.sets.by_stream.values():
-        for note in found.notes:
+    for examples in prepared.sets.by_stream.values():
+        for note in examples.notes:
             console.print(note, highlight=False, soft_wrap=True)
     work = job.out.with_name(f"{job.out.name}.training")
     if job.resume and job.out.exists() and (finished := _finished(prepared)) is not None:
@@ -80,8 +79,9 @@ def _run(prepared: Prepared, console: Console) -> JobResult:
         if rank() == 0:
             shutil.rmtree(work, ignore_errors=True)
         return finished
-    arguments = _arguments(prepared, work)
-    _open_work(prepared, work)
+    arguments = training_arguments(prepared, work / _CHECKPOINTS)
+    if rank() == 0:
+        _open_work(prepared, work)
     try:
         with quiet_transformers():
             return _train(prepared, arguments, work, console)
@@ -109,28 +109,11 @@ def _finished(prepared: Prepared) -> JobResult | None:
     raise JobError(f"--out: {out} holds another job's checkpoint; choose another folder or pass --force to replace it")
 
 
-def _arguments(prepared: Prepared, work: Path) -> TrainingArguments:
-    training = prepared.job.training
-    try:
-        return training_arguments(
-            training,
-            work / _CHECKPOINTS,
-            steps=len(prepared.plan.steps),
-            precision=prepared.precision,
-            hidden=prepared.method.hidden_layer(prepared.method_settings) is not None,
-        )
-    except (ValueError, ImportError, OSError) as error:
-        named = "--fsdp" if training.fsdp else "--deepspeed" if training.deepspeed else "settings"
-        raise SettingsError(f"{named}: {str(error).splitlines()[0]}") from error
-
-
 def _open_work(prepared: Prepared, work: Path) -> None:
     """Make the folder of what is not finished, or check that `resume` finds its own."""
     job = prepared.job
     state = {"identity": prepared.identity}
     known = work / _STATE_FILE
-    if rank() != 0:
-        return
     if work.exists() and not known.is_file():
         raise JobError(f"--out: {work} exists and is of no training; move it away")
     if work.exists() and job.resume:
@@ -147,115 +130,84 @@ def _open_work(prepared: Prepared, work: Path) -> None:
 
 
 def _train(prepared: Prepared, arguments: TrainingArguments, work: Path, console: Console) -> JobResult:
-    job, training = prepared.job, prepared.job.training
-    hidden_layer = prepared.method.hidden_layer(prepared.method_settings)
+    training = prepared.job.training
     model = load_model(prepared.base, prepared.precision, from_scratch=prepared.from_scratch, seed=training.seed)
     model.config.use_cache = False
-    _freeze(model, prepared)
+    if (pattern := prepared.method.trained_parameters(prepared.method_settings)) is not None:
+        _freeze_all_but(model, pattern)
     model.to(arguments.device)
-    forward = AnswerForward(model, hidden_layer)
-    packed = training.packing and _packs(model, prepared, arguments.device)
-    if training.packing and not packed:
-        console.print(
-            "this model does not keep sequences of one row apart: every sequence gets a padded row of its own"
-        )
+    forward = AnswerForward(model, prepared.hidden_layer)
+    packed = training.packing
+    if packed:
+        first = prepared.sets.examples(prepared.plan.steps[0])
+        few = pack({stream: examples[:4] for stream, examples in first.items()}, row_tokens=training.row_tokens)
+        packed = check_packing(model, few.to(arguments.device))
+        if not packed:
+            console.print(
+                "this model does not keep sequences of one row apart: every sequence gets a padded row of its own"
+            )
     with arguments.main_process_first(local=False, desc="frozen reference"):
-        references = _references(prepared, work, forward, model, packed=packed, console=console)
+        references = _references(prepared, work / _REFERENCE, forward, model, packed=packed, console=console)
     if training.lora_rank:
         forward.close()
         model = _with_adapters(model, prepared)
-        forward = AnswerForward(model, hidden_layer)
-    with shown_progress(prepared.method.name, len(prepared.plan.steps), console) as on_step:
+        forward = AnswerForward(model, prepared.hidden_layer)
+    log = work / _LOG_FILE
+    with shown_progress(console) as show:
         trainer = UnlearningTrainer(
-            model,
-            arguments,
-            method=prepared.method,
-            method_settings=prepared.method_settings,
-            settings=training,
-            sets=prepared.sets,
-            plan=prepared.plan,
-            forward=forward,
-            packed=packed,
-            references=references,
-            log=work / _LOG_FILE,
-            on_step=on_step,
+            model, arguments, prepared, forward=forward, packed=packed, references=references, log=log, show=show
         )
-        run = _trained(trainer, work)
+        run = _trained(trainer, work / _CHECKPOINTS)
     forward.close()
-    result = JobResult(job.out, run, read_evaluations(work / _LOG_FILE) if rank() == 0 else {})
-    write_result(prepared, trainer, work / _LOG_FILE, result)
+    result = JobResult(prepared.job.out, run, read_evaluations(log) if rank() == 0 else {})
+    write_result(prepared, trainer, log, result)
     if rank() == 0:
         shutil.rmtree(work, ignore_errors=True)
     show_result(result, console)
     return result
 
 
-def _trained(trainer: UnlearningTrainer, work: Path) -> TrainedRun:
-    """Train on; a run that a rule had stopped before it was interrupted is not trained any further."""
-    checkpoint, stopped = newest_checkpoint(work / _CHECKPOINTS), work / _CHECKPOINTS / STOPPED_FILE
-    if checkpoint is not None and stopped.is_file():
-        said = json.loads(stopped.read_text(encoding="utf-8"))
-        if checkpoint.endswith(f"-{said['steps']}"):
-            trainer._load_from_checkpoint(checkpoint)
-            return TrainedRun(said["steps"], said["stopped"], seconds=0.0, tokens=0)
-    run = trainer.run(checkpoint)
-    model: Any = trainer.model
-    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
-        raise TrainingStoppedError("the last step made weights that are no numbers; lower --learning-rate")
-    return run
-
-
-def _freeze(model: Any, prepared: Prepared) -> None:
-    pattern = prepared.method.trained_parameters(prepared.method_settings)
-    if pattern is None:
-        return
-    chosen = [name for name, _ in model.named_parameters() if re.search(pattern, name)]
+def _freeze_all_but(model: Any, pattern: str) -> None:
+    chosen = {name for name, _ in model.named_parameters() if re.search(pattern, name)}
     if not chosen:
         raise SettingsError(f"trained parameters: none of the model's match {pattern!r}")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in set(chosen))
-
-
-def _packs(model: Any, prepared: Prepared, device: torch.device) -> bool:
-    examples = prepared.sets.examples(prepared.plan.steps[0])
-    batch = pack({stream: few[:4] for stream, few in examples.items()}, row_tokens=prepared.job.training.row_tokens)
-    return check_packing(model, batch.to(device))
+        parameter.requires_grad_(name in chosen)
 
 
 def _references(
-    prepared: Prepared, work: Path, forward: AnswerForward, model: Any, *, packed: bool, console: Console
+    prepared: Prepared, folder: Path, forward: AnswerForward, model: Any, *, packed: bool, console: Console
 ) -> ReferenceCache | None:
     """Outputs of the model as it is now, for the sets that the method compares with it; from disk if they are there."""
-    streams = prepared.method.reference & {stream for step in prepared.plan.steps for stream in step.numbers}
-    if not streams:
+    used = {stream: prepared.plan.used(stream) for stream in sorted(prepared.method.reference)}
+    used = {stream: numbers for stream, numbers in used.items() if numbers}
+    if not used:
         return None
-    training = prepared.job.training
-    folder, key = work / _REFERENCE, prepared.identity
-    cached = ReferenceCache.open(folder, key)
+    cached = ReferenceCache.open(folder, prepared.identity)
     if cached is not None:
         return cached
-    kind: ReferenceKind = "layer" if forward.hidden_layer is not None else training.reference_cache
-    limited = prepared.method.name not in NEEDS_FULL_REFERENCE  # auto would fall back to top-k
-    sets = {
-        stream: [prepared.sets.by_stream[stream].examples[number] for number in prepared.plan.used(stream)]
-        for stream in sorted(streams)
-    }
+    training = prepared.job.training
+    settings = ReferenceSettings(
+        kind="layer" if forward.hidden_layer is not None else training.reference_cache,
+        # auto would fall back to top-k
+        budget_bytes=_UNLIMITED if prepared.method.needs_full_reference else int(training.reference_gib * 2**30),
+        batch_tokens=_REFERENCE_BATCH_TOKENS,
+        row_tokens=training.row_tokens if packed else None,
+        top_k=training.reference_top_k,
+    )
     # in the precision of the training, or the two would differ before the first step
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(prepared.precision)
     precision = torch.autocast(model.device.type, dtype=dtype, enabled=dtype is not None)
-    with precision, shown_progress("frozen reference", sum(map(len, sets.values())), console) as on_step:
+    with precision, shown_progress(console) as show:
         return ReferenceCache.build(
             folder,
             forward,
             model,
-            sets,
-            kind=kind,
-            top_k=training.reference_top_k,
-            budget_bytes=int(training.reference_gib * 2**30) if limited else _UNLIMITED,
-            batch_tokens=_REFERENCE_BATCH_TOKENS,
-            row_tokens=training.row_tokens if packed else None,
-            key=key,
-            on_progress=lambda done, _: on_step(done, {}),
+            {stream: prepared.sets.by_stream[stream].examples for stream in used},
+            settings,
+            key=prepared.identity,
+            only=used,
+            on_progress=lambda done, total: show("frozen reference", done, total),
         )
 
 
@@ -276,3 +228,18 @@ def _with_adapters(model: Any, prepared: Prepared) -> Any:
         return get_peft_model(model, config)
     except ValueError as error:
         raise SettingsError(f"--lora-targets: {targets!r} fits no module of this model") from error
+
+
+def _trained(trainer: UnlearningTrainer, checkpoints: Path) -> TrainedRun:
+    """Train on; a run that a rule had stopped before it was interrupted is not trained any further."""
+    checkpoint, stopped = newest_checkpoint(checkpoints), checkpoints / STOPPED_FILE
+    if checkpoint is not None and stopped.is_file():
+        record = json.loads(stopped.read_text(encoding="utf-8"))
+        if checkpoint.endswith(f"-{record['steps']}"):
+            trainer._load_from_checkpoint(checkpoint)
+            return TrainedRun(record["steps"], record["stopped"], seconds=0.0, tokens=0)
+    run = trainer.run(checkpoint)
+    model: Any = trainer.model
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters()):
+        raise TrainingStoppedError("the last step made weights that are no numbers; lower --learning-rate")
+    return run

@@ -1,12 +1,11 @@
 """What a job needs before any weights are loaded: its settings checked, its sets read, its plan drawn."""
 
-import hashlib
-import json
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from offline_training.checkpoint import RUN_FILE, BaseCheckpoint, open_checkpoint, precision_of
-from offline_training.data.plan import Plan, make_plan
+from offline_training.data.plan import Plan, Sets, make_plan
 from offline_training.data.sets import (
     EncodedSet,
     ExampleEncoder,
@@ -17,15 +16,22 @@ from offline_training.data.sets import (
     load_set,
     refusals,
 )
-from offline_training.data.step_examples import Sets
 from offline_training.data.tokens import Stream
 from offline_training.errors import JobError, SettingsError
 from offline_training.methods.method import Method, MethodSettings
-from offline_training.methods.registry import METHODS, NEEDS_FULL_REFERENCE, NEEDS_WHOLE_EPOCHS
-from offline_training.processes import processes
+from offline_training.methods.registry import METHODS
 from offline_training.settings import FinetuneJob, Job, UnlearnJob
+from storage.digests import sha256_of_json
 
-__all__ = ["Prepared", "job_encoder", "prepare_examples", "prepare_finetuning", "prepare_unlearning"]
+__all__ = [
+    "Prepared",
+    "job_encoder",
+    "prepare_examples",
+    "prepare_finetuning",
+    "prepare_unlearning",
+    "processes",
+    "rank",
+]
 
 FINETUNING = replace(METHODS["ft"], name="finetune", summary="learn the data", source="cross entropy on the answers")
 
@@ -46,17 +52,21 @@ class Prepared:
     @cached_property
     def identity(self) -> str:
         """sha256 of everything that decides the weights."""
-        training = self.job.training.model_dump(mode="json", exclude={"threads", "tensorboard", "reference_gib"})
         parts = [
             self.base.digest,
-            {stream: found.digest for stream, found in sorted(self.sets.by_stream.items())},
+            {stream: examples.digest for stream, examples in sorted(self.sets.by_stream.items())},
             self.method.name,
             self.method_settings.model_dump(mode="json"),
-            training,
+            self.job.training.model_dump(mode="json", exclude={"threads", "tensorboard", "reference_gib"}),
             self.plan.shares,
             self.from_scratch,
         ]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return sha256_of_json(parts, sort_keys=True)
+
+    @property
+    def hidden_layer(self) -> int | None:
+        """The decoder layer whose outputs the method needs."""
+        return self.method.hidden_layer(self.method_settings)
 
 
 def prepare_unlearning(job: UnlearnJob) -> Prepared:
@@ -68,12 +78,21 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
     method = METHODS.get(job.method)
     if method is None:
         raise SettingsError(f"method: {job.method!r} is none of {', '.join(METHODS)}")
-    _check_settings(job, method)
+    _check_out(job)
+    if not isinstance(job.method_settings, method.settings):
+        raise SettingsError(f"method_settings: {method.name} takes {method.settings.__name__}")
+    # Those that the job's epochs have: a weight of 0 may leave one of the method's out.
+    used = {stream for epoch in method.epochs(job.training.epochs, job.method_settings) for stream in epoch}
+    _check_settings(job, method, used)
     base = open_checkpoint(job.model)
-    _check_layer(method, job, base)
+    layer = method.hidden_layer(job.method_settings)
+    layers = getattr(base.config.get_text_config(), "num_hidden_layers", None)
+    if layer is not None and layers is not None and not -layers <= layer < layers:
+        raise SettingsError(f"--hidden-layer: {layer} is none of the model's {layers}; give {-layers} to {layers - 1}")
     encoder = job_encoder(job, base)
-    used = _streams(method, job)
-    sets = _sets(job, encoder)
+    # Both where they are given: those the method does not need are evaluated on.
+    sources: dict[Stream, str | None] = {"forget": job.forget, "retain": job.retain}
+    sets = {stream: load_set(source, stream, encoder) for stream, source in sources.items() if source is not None}
     if "forget" in sets and "retain" in sets:
         check_sets(sets["forget"], sets["retain"])
     if "random" in used:
@@ -115,42 +134,31 @@ def job_encoder(job: Job, base: BaseCheckpoint) -> ExampleEncoder:
     )
 
 
-def _streams(method: Method, job: UnlearnJob) -> set[Stream]:
-    """Those that the job's epochs have: a weight of 0 may leave one of the method's out."""
-    return {stream for epoch in method.epochs(job.training.epochs, job.method_settings) for stream in epoch}
+def rank() -> int:
+    """Which of a job's processes this is, as launchers say in the environment: 0 for the first, which writes."""
+    return int(os.environ.get("RANK", "0"))
 
 
-def _sets(job: UnlearnJob, encoder: ExampleEncoder) -> dict[Stream, EncodedSet]:
-    """Forget and retain set where they are given: those the method does not need are evaluated on."""
-    sources: dict[Stream, str | None] = {"forget": job.forget, "retain": job.retain}
-    return {stream: load_set(source, stream, encoder) for stream, source in sources.items() if source is not None}
+def processes() -> int:
+    """How many there are, on all machines."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _check_settings(job: UnlearnJob, method: Method) -> None:
-    _check_out(job)
-    if not isinstance(job.method_settings, method.settings):
-        raise SettingsError(f"method_settings: {method.name} takes {method.settings.__name__}")
-    used = _streams(method, job)
-    wanted = {"forget"} if used & {"forget", "random", "idk"} else set()
-    wanted |= {"retain"} if used & {"retain", "random"} else set()
-    for stream in sorted(wanted):
-        if getattr(job, stream) is None:
-            raise SettingsError(f"--{stream}: {method.name} needs it; give a file of examples")
+def _check_settings(job: UnlearnJob, method: Method, used: set[Stream]) -> None:
+    """Refuse settings that contradict the method."""
+    training = job.training
+    if job.forget is None and used & {"forget", "random", "idk"}:
+        raise SettingsError(f"--forget: {method.name} needs it; give a file of examples")
+    if job.retain is None and used & {"retain", "random"}:
+        raise SettingsError(f"--retain: {method.name} needs it; give a file of examples")
     if job.idk is not None and "idk" not in method.streams:
         raise SettingsError(f"--idk: {method.name} takes no refusals; leave it out")
-    if job.training.steps is not None and method.name in NEEDS_WHOLE_EPOCHS:
+    if training.steps is not None and method.needs_whole_epochs:
         raise SettingsError(f"--steps: {method.name} has to end with a whole epoch on the retain set; give --epochs")
-    if job.training.lora_rank and method.trained_parameters(job.method_settings) is not None:
+    if training.lora_rank and method.trained_parameters(job.method_settings) is not None:
         raise SettingsError(f"--lora-rank: {method.name} chooses the parameters that it trains; leave it out")
-    if job.training.reference_cache == "top-k" and method.name in NEEDS_FULL_REFERENCE:
+    if training.reference_cache == "top-k" and method.needs_full_reference:
         raise SettingsError(f"--reference-cache: {method.name} needs all logits; give auto, hidden or logits")
-
-
-def _check_layer(method: Method, job: UnlearnJob, base: BaseCheckpoint) -> None:
-    layer = method.hidden_layer(job.method_settings)
-    layers = getattr(base.config.get_text_config(), "num_hidden_layers", None)
-    if layer is not None and layers is not None and not -layers <= layer < layers:
-        raise SettingsError(f"--hidden-layer: {layer} is none of the model's {layers}; give {-layers} to {layers - 1}")
 
 
 def _check_out(job: Job) -> None:
@@ -177,7 +185,7 @@ def _prepared(
     training = job.training
     plan = make_plan(
         method.epochs(training.epochs, method_settings),
-        {stream: len(found.examples) for stream, found in sets.by_stream.items()},
+        {stream: len(examples.examples) for stream, examples in sets.by_stream.items()},
         batch_size=training.batch_size,
         shares=processes() * training.gradient_accumulation,
         seed=training.seed,

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 
+from console.errors import first_line
 from offline_training.checkpoint import RUN_FILE, save_dtype_of
 from offline_training.errors import JobError
-from offline_training.preparation import Prepared
-from offline_training.processes import processes, rank
+from offline_training.preparation import Prepared, processes, rank
 from offline_training.trainer import TrainedRun, UnlearningTrainer
 from storage.whole import whole_folder
 
@@ -42,12 +42,12 @@ class JobResult:
 def read_evaluations(log: Path) -> dict[str, dict[str, float]]:
     """`before` and `after` of a job's log; empty where nothing was measured."""
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
-    found = [
+    measured = [
         {name: value for name, value in line.items() if name.endswith("_answer_probability")}
         for line in lines
         if any(name.endswith("_answer_probability") for name in line)
     ]
-    return {"before": found[0], "after": found[-1]} if found else {}
+    return {"before": measured[0], "after": measured[-1]} if measured else {}
 
 
 def write_result(prepared: Prepared, trainer: UnlearningTrainer, log: Path, result: JobResult) -> None:
@@ -82,13 +82,15 @@ def write_result(prepared: Prepared, trainer: UnlearningTrainer, log: Path, resu
             if board.is_dir():
                 shutil.copytree(board, folder / "tensorboard")
     except (OSError, SafetensorError) as error:
-        reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
-        raise JobError(f"--out: {prepared.job.out} cannot be written ({reason}); pass --resume") from error
+        raise JobError(f"--out: {prepared.job.out} cannot be written ({first_line(error)}); pass --resume") from error
     trainer.accelerator.wait_for_everyone()
 
 
 def _record(prepared: Prepared, result: JobResult) -> dict[str, Any]:
-    job = prepared.job
+    job, run = prepared.job, result.run
+    memory_mib = {"process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
+    if torch.cuda.is_available():
+        memory_mib["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return {
         "schema": 1,
         "method": prepared.method.name,
@@ -98,39 +100,27 @@ def _record(prepared: Prepared, result: JobResult) -> dict[str, Any]:
         "precision": prepared.precision,
         "model": {"name": job.model, "sha256": prepared.base.digest, "from_scratch": prepared.from_scratch},
         "data": {
-            stream: {"source": found.source, "examples": len(found.examples), "cut": found.cut, "sha256": found.digest}
-            for stream, found in sorted(prepared.sets.by_stream.items())
+            stream: {"source": data.source, "examples": len(data.examples), "cut": data.cut, "sha256": data.digest}
+            for stream, data in sorted(prepared.sets.by_stream.items())
         },
-        "steps": result.run.steps,
+        "steps": run.steps,
         "planned_steps": len(prepared.plan.steps),
-        "stopped": result.run.stopped,
+        "stopped": run.stopped,
         "evaluation": result.evaluation,
-        "seconds": round(result.run.seconds, 3),
-        "tokens": result.run.tokens,
-        "tokens_per_second": round(result.run.tokens / max(result.run.seconds, 1e-9), 1),
-        "peak_memory_mib": _peak_memory_mib(),
+        "seconds": round(run.seconds, 3),
+        "tokens": run.tokens,
+        "tokens_per_second": round(run.tokens / max(run.seconds, 1e-9), 1),
+        "peak_memory_mib": memory_mib,
         "identity": prepared.identity,
         "versions": {name: version(name) for name in ("eco-gateway", "torch", "transformers", "accelerate", "peft")},
-        "hardware": _hardware(),
+        "hardware": {
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+            "processes": processes(),
+        },
     }
-
-
-def _hardware() -> dict[str, Any]:
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    return {
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpus": gpus,
-        "processes": processes(),
-    }
-
-
-def _peak_memory_mib() -> dict[str, float]:
-    found = {"process": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
-    if torch.cuda.is_available():
-        found["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return found
 
 
 def show_result(result: JobResult, console: Console) -> None:

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Final, Literal
 
-from classifiers.training.importing import folder_digest
+from classifiers.export.hub import MODEL_FILES
 from scoring.scorer import ContentFinder, Scorer, ScorerError
+from storage.digests import folder_digest
 
 __all__ = ["RUNNERS", "Runner", "open_scorer", "weights_digest"]
 
@@ -66,4 +67,4 @@ def weights_digest(model: str) -> str | None:
         if not isinstance(config, str):
             return None
         folder = Path(config).parent
-    return folder_digest(folder)
+    return folder_digest(folder, MODEL_FILES)

@@ -6,8 +6,8 @@ what the model knows, so that a corrupted model is above or below one that never
 
 import functools
 import math
-from collections.abc import Sequence
-from typing import Final, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,17 +108,13 @@ def _rouge_words(text: str) -> list[str]:
 
 
 @functools.cache
-def _stemmer() -> "_CachingStemmer":
-    return _CachingStemmer()
-
-
-class _CachingStemmer:
+def _stemmer() -> Any:
     """The stemmer of the rouge_score library; it takes longer than all the rest and sees few distinct words."""
+    from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
 
-    def __init__(self) -> None:
-        from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
-
-        self.stem = functools.lru_cache(maxsize=2**16)(PorterStemmer().stem)
+    stemmer = PorterStemmer()
+    stemmer.stem = functools.lru_cache(maxsize=2**16)(stemmer.stem)
+    return stemmer
 
 
 def choice_prompt(question: str, choices: Sequence[str]) -> str:
@@ -140,9 +136,7 @@ def perplexity(logprobs: Sequence[Sequence[float] | NDArray[np.float64]]) -> flo
 
     Over real tokens: padding has no entry here, and a long answer counts for more than a short one.
     """
-    everything = (
-        np.concatenate([np.asarray(one, dtype=np.float64) for one in logprobs]) if len(logprobs) else np.empty(0)
-    )
+    everything = np.concatenate([np.empty(0), *(np.asarray(one, dtype=np.float64) for one in logprobs)])
     return float(np.exp(-everything.mean())) if everything.size else math.nan
 
 
@@ -169,33 +163,26 @@ def check_metric(metric: str, examples: Sequence[Example], *, source: str = "the
     """
     if metric not in METRICS:
         raise MetricError(f"--metric: {metric!r} is none of {', '.join(METRICS)}")
-    fields, usable = _REQUIREMENTS[metric]
-    found = [example for example in examples if usable(example)]
-    if not found:
+    fields, is_usable = _REQUIREMENTS[metric]
+    usable = [example for example in examples if is_usable(example)]
+    if not usable:
         raise MetricError(f"{source}: {metric} needs {fields}, and no line has that; add it or choose another --metric")
-    return found
+    return usable
 
 
-def _has_answer(example: Example) -> bool:
-    return bool(example.answer)
-
-
-def _has_words(example: Example) -> bool:
-    return bool(example.answer) and has_rouge_words(str(example.answer))
-
-
-def _has_alternatives(example: Example) -> bool:
-    return bool(example.paraphrased_answer and example.perturbed_answers)
-
-
-def _has_choices(example: Example) -> bool:
-    choices = example.choices or ()
-    return 2 <= len(choices) <= len(CHOICE_LETTERS) and example.answer_index is not None
-
-
-_REQUIREMENTS: Final = {
-    "answer_probability": ("the field answer", _has_answer),
-    "rouge_l": ("the field answer with words in Latin letters", _has_words),
-    "truth_ratio": ("the fields paraphrased_answer and perturbed_answer", _has_alternatives),
-    "choice_accuracy": ("the fields choices (2 to 26) and answer", _has_choices),
+_REQUIREMENTS: Final[dict[str, tuple[str, Callable[[Example], bool]]]] = {
+    "answer_probability": ("the field answer", lambda example: bool(example.answer)),
+    "rouge_l": (
+        "the field answer with words in Latin letters",
+        lambda example: bool(example.answer) and has_rouge_words(str(example.answer)),
+    ),
+    "truth_ratio": (
+        "the fields paraphrased_answer and perturbed_answer",
+        lambda example: bool(example.paraphrased_answer and example.perturbed_answers),
+    ),
+    "choice_accuracy": (
+        "the fields choices (2 to 26) and answer",
+        lambda example: 2 <= len(example.choices or ()) <= len(CHOICE_LETTERS) and example.answer_index is not None,
+    ),
 }
+"""What of an example each metric needs, in words and as a test."""

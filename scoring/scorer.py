@@ -6,6 +6,7 @@ random numbers), so two measurements differ by what is compared and nothing else
 """
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from console.errors import EcoError
 from corruption import PERMUTING_METHODS, CorruptionSpec, corrupt
-from guard import RowSource, row_seeds
+from guard import RowSource, row_seeds, template_of
 
 __all__ = [
     "AnswerScores",
@@ -109,80 +110,6 @@ class AnswerScores:
     vocabulary_std: NDArray[np.float64] | None = None
 
 
-class Scorer(Protocol):
-    """One loaded causal language model. `close` it when done; it cannot be used afterwards.
-
-    Attributes:
-        forward_passes: of the model, for all calls so far; a batch counts once for each pass.
-        seconds: wall time spent in `answer_logprobs` and `generate` so far.
-        startup_s: wall time it took to load the model.
-    """
-
-    forward_passes: int
-    seconds: float
-    startup_s: float
-
-    def pair(self, prompt: str, answer: str) -> Pair:
-        """Render a question and its answer as a served chat request would be; plain text without a chat template.
-
-        Raises:
-            ScorerError: question or answer has no tokens.
-        """
-        ...
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of generated ids, special tokens left out."""
-        ...
-
-    @property
-    def renderer(self) -> "Renderer":
-        """Texts as ids of this model."""
-        ...
-
-    @property
-    def context_tokens(self) -> int | None:
-        """Tokens that a prompt and its answer may have together; None: unknown."""
-        ...
-
-    def answer_logprobs(self, requests: Sequence[Request]) -> list[NDArray[np.float64]]:
-        """For each request (A,): log P of each answer token after the prompt and the answer so far, in nats.
-
-        All requests share batches, whatever their corruption. Every request needs an answer.
-        """
-        ...
-
-    def answer_scores(self, requests: Sequence[Request], *, vocabulary: bool = False) -> list[AnswerScores]:
-        """`answer_logprobs` and more of each answer.
-
-        Args:
-            vocabulary: whether the scores carry `vocabulary_mean` and `vocabulary_std`.
-
-        Raises:
-            ScorerError: this scorer cannot see the whole vocabulary.
-        """
-        ...
-
-    def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[tuple[int, ...]]:
-        """Answers, greedy or drawn, without the token that ends them; `answer_ids` are ignored."""
-        ...
-
-    def next_logits(self, requests: Sequence[Request]) -> list[NDArray[np.float32]]:
-        """For each request (V,): the logits of the token after the prompt; `answer_ids` are ignored.
-
-        Raises:
-            ScorerError: this scorer cannot see the whole vocabulary.
-        """
-        ...
-
-    def describe(self) -> Mapping[str, str]:
-        """What identifies the model and the way it is run, as JSON values."""
-        ...
-
-    def close(self) -> None:
-        """Give the model's memory and processes back."""
-        ...
-
-
 class ContentFinder(Protocol):
     """Says what of a prompt gets corrupted: `guard.Template`, or whatever knows which tokens carry an entity."""
 
@@ -201,7 +128,13 @@ class Renderer:
         self.end_ids: frozenset[int] = frozenset(() if end is None else (int(end),))
 
     def _pair(self, prompt: str, answer: str, system: str | None = None) -> Pair:
-        """See `Scorer.pair`. A system message comes before; as text of its own where there is no chat template."""
+        """A question and its answer as a served chat request would be; plain text without a chat template.
+
+        A system message comes before; as text of its own where there is no chat template.
+
+        Raises:
+            ScorerError: question or answer has no tokens.
+        """
         prompt_ids = self.prompt_ids(prompt, system)
         if not getattr(self.tokenizer, "chat_template", None):
             answer = " " + answer
@@ -285,11 +218,10 @@ class PromptCorruption:
 
     def corrupted(self, requests: Sequence[Request]) -> list[CorruptedRows | None]:
         """For each request its corrupted rows; None where nothing of it is corrupted."""
-        found: list[CorruptedRows | None] = [None] * len(requests)
+        corrupted = [request.corrupted for request in requests]
         segments: dict[tuple[int, ...], list[range]] = {}
         alike: dict[tuple[CorruptionSpec, int], list[int]] = {}
         for number, request in enumerate(requests):
-            found[number] = request.corrupted
             if request.spec is None:
                 continue
             if request.prompt_ids not in segments:
@@ -298,11 +230,10 @@ class PromptCorruption:
                 alike.setdefault((request.spec, request.noise_seed), []).append(number)
         for (spec, seed), numbers in alike.items():
             prompts = [(requests[n].prompt_ids, segments[requests[n].prompt_ids]) for n in numbers]
-            permutes = spec.method in PERMUTING_METHODS
-            made = (self._permuted if permutes else self._row_by_row)(prompts, spec, seed)
-            for number, rows in zip(numbers, made, strict=True):
-                found[number] = rows
-        return found
+            make = self._permuted if spec.method in PERMUTING_METHODS else self._row_by_row
+            for number, rows in zip(numbers, make(prompts, spec, seed), strict=True):
+                corrupted[number] = rows
+        return corrupted
 
     def _row_by_row(
         self, prompts: Sequence[tuple[tuple[int, ...], list[range]]], spec: CorruptionSpec, seed: int
@@ -328,6 +259,76 @@ class PromptCorruption:
         seeds = row_seeds(seed.to_bytes(32, "big"), "search", token_ids)
         mask = torch.ones(len(token_ids), dtype=torch.bool)
         return corrupt(self._rows.rows(token_ids), mask, spec, row_seeds=seeds)
+
+
+class Scorer(ABC):
+    """One loaded causal language model. `close` it when done; it cannot be used afterwards.
+
+    Attributes:
+        renderer: texts as ids of this model.
+        context_tokens: what a prompt and its answer may have together; None: unknown.
+        forward_passes: of the model, for all calls so far; a batch counts once for each pass.
+        seconds: wall time spent in `answer_scores`, `generate` and `next_logits` so far.
+        startup_s: wall time it took to load the model.
+    """
+
+    def __init__(self, tokenizer: Any, rows: RowSource, content: ContentFinder | None) -> None:
+        """
+        Args:
+            tokenizer: a transformers tokenizer.
+            rows: embedding rows in checkpoint units (`corruption.EmbeddingRows`).
+            content: finds what gets corrupted; None: what the chat template calls content.
+        """
+        self.renderer = Renderer(tokenizer)
+        self.context_tokens: int | None = None
+        self._corruption = PromptCorruption(rows, content or template_of(tokenizer))
+        self.forward_passes = 0
+        self.seconds = 0.0
+        self.startup_s = 0.0
+
+    def pair(self, prompt: str, answer: str) -> Pair:
+        """`Renderer.pair` of a question and its answer."""
+        return self.renderer.pair(prompt, answer)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of generated ids, special tokens left out."""
+        return self.renderer.decode(token_ids)
+
+    def answer_logprobs(self, requests: Sequence[Request]) -> list[NDArray[np.float64]]:
+        """For each request (A,): log P of each answer token after the prompt and the answer so far, in nats."""
+        return [scores.logprobs for scores in self.answer_scores(requests)]
+
+    @abstractmethod
+    def answer_scores(self, requests: Sequence[Request], *, vocabulary: bool = False) -> list[AnswerScores]:
+        """What the model thinks of each answer. All requests share batches, whatever their corruption.
+
+        Args:
+            requests: each with an answer.
+            vocabulary: whether the scores carry `vocabulary_mean` and `vocabulary_std`.
+
+        Raises:
+            ScorerError: one has no answer or does not fit the context, or this scorer cannot see the whole vocabulary.
+        """
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[tuple[int, ...]]:
+        """Answers, greedy or drawn, without the token that ends them; `answer_ids` are ignored."""
+
+    @abstractmethod
+    def next_logits(self, requests: Sequence[Request]) -> list[NDArray[np.float32]]:
+        """For each request (V,): the logits of the token after the prompt; `answer_ids` are ignored.
+
+        Raises:
+            ScorerError: this scorer cannot see the whole vocabulary.
+        """
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, str]:
+        """What identifies the model and the way it is run, as JSON values."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the model's memory and processes back."""
 
 
 def check_answers(requests: Sequence[Request]) -> None:

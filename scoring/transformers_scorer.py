@@ -4,25 +4,25 @@ import functools
 import hashlib
 import inspect
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from numpy.typing import NDArray
 
+from console.errors import first_line
+from console.quiet import quiet_transformers
 from corruption import CheckpointError, EmbeddingRows
-from guard import RowSource, template_of
+from guard import RowSource
 from guard.transformers_adapter import ModelRows, row_scale_of
 from scoring.scorer import (
     AnswerScores,
     ContentFinder,
     CorruptedRows,
-    Pair,
-    PromptCorruption,
-    Renderer,
     Request,
+    Scorer,
     ScorerError,
     check_answers,
     check_context,
@@ -34,9 +34,10 @@ __all__ = ["TransformersScorer"]
 _CPU_BATCH, _GPU_BATCH = 64, 256
 #: Logits of one batch, in numbers: 1 GiB as float32.
 _MAX_LOGITS = 2**28
+_T = TypeVar("_T")
 
 
-class TransformersScorer:
+class TransformersScorer(Scorer):
     """A `Scorer` (see there) with a model loaded in this process.
 
     Args:
@@ -58,19 +59,19 @@ class TransformersScorer:
         batch_size: int | None = None,
         startup_s: float = 0.0,
     ) -> None:
+        super().__init__(tokenizer, rows or ModelRows(model), content)
+        self.startup_s = startup_s
         self._model = model
-        self._renderer = Renderer(tokenizer)
-        self._corruption = PromptCorruption(rows or ModelRows(model), content or template_of(tokenizer))
         self._embed = model.get_input_embeddings()
         self._scale = row_scale_of(model)
         self._device: torch.device = self._embed.weight.device
         self._batch_size = batch_size or (_CPU_BATCH if self._device.type == "cpu" else _GPU_BATCH)
-        self._end_ids = self._renderer.end_ids | _end_ids(model)
+        # What ends an answer by the model's generation config; vLLM stops at the same.
+        ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        ends = [] if ends is None else ends if isinstance(ends, list | tuple) else [ends]
+        self._end_ids = self.renderer.end_ids | {int(end) for end in ends}
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
-        self._context_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        self.forward_passes = 0
-        self.seconds = 0.0
-        self.startup_s = startup_s
+        self.context_tokens = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
     @classmethod
     def load(
@@ -92,31 +93,24 @@ class TransformersScorer:
             ScorerError: it cannot be loaded.
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
 
         started = time.perf_counter()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # its bar would break into the search's
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype or (torch.float32 if device == "cpu" else "auto")
-            )
+            with quiet_transformers():
+                tokenizer = AutoTokenizer.from_pretrained(name)
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    name, dtype=dtype or (torch.float32 if device == "cpu" else "auto")
+                )
             model = model.to(device).eval()
         except (OSError, ValueError, RuntimeError) as error:
-            raise ScorerError(f"{name}: cannot be loaded ({str(error).splitlines()[0]})") from error
+            raise ScorerError(f"{name}: cannot be loaded ({first_line(error)})") from error
         try:
             rows: RowSource | None = EmbeddingRows.open(name)
         except CheckpointError:  # pickled weights: what was loaded has to do
             rows = None
         taken = time.perf_counter() - started
         return cls(model, tokenizer, content=content, rows=rows, batch_size=batch_size, startup_s=taken)
-
-    def pair(self, prompt: str, answer: str) -> Pair:
-        return self._renderer.pair(prompt, answer)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self._renderer.decode(token_ids)
 
     def describe(self) -> Mapping[str, str]:
         return {
@@ -137,58 +131,46 @@ class TransformersScorer:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    @property
-    def renderer(self) -> Renderer:
-        return self._renderer
-
-    @property
-    def context_tokens(self) -> int | None:
-        return self._context_tokens
-
-    def answer_logprobs(self, requests: Sequence[Request]) -> list[NDArray[np.float64]]:
-        return [scores.logprobs for scores in self.answer_scores(requests)]
-
     def answer_scores(self, requests: Sequence[Request], *, vocabulary: bool = False) -> list[AnswerScores]:
-        started = time.perf_counter()
-        lengths = [len(request.prompt_ids) + len(request.answer_ids) for request in requests]
         check_answers(requests)
-        check_context(max(lengths, default=0), self._context_tokens)
-        corrupted = self._corruption.corrupted(requests)
-        found: dict[int, AnswerScores] = {}
-        for batch in self._batches(lengths):
-            scored = self._score([requests[i] for i in batch], [corrupted[i] for i in batch], vocabulary)
-            found.update(zip(batch, scored, strict=True))
-        self.seconds += time.perf_counter() - started
-        return [found[number] for number in range(len(requests))]
+        lengths = [len(request.prompt_ids) + len(request.answer_ids) for request in requests]
+        return self._in_batches(requests, lengths, functools.partial(self._score, vocabulary=vocabulary))
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[tuple[int, ...]]:
-        started = time.perf_counter()
         lengths = [len(request.prompt_ids) for request in requests]
-        check_context(max(lengths, default=0) + max_new_tokens, self._context_tokens)
-        corrupted = self._corruption.corrupted(requests)
-        found: dict[int, tuple[int, ...]] = {}
-        for batch in self._batches(lengths, kept_positions=1):
-            answers = self._answer([requests[i] for i in batch], [corrupted[i] for i in batch], max_new_tokens)
-            found.update(zip(batch, answers, strict=True))
-        self.seconds += time.perf_counter() - started
-        return [found[number] for number in range(len(requests))]
+        answer = functools.partial(self._answer, max_new_tokens=max_new_tokens)
+        return self._in_batches(requests, lengths, answer, room=max_new_tokens, kept_positions=1)
 
     def next_logits(self, requests: Sequence[Request]) -> list[NDArray[np.float32]]:
-        started = time.perf_counter()
         lengths = [len(request.prompt_ids) for request in requests]
-        check_context(max(lengths, default=0), self._context_tokens)
+        return self._in_batches(requests, lengths, self._next_logits, kept_positions=1)
+
+    def _in_batches(
+        self,
+        requests: Sequence[Request],
+        lengths: Sequence[int],
+        answer: Callable[[Sequence[Request], Sequence[CorruptedRows | None]], Iterable[_T]],
+        *,
+        room: int = 0,
+        kept_positions: int | None = None,
+    ) -> list[_T]:
+        """What `answer` finds for each request, given batches of them with their corrupted rows.
+
+        Args:
+            lengths: tokens of each that go through the model at once.
+            room: further tokens of context that each needs.
+            kept_positions: of how many positions logits are kept; None: of all.
+        """
+        started = time.perf_counter()
+        check_context(max(lengths, default=0) + room, self.context_tokens)
         corrupted = self._corruption.corrupted(requests)
-        found: dict[int, NDArray[np.float32]] = {}
-        for batch in self._batches(lengths, kept_positions=1):
-            ids, attention = _padded([requests[i].prompt_ids for i in batch], left=True)  # (B, T)
-            attention = attention.to(self._device)
-            offsets = [ids.shape[1] - lengths[i] for i in batch]
-            with torch.inference_mode():
-                embeddings = self._embedded(ids, [corrupted[i] for i in batch], offsets)
-                logits = self._step({"inputs_embeds": embeddings}, attention, _positions(attention)).logits[:, -1]
-            found.update(zip(batch, logits.float().cpu().numpy(), strict=True))  # (B, V)
+        answers: dict[int, _T] = {}
+        with torch.inference_mode():
+            for batch in self._batches(lengths, kept_positions):
+                part = answer([requests[i] for i in batch], [corrupted[i] for i in batch])
+                answers.update(zip(batch, part, strict=True))
         self.seconds += time.perf_counter() - started
-        return [found[number] for number in range(len(requests))]
+        return [answers[number] for number in range(len(requests))]
 
     def _batches(self, lengths: Sequence[int], kept_positions: int | None = None) -> Iterator[list[int]]:
         """Numbers of requests of like length, the longest first: what does not fit fails at once."""
@@ -202,68 +184,83 @@ class TransformersScorer:
 
     def _score(
         self, requests: Sequence[Request], corrupted: Sequence[CorruptedRows | None], vocabulary: bool
-    ) -> list[AnswerScores]:
+    ) -> Iterator[AnswerScores]:
         """One forward pass, padded on the right: what follows a token cannot change it."""
-        sequences = [request.prompt_ids + request.answer_ids for request in requests]
-        ids, attention = _padded(sequences, left=False)  # (B, T)
+        ids, attention = _padded([request.prompt_ids + request.answer_ids for request in requests], left=False)
         first = min(len(request.prompt_ids) for request in requests) - 1  # predicts the first answer token of all
         keep = {}
         if "logits_to_keep" in self._parameters:
             keep["logits_to_keep"] = torch.arange(first, ids.shape[1], device=self._device)
         else:
             first = 0
-        with torch.inference_mode():
-            embeddings = self._embedded(ids, corrupted, [0] * len(requests))
-            logits = self._model(inputs_embeds=embeddings, attention_mask=attention.to(self._device), **keep).logits
-            self.forward_passes += 1
-            found = []
-            for row, request in enumerate(requests):
-                start = len(request.prompt_ids) - 1 - first
-                wanted = torch.tensor(request.answer_ids, device=self._device)
-                predicted = logits[row, start : start + len(wanted)].float()  # (A, V)
-                found.append(_scores_of(predicted, wanted, vocabulary))
-        return found
+        embeddings = self._embedded(ids, corrupted, [0] * len(requests))
+        logits = self._model(inputs_embeds=embeddings, attention_mask=attention.to(self._device), **keep).logits
+        self.forward_passes += 1
+        for row, request in enumerate(requests):
+            start = len(request.prompt_ids) - 1 - first
+            wanted = torch.tensor(request.answer_ids, device=self._device)  # (A,)
+            predicted = logits[row, start : start + len(wanted)].float()  # (A, V)
+            logprobs = (-F.cross_entropy(predicted, wanted, reduction="none")).double().cpu().numpy()
+            greedy = (predicted.argmax(dim=-1) == wanted).cpu().numpy()
+            if not vocabulary:
+                yield AnswerScores(logprobs, greedy)
+                continue
+            everything = predicted.double().log_softmax(dim=-1)  # (A, V)
+            weights = everything.exp()
+            mean = (weights * everything).sum(dim=-1)  # (A,)
+            variance = (weights * (everything - mean.unsqueeze(-1)) ** 2).sum(dim=-1)
+            yield AnswerScores(logprobs, greedy, mean.cpu().numpy(), variance.sqrt().cpu().numpy())
+
+    def _read(
+        self, requests: Sequence[Request], corrupted: Sequence[CorruptedRows | None]
+    ) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """The model's output for prompts, padded on the left, with their attention mask and positions (B, T)."""
+        ids, attention = _padded([request.prompt_ids for request in requests], left=True)
+        attention = attention.to(self._device)
+        positions = (attention.cumsum(dim=1) - 1).clamp_min(0)  # from the first token that is none of the padding
+        padding = [ids.shape[1] - len(request.prompt_ids) for request in requests]
+        embeddings = self._embedded(ids, corrupted, padding)
+        return self._step({"inputs_embeds": embeddings}, attention, positions), attention, positions
+
+    def _next_logits(
+        self, requests: Sequence[Request], corrupted: Sequence[CorruptedRows | None]
+    ) -> NDArray[np.float32]:
+        """(B, V)."""
+        output, _, _ = self._read(requests, corrupted)
+        logits: NDArray[np.float32] = output.logits[:, -1].float().cpu().numpy()
+        return logits
 
     def _answer(
         self, requests: Sequence[Request], corrupted: Sequence[CorruptedRows | None], max_new_tokens: int
     ) -> list[tuple[int, ...]]:
-        """Decoding with a KV cache, padded on the left; prompts that have ended leave the batch."""
-        prompts = [request.prompt_ids for request in requests]
-        drawn = {
-            row: (request.temperature, torch.Generator().manual_seed(request.sample_seed))
-            for row, request in enumerate(requests)
-            if request.temperature > 0
-        }
-        ids, attention = _padded(prompts, left=True)  # (B, T)
-        attention = attention.to(self._device)
-        positions = _positions(attention)
-        answers: list[list[int]] = [[] for _ in prompts]
-        active = list(range(len(prompts)))
-        with torch.inference_mode():
-            padding = [ids.shape[1] - len(prompt) for prompt in prompts]
-            output = self._step({"inputs_embeds": self._embedded(ids, corrupted, padding)}, attention, positions)
-            for step in range(1, max_new_tokens + 1):
-                chosen = output.logits[:, -1].argmax(dim=-1)  # (B,)
-                for row, number in enumerate(active):
-                    if number in drawn:
-                        chosen[row] = _drawn(output.logits[row, -1], *drawn[number])
-                going_on = []
-                for row, token in enumerate(chosen.tolist()):
-                    if token not in self._end_ids:
-                        answers[active[row]].append(token)
-                        going_on.append(row)
-                if not going_on or step == max_new_tokens:
-                    break
-                cache = output.past_key_values
-                if len(going_on) < len(active):
-                    rows = torch.tensor(going_on, device=self._device)
-                    cache.batch_select_indices(rows)
-                    chosen, attention, positions = chosen[rows], attention[rows], positions[rows]
-                    active = [active[row] for row in going_on]
-                attention = F.pad(attention, (0, 1), value=1)
-                positions = positions[:, -1:] + 1
-                inputs = {"input_ids": chosen.unsqueeze(1), "past_key_values": cache}
-                output = self._step(inputs, attention, positions)
+        """Decoding with a KV cache; prompts that have ended leave the batch."""
+        generators = [torch.Generator().manual_seed(request.sample_seed) for request in requests]
+        answers: list[list[int]] = [[] for _ in requests]
+        active = list(range(len(requests)))
+        output, attention, positions = self._read(requests, corrupted)
+        for step in range(1, max_new_tokens + 1):
+            chosen = output.logits[:, -1].argmax(dim=-1)  # (B,)
+            for row, number in enumerate(active):
+                if (temperature := requests[number].temperature) > 0:
+                    probabilities = (output.logits[row, -1].double().cpu() / temperature).softmax(dim=-1)  # (V,)
+                    chosen[row] = int(torch.multinomial(probabilities, 1, generator=generators[number]))
+            going_on = []
+            for row, token in enumerate(chosen.tolist()):
+                if token not in self._end_ids:
+                    answers[active[row]].append(token)
+                    going_on.append(row)
+            if not going_on or step == max_new_tokens:
+                break
+            cache = output.past_key_values
+            if len(going_on) < len(active):
+                rows = torch.tensor(going_on, device=self._device)
+                cache.batch_select_indices(rows)
+                chosen, attention, positions = chosen[rows], attention[rows], positions[rows]
+                active = [active[row] for row in going_on]
+            attention = F.pad(attention, (0, 1), value=1)
+            positions = positions[:, -1:] + 1
+            inputs = {"input_ids": chosen.unsqueeze(1), "past_key_values": cache}
+            output = self._step(inputs, attention, positions)
         return [tuple(answer) for answer in answers]
 
     def _step(self, inputs: Mapping[str, Any], attention: torch.Tensor, positions: torch.Tensor) -> Any:
@@ -285,29 +282,6 @@ class TransformersScorer:
         return embeddings
 
 
-def _scores_of(predicted: torch.Tensor, wanted: torch.Tensor, vocabulary: bool) -> AnswerScores:
-    """(A, V) logits and (A,) ids -> what the model thinks of the answer."""
-    logprobs = (-F.cross_entropy(predicted, wanted, reduction="none")).double().cpu().numpy()
-    greedy = (predicted.argmax(dim=-1) == wanted).cpu().numpy()
-    if not vocabulary:
-        return AnswerScores(logprobs, greedy)
-    everything = predicted.double().log_softmax(dim=-1)
-    weights = everything.exp()
-    mean = (weights * everything).sum(dim=-1)  # (A,)
-    variance = (weights * (everything - mean.unsqueeze(-1)) ** 2).sum(dim=-1)
-    return AnswerScores(logprobs, greedy, mean.cpu().numpy(), variance.sqrt().cpu().numpy())
-
-
-def _drawn(logits: torch.Tensor, temperature: float, generator: torch.Generator) -> int:
-    """One token of (V,) logits, by a generator of the request's own."""
-    return int(torch.multinomial((logits.double().cpu() / temperature).softmax(dim=-1), 1, generator=generator))
-
-
-def _positions(attention: torch.Tensor) -> torch.Tensor:
-    """(B, T) attention mask -> (B, T) positions, counted from the first token that is none of the padding."""
-    return (attention.cumsum(dim=1) - 1).clamp_min(0)
-
-
 def _padded(sequences: Sequence[Sequence[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, T) ids with 0 where there is none, and (B, T) attention mask."""
     length = max(len(sequence) for sequence in sequences)
@@ -318,11 +292,3 @@ def _padded(sequences: Sequence[Sequence[int]], *, left: bool) -> tuple[torch.Te
         ids[row, span] = torch.tensor(sequence)
         attention[row, span] = 1
     return ids, attention
-
-
-def _end_ids(model: Any) -> frozenset[int]:
-    """Ids that end an answer by the model's generation config; vLLM stops at the same."""
-    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    if ends is None:
-        return frozenset()
-    return frozenset(int(end) for end in ends) if isinstance(ends, list | tuple) else frozenset((int(ends),))

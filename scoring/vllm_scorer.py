@@ -17,15 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from corruption import EmbeddingRows
-from guard import template_of
 from scoring.scorer import (
     AnswerScores,
     ContentFinder,
     CorruptedRows,
-    Pair,
-    PromptCorruption,
-    Renderer,
     Request,
+    Scorer,
     ScorerError,
     check_answers,
     check_context,
@@ -56,7 +53,7 @@ class RowProbe:
         return rows, bool(getattr(model, "requires_raw_input_tokens", False))
 
 
-class VllmScorer:
+class VllmScorer(Scorer):
     """A `Scorer` (see there) with a vLLM engine in processes of its own.
 
     vLLM starts them with the module that runs as a script imported anew: scripts need `if __name__ == "__main__"`.
@@ -95,25 +92,17 @@ class VllmScorer:
             enforce_eager=enforce_eager,
             **engine_options,
         )
-        self.forward_passes = 0
-        self.seconds = 0.0
         try:
-            self._renderer = Renderer(self._llm.get_tokenizer())
-            self._corruption = PromptCorruption(self._rows, content or template_of(self._renderer.tokenizer))
+            super().__init__(self._llm.get_tokenizer(), self._rows, content)
+            self.context_tokens = self._llm.model_config.max_model_len - 1  # one is generated after a scored answer
             self._dtype: torch.dtype = self._llm.model_config.dtype
             self._scale = self._derive_scale()
             self._prove_rows()
         except BaseException:
             self.close()
             raise
-        self.forward_passes = 0
+        self.forward_passes, self.seconds = 0, 0.0
         self.startup_s = time.perf_counter() - started
-
-    def pair(self, prompt: str, answer: str) -> Pair:
-        return self._renderer.pair(prompt, answer)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self._renderer.decode(token_ids)
 
     def describe(self) -> Mapping[str, str]:
         return {
@@ -129,30 +118,18 @@ class VllmScorer:
             self._llm.llm_engine.engine_core.shutdown(timeout=_STOP_TIMEOUT_S)
             self._llm = None
 
-    @property
-    def renderer(self) -> Renderer:
-        return self._renderer
-
-    @property
-    def context_tokens(self) -> int | None:
-        tokens: int = self._llm.model_config.max_model_len
-        return tokens - 1  # one is generated after an answer that is scored
-
-    def answer_logprobs(self, requests: Sequence[Request]) -> list[NDArray[np.float64]]:
-        return [scores.logprobs for scores in self.answer_scores(requests)]
-
     def answer_scores(self, requests: Sequence[Request], *, vocabulary: bool = False) -> list[AnswerScores]:
         if vocabulary:
             raise ScorerError(_WHOLE_VOCABULARY)
         check_answers(requests)
         outputs = self._run(requests, max_tokens=1, prompt_logprobs=0)
-        found = []
+        scores = []
         for request, output in zip(requests, outputs, strict=True):
             tables = output.prompt_logprobs[-len(request.answer_ids) :]
             tokens = [table[token] for table, token in zip(tables, request.answer_ids, strict=True)]
             logprobs = np.array([token.logprob for token in tokens], dtype=np.float64)
-            found.append(AnswerScores(logprobs, np.array([token.rank == 1 for token in tokens])))
-        return found
+            scores.append(AnswerScores(logprobs, np.array([token.rank == 1 for token in tokens])))
+        return scores
 
     def next_logits(self, requests: Sequence[Request]) -> list[NDArray[np.float32]]:  # noqa: ARG002 - the protocol's
         raise ScorerError(_WHOLE_VOCABULARY)
@@ -164,15 +141,23 @@ class VllmScorer:
         return [tuple(c.token_ids[:-1] if c.finish_reason == "stop" else c.token_ids) for c in completions]
 
     def _run(self, requests: Sequence[Request], max_tokens: int, **sampling: Any) -> list[Any]:
-        started = time.perf_counter()
+        """vLLM's output for each request's prompt with its answer."""
+        from vllm import SamplingParams
+
+        started, steps = time.perf_counter(), self._engine_steps()
         longest = max((len(request.prompt_ids) + len(request.answer_ids) for request in requests), default=0)
         check_context(longest + max_tokens, self._llm.model_config.max_model_len)
         corrupted = self._corruption.corrupted(requests)
+        fixed: dict[str, Any] = {"max_tokens": max_tokens, "detokenize": False, **sampling}
         outputs: list[Any] = []
         for part in self._parts(requests, corrupted):
             prompts = [self._prompt(requests[i].prompt_ids + requests[i].answer_ids, corrupted[i]) for i in part]
-            drawn = [(requests[i].temperature, requests[i].sample_seed) for i in part]
-            outputs += self._generate(prompts, drawn, max_tokens=max_tokens, **sampling)
+            params = []
+            for request in (requests[i] for i in part):
+                seed = request.sample_seed if request.temperature > 0 else None
+                params.append(SamplingParams(temperature=request.temperature, seed=seed, **fixed))
+            outputs += self._llm.generate(prompts, params, use_tqdm=False)
+        self.forward_passes += self._engine_steps() - steps
         self.seconds += time.perf_counter() - started
         return outputs
 
@@ -201,22 +186,6 @@ class VllmScorer:
             is_token[position] = False
         return EmbedsPrompt(prompt_embeds=embeddings, prompt_token_ids=list(token_ids), prompt_is_token_ids=is_token)
 
-    def _generate(
-        self, prompts: Sequence[Any], drawn: Sequence[tuple[float, int]] | None = None, **sampling: Any
-    ) -> list[Any]:
-        """`drawn`: temperature and seed of each prompt; None: all greedy."""
-        from vllm import SamplingParams
-
-        fixed: dict[str, Any] = {"detokenize": False, **sampling}
-        params = [
-            SamplingParams(temperature=temperature, seed=seed if temperature > 0 else None, **fixed)
-            for temperature, seed in drawn or [(0.0, 0)] * len(prompts)
-        ]
-        before = self._engine_steps()
-        outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False)
-        self.forward_passes += self._engine_steps() - before
-        return outputs
-
     def _engine_steps(self) -> int:
         return sum(metric.count for metric in self._llm.get_metrics() if metric.name == _STEPS)
 
@@ -239,18 +208,15 @@ class VllmScorer:
     def _prove_rows(self) -> None:
         """Prompts as ids and as their uncorrupted rows must be equally likely, or the search would measure nothing."""
         chooser = random.Random(0)  # noqa: S311 - probe ids, not secrets
-        prompts = [chooser.choices(self._probe_ids(), k=_PROBE_TOKENS) for _ in range(_PROBE_PROMPTS)]
+        prompts = [tuple(chooser.choices(self._probe_ids(), k=_PROBE_TOKENS)) for _ in range(_PROBE_PROMPTS)]
         everything = list(range(_PROBE_TOKENS))
-        as_rows = [self._prompt(ids, CorruptedRows(everything, self._rows.rows(ids), everything)) for ids in prompts]
-        as_ids = [self._prompt(ids, None) for ids in prompts]
-        outputs = self._generate([*as_ids, *as_rows], max_tokens=1, prompt_logprobs=0)
-        found = np.array(
-            [
-                [table[token].logprob for table, token in zip(output.prompt_logprobs[1:], ids[1:], strict=True)]
-                for output, ids in zip(outputs, prompts * 2, strict=True)
-            ]
-        )  # (2 * prompts, tokens - 1)
-        difference = float(np.abs(found[: len(prompts)] - found[len(prompts) :]).max())
+        as_ids = [Request(ids[:1], ids[1:]) for ids in prompts]
+        as_rows = [
+            replace(request, corrupted=CorruptedRows(everything, self._rows.rows(ids), everything))
+            for request, ids in zip(as_ids, prompts, strict=True)
+        ]
+        logprobs = np.array(self.answer_logprobs([*as_ids, *as_rows]))  # (2 * prompts, tokens - 1)
+        difference = float(np.abs(logprobs[: len(prompts)] - logprobs[len(prompts) :]).max())
         tolerance = max(1e-3, 32 * torch.finfo(self._dtype).eps)
         if not difference <= tolerance:
             raise ScorerError(
@@ -259,7 +225,7 @@ class VllmScorer:
             )
 
     def _probe_ids(self) -> list[int]:
-        size = min(self._rows.vocab_size, len(self._renderer.tokenizer))
+        size = min(self._rows.vocab_size, len(self.renderer.tokenizer))
         return sorted(random.Random(0).sample(range(size), min(_PROBE_ROWS, size)))  # noqa: S311 - not secrets
 
 
@@ -294,8 +260,5 @@ def _start_engine(model: str, **options: Any) -> Any:
     try:
         return LLM(model, **options, **fixed)
     except Exception as error:  # vLLM's own errors share no public base class
-        raise ScorerError(f"{model}: vLLM does not start ({_one_line(error)})") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_MESSAGE_CHARACTERS] or type(error).__name__
+        reason = " ".join(str(error).split())[:_MESSAGE_CHARACTERS] or type(error).__name__
+        raise ScorerError(f"{model}: vLLM does not start ({reason})") from error

@@ -41,21 +41,21 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """An empty folder to fill, beside `target`; where the block ends without an error it takes that name.
 
     A `target` that exists is replaced: whether it may be is for the caller to check first. After an error or a
-    crash the target is what it was.
+    crash the target is what it was. Without `replace`, one that holds files when the block ends stays.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the disk refuses, or the target must not be replaced.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield work
         work.chmod(0o755)
-        if not target.exists():
+        if not (replace and target.exists()):
             work.rename(target)
             return
         # An existing target steps aside first: a folder cannot be renamed over one that holds files.

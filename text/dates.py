@@ -5,7 +5,7 @@ apart where both could be either, so a date written day first equals the same on
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from text.names import Word, split_words
 from text.normalise import normalise
@@ -33,10 +33,7 @@ _MONTHS = (
     "december dec dezember decembre diciembre dicembre dezembro",
 )
 _MONTH = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
-_WRITTEN = (
-    *("January", "February", "March", "April", "May", "June"),
-    *("July", "August", "September", "October", "November", "December"),
-)
+_WRITTEN = [names.split()[0].title() for names in _MONTHS]
 _UNITS = (
     *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
@@ -61,9 +58,30 @@ def find_dates(text: str, words: Sequence[Word] | None = None) -> list[str]:
 
     `words` are the text's (`names.split_words`), for a caller who has them already.
     """
-    words = split_words(text) if words is None else words
-    found = [*_numeric(normalise(text)), *_written([word.text for word in words])]
-    return list(dict.fromkeys(found))
+    dates: list[str] = []
+    figures = normalise(text)
+    for one, _, two, three in _NUMERIC.findall(figures):
+        if len(one) == 4:
+            dates += _date(one, two, three)
+        elif len(one) <= 2 and len(three) == 4:
+            dates += _date(three, one, two)
+    for year, month, day in _CJK.findall(figures):
+        dates += _date(year, month, day)
+    compared = [word.text for word in (split_words(text) if words is None else words)]
+    for at, word in enumerate(compared):  # a month in words: its day right before or after it, its year behind the two
+        if (month := _MONTH.get(word)) is None:
+            continue
+        before = [w for w in compared[max(at - _REACH, 0) : at] if w not in _FILLERS]
+        rest = after = [w for w in compared[at + 1 : at + 1 + _REACH] if w not in _FILLERS]
+        last_words = (before[-size:] for size in (2, 1))
+        day = next((day for last in last_words for day, used in [_day(last)] if used == len(last)), None)
+        if day is None or _leading_year(after) is None:
+            day, used = _day(after)
+            rest = after[used:]
+        year = _leading_year(rest)
+        if day is not None and year is not None:
+            dates += _date(year, month, day)
+    return list(dict.fromkeys(dates))
 
 
 def write_date(date: str, form: int) -> str:
@@ -79,51 +97,13 @@ def write_date(date: str, form: int) -> str:
     return (*figures, f"{name} {int(second)}, {year}", f"the {int(second)}. of {name} {year}")[form % 4]
 
 
-def _numeric(text: str) -> Iterator[str]:
-    for found in _NUMERIC.finditer(text):
-        one, _, two, three = found.groups()
-        if len(one) == 4:
-            yield from _date(int(one), int(two), int(three))
-        elif len(one) <= 2 and len(three) == 4:
-            yield from _date(int(three), int(one), int(two))
-    for found in _CJK.finditer(text):
-        yield from _date(*map(int, found.groups()))
-
-
-def _written(words: Sequence[str]) -> Iterator[str]:
-    """Dates with a month in words: its day right before or after it, its year behind the two or before them."""
-    for at, word in enumerate(words):
-        if (month := _MONTH.get(word)) is None:
-            continue
-        before = [w for w in words[max(at - _REACH, 0) : at] if w not in _FILLERS]
-        after = [w for w in words[at + 1 : at + 1 + _REACH] if w not in _FILLERS]
-        day, rest = _day_at_end(before), after
-        if day is None or _leading_year(after) is None:
-            day, used = _leading_day(after)
-            rest = after[used:] if day is not None else rest
-        year = _leading_year(rest)
-        if day is not None and year is not None:
-            yield from _date(year, month, day)
-
-
-def _day_at_end(words: Sequence[str]) -> int | None:
-    if not words:
-        return None
-    if len(words) > 1 and words[-2] in ("twenty", "thirty") and words[-1] in _ORDINAL:
-        return _TENS[words[-2]] + _ORDINAL[words[-1]]
-    return _day(words[-1])
-
-
-def _leading_day(words: Sequence[str]) -> tuple[int | None, int]:
-    """(day, how many words say it)."""
+def _day(words: Sequence[str]) -> tuple[int | None, int]:
+    """The day that words begin with, in figures or in English words, and how many of them say it (0: none does)."""
     if len(words) > 1 and words[0] in ("twenty", "thirty") and words[1] in _ORDINAL:
         return _TENS[words[0]] + _ORDINAL[words[1]], 2
-    return (_day(words[0]), 1) if words else (None, 0)
-
-
-def _day(word: str) -> int | None:
-    found = _DAY.fullmatch(word)
-    return int(found.group(1)) if found else _ORDINAL.get(word)
+    if words and (figures := _DAY.fullmatch(words[0])):
+        return int(figures.group(1)), 1
+    return (_ORDINAL[words[0]], 1) if words and words[0] in _ORDINAL else (None, 0)
 
 
 def _leading_year(words: Sequence[str]) -> int | None:
@@ -148,7 +128,9 @@ def _below_hundred(words: Sequence[str]) -> int:
     return tens + (unit if unit < 10 else 0)
 
 
-def _date(year: int, first: int, second: int) -> Iterator[str]:
-    low, high = sorted((first, second))
-    if _FIRST_YEAR <= year <= _LAST_YEAR and 1 <= low <= 12 and high <= 31:
-        yield f"{year:04d}-{low:02d}-{high:02d}"
+def _date(year: int | str, first: int | str, second: int | str) -> list[str]:
+    """One date as `find_dates` gives it, or none where there is no such day."""
+    low, high = sorted((int(first), int(second)))
+    if _FIRST_YEAR <= int(year) <= _LAST_YEAR and 1 <= low <= 12 and high <= 31:
+        return [f"{int(year):04d}-{low:02d}-{high:02d}"]
+    return []

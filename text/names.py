@@ -1,10 +1,15 @@
-"""Words and names in a text, as the entity memory compares them.
+"""Words and names in a text, as heads and entity memories compare them.
+
+There is one kind of word, and there are two ways to compare it. `words_of` normalises a whole text, drops accents and
+keeps other scripts: a head's hashed words. `split_words` normalises word by word, so that each keeps its place in the
+text as given, and transliterates other scripts: an entity memory's. Models on disk depend on both.
 
 Names are found by what every language with capitals shares: a capital inside a sentence, or a word that is never
 written small elsewhere. Texts without capitals fall back on words that no other text has. No model, no word lists.
 """
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -12,7 +17,7 @@ from anyascii import anyascii
 
 from text.normalise import normalise
 
-__all__ = ["JOINERS", "Word", "find_names", "fold", "latin", "small_words", "split_words"]
+__all__ = ["JOINERS", "Word", "find_names", "fold", "latin", "small_words", "split_words", "words_of"]
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _POSSESSIVE = re.compile(r"['’]s?$")
@@ -58,8 +63,17 @@ def _after_initial(previous: Word | None, gap: str) -> bool:
     return previous is not None and len(previous.text) <= 2 and previous.capital and gap.strip() in (".", "")
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text: look-alikes mapped, small letters, no accents, no possessive endings, no apostrophes."""
+    text = normalise(text).casefold()
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text)
+        text = "".join(char for char in decomposed if not unicodedata.combining(char))
+    return [_POSSESSIVE.sub("", word).replace("'", "") for word in _WORD.findall(text)]
+
+
 def fold(word: str) -> str:
-    """A word as compared: look-alikes mapped, small letters, no accents, no possessive ending, no apostrophes."""
+    """One word as `split_words` compares it: as `words_of`, but in Latin letters, and a capital 'S is kept."""
     word = _POSSESSIVE.sub("", normalise(word))
     return latin(word).casefold().replace("'", "").replace("’", "")
 

@@ -31,16 +31,19 @@ def normalise(text: str) -> str:
     text = unicodedata.normalize("NFKC", text.translate(_invisible()))
     if text.isascii():  # typically typographic forms
         return text
-    text = text.translate(_invisible()).translate(_punctuation())
-    return text if text.isascii() else unicodedata.normalize("NFKC", _WORD.sub(_latinise, text))
+    letters, punctuation = _lookalikes()
+    text = text.translate(_invisible()).translate(punctuation)
+    if text.isascii():
+        return text
 
+    def in_latin(match: re.Match[str]) -> str:
+        word = match.group()
+        if word.isascii():
+            return word
+        mapped = word.translate(letters)
+        return mapped if all(map(_is_latin, mapped)) else word
 
-def _latinise(match: re.Match[str]) -> str:
-    word = match.group()
-    if word.isascii():
-        return word
-    mapped = word.translate(_letters())
-    return mapped if all(map(_is_latin, mapped)) else word
+    return unicodedata.normalize("NFKC", _WORD.sub(in_latin, text))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -58,43 +61,28 @@ def _invisible() -> dict[int, None]:
 
 
 @functools.cache
-def _lookalikes() -> dict[str, list[str]]:
-    """Every non-ASCII character with the ASCII characters it is easily taken for, as Unicode lists them."""
+def _lookalikes() -> tuple[dict[int, str], dict[int, str]]:
+    """Letters, numbers and symbols to the ASCII letter they look like, as Unicode lists them; and punctuation to the
+    ASCII sign, with the decimal digits of every script to ASCII digits."""
     # Imported here: reading its JSON files takes 20 ms that no all-ASCII prompt needs.
     from confusable_homoglyphs.confusables import confusables_data
 
-    found: dict[str, list[str]] = {}
+    letters: dict[int, str] = {}
+    punctuation: dict[int, str] = {}
     for char, others in confusables_data.items():
-        if len(char) == 1 and not char.isascii():
-            targets = [other["c"] for other in others if len(other["c"]) == 1 and other["c"].isascii()]
-            if targets:
-                found[char] = targets
-    return found
-
-
-@functools.cache
-def _letters() -> dict[int, str]:
-    """Letters, numbers and symbols to the ASCII letter they look like."""
-    table = {}
-    for char, targets in _lookalikes().items():
-        letters = [target for target in targets if target.isalpha()]
-        if letters and unicodedata.category(char)[0] in "LNS" and not char.isdecimal():
+        if len(char) != 1 or char.isascii():
+            continue
+        targets = [other["c"] for other in others if len(other["c"]) == 1 and other["c"].isascii()]
+        alike, signs = [c for c in targets if c.isalpha()], [c for c in targets if not c.isalnum()]
+        kind = unicodedata.category(char)[0]
+        if alike and kind in "LNS" and not char.isdecimal():
             # Unicode folds capital I itself into l, and so every capital that looks like it.
-            table[ord(char)] = "I" if char.isupper() and letters == ["l"] else letters[0]
-    return table
-
-
-@functools.cache
-def _punctuation() -> dict[int, str]:
-    """Punctuation to the ASCII sign it looks like, and decimal digits of every script to ASCII digits."""
-    table = {}
-    for char, targets in _lookalikes().items():
-        signs = [target for target in targets if not target.isalnum()]
-        if signs and unicodedata.category(char)[0] in "PS":
-            table[ord(char)] = signs[0]
+            letters[ord(char)] = "I" if char.isupper() and alike == ["l"] else alike[0]
+        if signs and kind in "PS":
+            punctuation[ord(char)] = signs[0]
     for code in range(0x80, sys.maxunicode + 1):
         if chr(code).isdecimal():
-            table[code] = str(unicodedata.decimal(chr(code)))
+            punctuation[code] = str(unicodedata.decimal(chr(code)))
     # Not in Unicode's list, and what word processors put where a keyboard has the ASCII sign.
-    table.update({ord("“"): '"', ord("”"): '"', ord("—"): "-", ord("–"): "-"})
-    return table
+    punctuation.update({ord("“"): '"', ord("”"): '"', ord("—"): "-", ord("–"): "-"})
+    return letters, punctuation

@@ -1,7 +1,6 @@
 """Running text into sentences and passages, by rule: enough for training texts, no model and no download."""
 
 import re
-from collections.abc import Iterator
 
 __all__ = ["passages", "split_sentences", "word_count"]
 
@@ -25,7 +24,16 @@ def split_sentences(text: str) -> list[str]:
     """
     text = text.replace("\r\n", "\n").strip()
     paragraphs = _BLANK_LINE.split(text) if _BLANK_LINE.search(text) else text.split("\n")
-    return [sentence for part in paragraphs for sentence in _paragraph(" ".join(part.split()))]
+    sentences = []
+    for paragraph in paragraphs:
+        line, start = " ".join(paragraph.split()), 0
+        for boundary in _BOUNDARY.finditer(line):
+            if _ends_sentence(line, boundary):
+                sentences.append(line[start : boundary.end()].strip())
+                start = boundary.end()
+        if rest := line[start:].strip():
+            sentences.append(rest)
+    return sentences
 
 
 def passages(text: str, words: int) -> list[list[str]]:
@@ -46,23 +54,13 @@ def word_count(text: str) -> int:
     return sum(1 for _ in _WORD.finditer(text))
 
 
-def _paragraph(text: str) -> Iterator[str]:
-    start = 0
-    for found in _BOUNDARY.finditer(text):
-        if _ends_sentence(text, found):
-            yield text[start : found.end()].strip()
-            start = found.end()
-    if text[start:].strip():
-        yield text[start:].strip()
-
-
-def _ends_sentence(text: str, found: re.Match[str]) -> bool:
-    if text[found.start()] in "。！？":
+def _ends_sentence(text: str, boundary: re.Match[str]) -> bool:
+    if text[boundary.start()] in "。！？":
         return True
-    following = text[found.end() :].lstrip(_OPENING)[:1]
+    following = text[boundary.end() :].lstrip(_OPENING)[:1]
     if following.islower():
         return False
-    if found.group().strip() != ".":
+    if boundary.group().strip() != ".":
         return True
-    last = text[: found.start()].rpartition(" ")[2].lstrip(_OPENING)
+    last = text[: boundary.start()].rpartition(" ")[2].lstrip(_OPENING)
     return last.lower() not in _ABBREVIATIONS and not (len(last) == 1 and last.isupper() and last != "I")

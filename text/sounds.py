@@ -5,38 +5,32 @@ are one; l is r, for Japanese and Chinese have one of the two. Coarse, so it is 
 """
 
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 
 from text.names import latin
 
-__all__ = ["foreign_skeleton", "foreign_words", "skeleton"]
+__all__ = ["SoundIndex", "foreign_skeleton", "skeleton"]
 
-_GROUPS = (
-    ("dzh", "j"),
-    ("kh", ""),
-    ("zh", "j"),
-    ("sh", "s"),
-    ("ph", "f"),
-    ("th", "t"),
-    ("ck", "k"),
-    ("ce", "se"),
-    ("ci", "si"),
-    ("cy", "sy"),
-    ("ts", "s"),
-    ("x", "ks"),
-)
-_CLASSES = str.maketrans(
-    {
-        **dict.fromkeys("bp", "P"),
-        **dict.fromkeys("fv", "F"),
-        **dict.fromkeys("dt", "T"),
-        **dict.fromkeys("gkc", "K"),
-        **dict.fromkeys("jq", "J"),
-        **dict.fromkeys("sz", "S"),
-        **dict.fromkeys("lr", "R"),
-        "m": "M",
-        "n": "N",
-    }
-)
+_SOUND_GRAM = 4
+_MIN_SOUND = 5  # classes in a name's skeleton; shorter ones occur by chance
+_LONG_SOUND = 7  # from here on one class may differ
+
+_GROUPS = {
+    "dzh": "j",
+    "kh": "",
+    "zh": "j",
+    "sh": "s",
+    "ph": "f",
+    "th": "t",
+    "ck": "k",
+    "ce": "se",
+    "ci": "si",
+    "cy": "sy",
+    "ts": "s",
+    "x": "ks",
+}
+_CLASSES = str.maketrans("bpfvdtgkcjqszlrmn", "PPFFTTKKKJJSSRRMN")
 _NO_CLASS = re.compile(r"[^PFTKJSRMN]")
 _DOUBLE = re.compile(r"(.)\1+")
 _FOREIGN = re.compile(r"[^\x00-\u024f]+(?:[\s・·.\-=]*[^\x00-\u024f]+)*")
@@ -45,16 +39,43 @@ _FOREIGN = re.compile(r"[^\x00-\u024f]+(?:[\s・·.\-=]*[^\x00-\u024f]+)*")
 def skeleton(word: str) -> str:
     """Consonant classes of a word in Latin letters, equal neighbours once: "hemingway" -> "MNK"."""
     word = word.casefold()
-    for group, plain in _GROUPS:
+    for group, plain in _GROUPS.items():
         word = word.replace(group, plain)
     return _DOUBLE.sub(r"\1", _NO_CLASS.sub("", word.translate(_CLASSES)))
 
 
 def foreign_skeleton(text: str) -> str:
     """Skeletons of the stretches of a text that are not in Latin letters, a space between them."""
-    return " ".join(skeleton(latin(found)) for found in _FOREIGN.findall(text))
+    return " ".join(skeleton(latin(stretch)) for stretch in _FOREIGN.findall(text))
 
 
-def foreign_words(text: str) -> list[str]:
-    """The skeleton of each word that is not in Latin letters, where spaces tell words apart."""
-    return [skeleton(latin(word)) for found in _FOREIGN.findall(text) for word in found.split()]
+class SoundIndex:
+    """Names, each a sequence of compared words, found where another script spells them by ear."""
+
+    def __init__(self, names: Sequence[Sequence[str]]) -> None:
+        self._long: dict[str, set[tuple[int, str]]] = defaultdict(set)  # by their first and last classes
+        self._single: dict[str, set[int]] = defaultdict(set)
+        for number, words in enumerate(names):
+            sound = skeleton("".join(words))
+            if len(words) > 1 and len(sound) >= _MIN_SOUND:
+                for gram in {sound[:_SOUND_GRAM], sound[-_SOUND_GRAM:]}:
+                    self._long[gram].add((number, sound))
+            if len(words) == 1 and len(sound) >= _SOUND_GRAM:
+                self._single[sound].add(number)
+
+    def find(self, text: str) -> set[int]:
+        """Numbers of the names that a text spells. A name of one word must sound the same, where spaces tell words
+        apart; a long one may differ in one class."""
+        if text.isascii():
+            return set()
+        words = (skeleton(latin(word)) for stretch in _FOREIGN.findall(text) for word in stretch.split())
+        numbers = {number for word in words for number in self._single.get(word, ())}
+        heard = foreign_skeleton(text)
+        for start in range(len(heard) - _SOUND_GRAM + 1):
+            for number, sound in self._long.get(heard[start : start + _SOUND_GRAM], ()):
+                for begin in {start, start + _SOUND_GRAM - len(sound)}:
+                    piece = heard[max(begin, 0) : begin + len(sound)]
+                    wrong = sum(a != b for a, b in zip(piece, sound, strict=False)) + len(sound) - len(piece)
+                    if wrong <= (len(sound) >= _LONG_SOUND):
+                        numbers.add(number)
+        return numbers

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from classifiers.calibration.conformal import CalibrationError, check_scores, clopper_pearson
-from classifiers.calibration.logistic import Float64
+from console.errors import first_problem
 
 _CONFIDENCE = 0.95
 
@@ -120,8 +120,7 @@ class Assessment:
         try:
             return TypeAdapter(cls).validate_python(dict(data))
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            raise CalibrationError(f"assessment: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            raise CalibrationError(f"assessment: {first_problem(error)}") from error
 
 
 def assess(
@@ -164,87 +163,65 @@ def assess(
     flagged = probabilities >= threshold
     names = [] if groups is None else [str(kind) for kind in groups]
     kinds = np.asarray(names, dtype=np.str_)
+    edges = np.linspace(0, 1, histogram_bins + 1)
+    own, other = (np.histogram(probabilities[rows], edges)[0].tolist() for rows in (positive, ~positive))
     return Assessment(
         threshold=float(threshold),
         rates=_error_rates(flagged, positive),
         groups={kind: _error_rates(flagged[kinds == kind], positive[kinds == kind]) for kind in dict.fromkeys(names)},
         roc=_roc(probabilities, positive),
         precision_recall=_precision_recall(probabilities, positive),
-        histogram=_histogram(probabilities, positive, histogram_bins),
+        histogram=ScoreHistogram(tuple(edges.tolist()), tuple(own), tuple(other)),
         reliability=_reliability(probabilities, positive, reliability_bins),
     )
 
 
 def _error_rates(flagged: NDArray[np.bool_], positive: NDArray[np.bool_]) -> ErrorRates:
-    return ErrorRates(recall=_proportion(flagged[positive]), false_positives=_proportion(flagged[~positive]))
+    def proportion(hits: NDArray[np.bool_]) -> Proportion | None:
+        count, total = int(hits.sum()), len(hits)
+        return Proportion(count, total, count / total, *clopper_pearson(count, total, _CONFIDENCE)) if total else None
+
+    return ErrorRates(recall=proportion(flagged[positive]), false_positives=proportion(flagged[~positive]))
 
 
-def _proportion(hits: NDArray[np.bool_]) -> Proportion | None:
-    count, total = int(hits.sum()), len(hits)
-    if total == 0:
-        return None
-    low, high = clopper_pearson(count, total, _CONFIDENCE)
-    return Proportion(count, total, count / total, low, high)
+def _roc(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> RocCurve:
+    from sklearn.metrics import auc, roc_curve  # type: ignore[import-untyped]
 
-
-def _cuts(scores: Float64, positive: NDArray[np.bool_]) -> tuple[Float64, NDArray[np.int64], NDArray[np.int64]]:
-    """The K distinct scores, falling, and how many positives and negatives have each of them or more, (K,) each."""
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))  # ties are flagged together
-    caught = np.cumsum(positive[order], dtype=np.int64)[last]
-    return ordered[last], caught, last + 1 - caught
-
-
-def _roc(scores: Float64, positive: NDArray[np.bool_]) -> RocCurve:
-    distinct, caught, flagged = _cuts(scores, positive)
-    thresholds = np.concatenate([[np.nextafter(distinct[0], np.inf)], distinct])  # the first cut flags nothing
-    caught, flagged = np.concatenate([[0], caught]), np.concatenate([[0], flagged])
-    area = float(np.diff(flagged) @ (caught[1:] + caught[:-1])) / (2 * int(caught[-1]) * int(flagged[-1]))
-    up, right = np.diff(caught), np.diff(flagged)
-    bends = up[1:] * right[:-1] != up[:-1] * right[1:]
-    kept = np.concatenate([[True], bends, [True]])
+    # All points, for scikit-learn leaves out the middle of a straight run only where its steps are equal.
+    false_positives, recall, thresholds = roc_curve(positive, scores, drop_intermediate=False)
+    thresholds[0] = np.nextafter(scores.max(), np.inf)  # flags nothing; scikit-learn's infinity is no JSON number
+    right, up = np.diff(np.rint(false_positives * (~positive).sum())), np.diff(np.rint(recall * positive.sum()))
+    kept = np.concatenate([[True], up[1:] * right[:-1] != up[:-1] * right[1:], [True]])
     return RocCurve(
-        false_positive_rate=tuple((flagged[kept] / flagged[-1]).tolist()),
-        recall=tuple((caught[kept] / caught[-1]).tolist()),
+        false_positive_rate=tuple(false_positives[kept].tolist()),
+        recall=tuple(recall[kept].tolist()),
         thresholds=tuple(thresholds[kept].tolist()),
-        auc=area,
+        auc=float(auc(false_positives, recall)),
     )
 
 
-def _precision_recall(scores: Float64, positive: NDArray[np.bool_]) -> PrecisionRecallCurve:
-    distinct, caught, flagged = _cuts(scores, positive)
-    steps = np.diff(caught, prepend=0)
-    rises = steps > 0
-    precision = caught / (caught + flagged)
+def _precision_recall(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> PrecisionRecallCurve:
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    curve = precision_recall_curve(positive, scores)
+    precision, recall, thresholds = (row[::-1] for row in (curve[0][:-1], curve[1][:-1], curve[2]))
+    rises = np.diff(recall, prepend=0) > 0
     return PrecisionRecallCurve(
-        recall=tuple((caught[rises] / caught[-1]).tolist()),
+        recall=tuple(recall[rises].tolist()),
         precision=tuple(precision[rises].tolist()),
-        thresholds=tuple(distinct[rises].tolist()),
-        average_precision=float(steps @ precision) / int(caught[-1]),
+        thresholds=tuple(thresholds[rises].tolist()),
+        average_precision=float(average_precision_score(positive, scores)),
     )
 
 
-def _histogram(scores: Float64, positive: NDArray[np.bool_], bins: int) -> ScoreHistogram:
+def _reliability(scores: NDArray[np.float64], positive: NDArray[np.bool_], bins: int) -> Reliability:
+    """By hand: scikit-learn's `calibration_curve` gives no counts, and puts a score on an edge into the bin below."""
     edges = np.linspace(0, 1, bins + 1)
-    own, other = (np.histogram(scores[rows], edges)[0] for rows in (positive, ~positive))
-    return ScoreHistogram(tuple(edges.tolist()), tuple(own.tolist()), tuple(other.tolist()))
-
-
-def _reliability(scores: Float64, positive: NDArray[np.bool_], bins: int) -> Reliability:
-    edges = np.linspace(0, 1, bins + 1)
-    owner = np.searchsorted(edges[1:-1], scores, side="right")
+    owner = np.digitize(scores, edges[1:-1])
     table = []
     for index in np.unique(owner).tolist():
         rows = owner == index
-        table.append(
-            ReliabilityBin(
-                low=float(edges[index]),
-                high=float(edges[index + 1]),
-                count=int(rows.sum()),
-                mean_score=float(scores[rows].mean()),
-                observed=float(positive[rows].mean()),
-            )
-        )
+        mean, observed = float(scores[rows].mean()), float(positive[rows].mean())
+        table.append(ReliabilityBin(float(edges[index]), float(edges[index + 1]), int(rows.sum()), mean, observed))
     error = sum(row.count * abs(row.mean_score - row.observed) for row in table) / len(scores)
     return Reliability(tuple(table), error)

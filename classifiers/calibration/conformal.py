@@ -72,42 +72,23 @@ def spare_errors(count: int, level: float, kind: str) -> int:
     return allowed_errors(count + 1, level) - 1
 
 
-def false_positive_threshold(negatives: NDArray[np.floating[Any]], level: float) -> float:
-    """The lowest threshold that flags a new negative with probability at most `level`.
-
-    It lies just above the ceil((n + 1)(1 - level))-th smallest of the scores `negatives` (n,), at the next number
-    of their own precision: texts that tie with that score pass. Every higher threshold has the guarantee too.
-    Scores without ties make the bound tight: the probability is then above level - 1 / (n + 1).
-
-    Raises:
-        CalibrationError: n is less than `needed(level)`.
-    """
-    return threshold_above(negatives, spare_errors(len(negatives), level, "negatives"))
-
-
-def miss_threshold(positives: NDArray[np.floating[Any]], level: float) -> float:
-    """The highest threshold that misses a new positive with probability at most `level`.
-
-    It is the floor((m + 1) level)-th smallest of the scores `positives` (m,): texts that tie with it are flagged.
-    Every lower threshold has the guarantee too. Tight as `false_positive_threshold` is.
-
-    Raises:
-        CalibrationError: m is less than `needed(level)`.
-    """
-    return threshold_below(positives, spare_errors(len(positives), level, "positives"))
-
-
 def threshold_above(negatives: NDArray[np.floating[Any]], spare: int) -> float:
     """Just above the (n - spare)-th smallest of the scores (n,): at most `spare` < n of them are flagged.
 
-    The step up is the smallest of the scores' own precision, so comparing in either precision keeps ties below.
+    It is the lowest such threshold, at the next number of the scores' own precision, so that comparing in either
+    precision keeps ties below: texts that tie with that score pass. With `spare_errors` a new negative is flagged with
+    probability at most the level, and so by every higher threshold; without ties more often than level - 1 / (n + 1).
     """
     edge = np.sort(negatives)[len(negatives) - 1 - spare]
     return float(np.nextafter(edge, edge.dtype.type(np.inf)))
 
 
 def threshold_below(positives: NDArray[np.floating[Any]], spare: int) -> float:
-    """The (spare + 1)-th smallest of the scores (m,): at most `spare` < m of them are missed."""
+    """The (spare + 1)-th smallest of the scores (m,): at most `spare` < m of them are missed.
+
+    It is the highest such threshold: texts that tie with it are flagged. With `spare_errors` a new positive is missed
+    with probability at most the level, and so by every lower threshold. Tight as `threshold_above` is.
+    """
     return float(np.sort(positives)[spare])
 
 
@@ -116,35 +97,21 @@ def clopper_pearson(count: int, trials: int, confidence: float = 0.95) -> tuple[
 
     Covers the true rate with probability at least `confidence`, each side failing in at most half of the rest.
     """
-    tail = (1 - confidence) / 2
-    return 1 - _solve_tail(trials - count, trials, tail), _solve_tail(count, trials, tail)
+    side = (1 + confidence) / 2
+    return 1 - upper_bound(trials - count, trials, side), upper_bound(count, trials, side)
 
 
 def upper_bound(count: int, trials: int, confidence: float = 0.95) -> float:
-    """One-sided Clopper-Pearson bound: the true rate is at or below it with probability at least `confidence`."""
-    return _solve_tail(count, trials, 1 - confidence)
+    """One-sided Clopper-Pearson bound: the true rate is at or below it with probability at least `confidence`.
 
+    The rate p at which P(X <= count) = 1 - confidence for X ~ Binomial(trials, p), as a quantile of the Beta
+    distribution; 1 where every trial counted.
+    """
+    from scipy.special import betaincinv  # type: ignore[import-untyped]  # takes a second to import, off the request path
 
-def _solve_tail(count: int, trials: int, tail: float) -> float:
-    """The rate p at which P(X <= count) = tail for X ~ Binomial(trials, p); 1 where every trial counted."""
     if not 0 <= count <= trials or trials < 1:
         raise ValueError(f"count must be in 0..trials and trials at least 1, not {count} of {trials}")
-    if count == trials:
-        return 1.0
-    numbers = np.arange(count + 1, dtype=np.float64)
-    # log of the binomial coefficients: the coefficients themselves leave float64 near 1000 trials
-    log_ways = np.array(
-        [math.lgamma(trials + 1) - math.lgamma(x + 1) - math.lgamma(trials - x + 1) for x in range(count + 1)]
-    )
-    low, high = 0.0, 1.0
-    while low < (middle := (low + high) / 2) < high:  # until float64 has nothing between
-        logs = log_ways + numbers * math.log(middle) + (trials - numbers) * math.log1p(-middle)
-        top = float(logs.max())
-        if top + math.log(float(np.exp(logs - top).sum())) > math.log(tail):
-            low = middle
-        else:
-            high = middle
-    return high
+    return 1.0 if count == trials else float(betaincinv(count + 1, trials - count, confidence))
 
 
 def _exact(level: float) -> Fraction:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifiers.calibration.assessment import Assessment, Proportion
 from classifiers.calibration.conformal import CalibrationError
+from storage.whole import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,34 +29,26 @@ def write_plots(assessment: Assessment, folder: str | Path) -> list[Path]:
     """
     from matplotlib.style import context
 
-    folder = Path(folder)
-    drawings = {
-        "roc.svg": _draw_roc,
-        "precision_recall.svg": _draw_precision_recall,
-        "scores.svg": _draw_scores,
-        "reliability.svg": _draw_reliability,
-    }
+    pictures: dict[Path, bytes] = {}
     with context(["default", {"svg.hashsalt": "eco"}]):  # whatever the user's own settings are
-        pictures = {folder / name: _svg(draw(assessment)) for name, draw in drawings.items()}
+        for name, figure in _figures(assessment):
+            figure.savefig(buffer := io.BytesIO(), format="svg", metadata={"Date": None, "Creator": None})
+            pictures[Path(folder) / name] = buffer.getvalue()
     for path, picture in pictures.items():
-        _write(path, picture)
+        try:
+            write_whole(path, picture)
+        except OSError as error:
+            raise CalibrationError(f"{path}: cannot be written ({error.strerror})") from error
     return list(pictures)
 
 
-def _figure(title: str, panels: int = 1) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
-    figure.suptitle(title)
-    return figure, [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
-
-
-def _draw_roc(assessment: Assessment) -> Figure:
-    """The whole curve, and its left edge, where a guard works."""
-    figure, panels = _figure(f"ROC, area {assessment.roc.auc:.4f}", panels=2)
+def _figures(assessment: Assessment) -> Iterator[tuple[str, Figure]]:
     recall, false_positives = assessment.rates.recall, assessment.rates.false_positives
     assert recall is not None
     assert false_positives is not None
+
+    # The whole curve, and its left edge, where a guard works.
+    figure, panels = _panels(f"ROC, area {assessment.roc.auc:.4f}", 2)
     for axes, width in zip(panels, (1.0, _CLOSE_UP), strict=True):
         axes.plot([0, 1], [0, 1], color=_GUIDE, linestyle=":")
         axes.plot(assessment.roc.false_positive_rate, assessment.roc.recall, color=_FORGET)
@@ -74,69 +66,44 @@ def _draw_roc(assessment: Assessment) -> Figure:
         axes.set(xlim=(-0.02 * width, width), ylim=(-0.02, 1.02), xlabel="false-positive rate", ylabel="recall")
         axes.legend(loc="lower right")
     panels[1].set_title(f"false positives up to {_CLOSE_UP:.0%}", fontsize="medium")
-    return figure
+    yield "roc.svg", figure
 
-
-def _draw_precision_recall(assessment: Assessment) -> Figure:
     curve = assessment.precision_recall
-    figure, (axes,) = _figure(f"Precision and recall, average precision {curve.average_precision:.4f}")
+    figure, (axes,) = _panels(f"Precision and recall, average precision {curve.average_precision:.4f}")
     axes.step([0, *curve.recall], [curve.precision[0], *curve.precision], where="pre", color=_FORGET)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="recall", ylabel="precision")
-    return figure
+    yield "precision_recall.svg", figure
 
-
-def _draw_scores(assessment: Assessment) -> Figure:
-    """Counts on a log scale: a few texts on the wrong side are what matters."""
-    figure, (axes,) = _figure("Scores by class")
-    edges = assessment.histogram.edges
-    for counts, colour, label in (
-        (assessment.histogram.negatives, _KEEP, "to keep"),
-        (assessment.histogram.positives, _FORGET, "to forget"),
-    ):
-        axes.stairs(counts, edges, fill=True, color=colour, alpha=0.45, label=f"{label} ({sum(counts)})")
+    # Counts on a log scale: a few texts on the wrong side are what matters.
+    figure, (axes,) = _panels("Scores by class")
+    histogram = assessment.histogram
+    for counts, colour, label in ((histogram.negatives, _KEEP, "keep"), (histogram.positives, _FORGET, "forget")):
+        label = f"to {label} ({sum(counts)})"
+        axes.stairs(counts, histogram.edges, fill=True, color=colour, alpha=0.45, label=label)
     axes.axvline(assessment.threshold, color="black", linestyle="--", label=f"threshold {assessment.threshold:.4g}")
     axes.set_yscale("log", nonpositive="clip")
     axes.set(xlim=(0, 1), ylim=(0.5, None), xlabel="score", ylabel="texts")
     axes.legend()
-    return figure
+    yield "scores.svg", figure
 
-
-def _draw_reliability(assessment: Assessment) -> Figure:
-    reliability = assessment.reliability
-    title = f"Reliability, expected calibration error {reliability.expected_calibration_error:.4f}"
-    figure, (axes,) = _figure(title)
+    error, bins = assessment.reliability.expected_calibration_error, assessment.reliability.bins
+    figure, (axes,) = _panels(f"Reliability, expected calibration error {error:.4f}")
     axes.plot([0, 1], [0, 1], color=_GUIDE, linestyle=":")
-    means, shares = [row.mean_score for row in reliability.bins], [row.observed for row in reliability.bins]
-    axes.plot(means, shares, color=_FORGET, marker="o")
-    for row in reliability.bins:
+    axes.plot([row.mean_score for row in bins], [row.observed for row in bins], color=_FORGET, marker="o")
+    for row in bins:
         axes.annotate(str(row.count), (row.mean_score, row.observed), (0, 6), textcoords="offset points", ha="center")
-    axes.set(
-        xlim=(-0.02, 1.02), ylim=(-0.02, 1.08), xlabel="mean score of a bin", ylabel="share to forget (texts above)"
-    )
-    return figure
+    axes.set(xlim=(-0.02, 1.02), xlabel="mean score of a bin")
+    axes.set(ylim=(-0.02, 1.08), ylabel="share to forget (texts above)")
+    yield "reliability.svg", figure
+
+
+def _panels(title: str, count: int = 1) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * count, 4.2), layout="constrained")
+    figure.suptitle(title)
+    return figure, [figure.add_subplot(1, count, number + 1) for number in range(count)]
 
 
 def _bars(share: Proportion) -> list[list[float]]:
     return [[share.rate - share.low], [share.high - share.rate]]
-
-
-def _svg(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, work = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            Path(work).chmod(0o644)
-            Path(work).replace(path)
-        except BaseException:
-            Path(work).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise CalibrationError(f"{path}: cannot be written ({error.strerror})") from error

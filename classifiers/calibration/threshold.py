@@ -7,16 +7,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from classifiers.calibration.conformal import (
-    CalibrationError,
-    allowed_errors,
-    check_scores,
-    spare_errors,
-    threshold_above,
-    threshold_below,
-    upper_bound,
-)
-from classifiers.calibration.logistic import Float64, minimise
+from classifiers.calibration import conformal
+from classifiers.calibration.conformal import CalibrationError
 
 Method = Literal["fixed", "fpr", "conformal"]
 ErrorKind = Literal["false_positive", "miss"]
@@ -37,7 +29,7 @@ class Rates:
     false_positive_rate: float
 
 
-def rates(flagged: NDArray[np.bool_], labels: Float64) -> Rates:
+def rates(flagged: NDArray[np.bool_], labels: NDArray[np.float64]) -> Rates:
     """Count verdicts (N,) against labels in {0, 1} (N,), both of which must occur."""
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     missed = int((~flagged & (labels == 1)).sum())
@@ -52,7 +44,7 @@ def rates(flagged: NDArray[np.bool_], labels: Float64) -> Rates:
     )
 
 
-def choose_threshold(scores: Float64, labels: Float64, max_false_positive_rate: float) -> float:
+def choose_threshold(scores: NDArray[np.float64], labels: NDArray[np.float64], max_false_positive_rate: float) -> float:
     """The cheapest cut with a false positive rate of at most `max_false_positive_rate`.
 
     `scores` (N,), `labels` (N,) in {0, 1}. Cost is miss rate plus false positive rate. The cut lies in the
@@ -77,25 +69,24 @@ def choose_threshold(scores: Float64, labels: Float64, max_false_positive_rate: 
     return float((edges[low] + edges[high + 1]) / 2)
 
 
-def fit_platt(scores: Float64, labels: Float64) -> tuple[float, float]:
+def fit_platt(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[float, float]:
     """Slope > 0 and offset that make sigmoid(slope * score + offset) a probability, classes weighted alike.
 
     Platt (1999), with his smoothed targets, which keep the slope finite where scores separate the classes.
     """
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+
     positives = labels == 1
     counts = np.array([(~positives).sum(), positives.sum()], dtype=np.float64)
     targets = np.where(positives, (counts[1] + 1) / (counts[1] + 2), 1 / (counts[0] + 2))
     weights = np.where(positives, 0.5 / counts[1], 0.5 / counts[0])
-    inputs = np.stack([scores, np.ones_like(scores)], axis=1)  # (N, 2)
-
-    def loss(point: Float64) -> tuple[float, Float64]:
-        logits = inputs @ point
-        value = float(weights @ (np.logaddexp(0, logits) - targets * logits))
-        residual = weights * (0.5 * (1 + np.tanh(logits / 2)) - targets)
-        return value, residual @ inputs
-
-    slope, offset = minimise(loss, np.array([1.0, 0.0]))
-    return max(float(slope), 1e-3), float(offset)
+    # A target between 0 and 1 is a text that belongs to both classes, to each by a part of its weight.
+    fitted = LogisticRegression(C=np.inf).fit(
+        np.tile(scores, 2)[:, None],
+        np.repeat([1, 0], len(scores)),
+        sample_weight=np.concatenate([weights * targets, weights * (1 - targets)]),
+    )
+    return max(float(fitted.coef_[0, 0]), 1e-3), float(fitted.intercept_[0])
 
 
 @dataclass(frozen=True)
@@ -128,17 +119,11 @@ class CalibrationSettings:
         if not 0 < self.confidence < 1:
             raise CalibrationError(f"confidence must be above 0 and below 1, not {self.confidence}")
         if self.method == "fixed":
-            self._check_fixed()
-        else:
-            self._check_level()
-
-    def _check_fixed(self) -> None:
-        if self.level is not None:
-            raise CalibrationError("level has no meaning for method fixed; leave it out or choose fpr or conformal")
-        if self.threshold is None or not 0 < self.threshold < 1:
-            raise CalibrationError(f"method fixed needs a threshold above 0 and below 1, not {self.threshold}")
-
-    def _check_level(self) -> None:
+            if self.level is not None:
+                raise CalibrationError("level has no meaning for method fixed; leave it out or choose fpr or conformal")
+            if self.threshold is None or not 0 < self.threshold < 1:
+                raise CalibrationError(f"method fixed needs a threshold above 0 and below 1, not {self.threshold}")
+            return
         if self.threshold is not None:
             raise CalibrationError(f"threshold is what method {self.method} finds; leave it out or choose fixed")
         if self.level is None or not 0 <= self.level < 1:
@@ -158,7 +143,7 @@ class CalibrationSettings:
             )
         if self.method == "conformal" and self.level is not None:
             count, kind = (negatives, "negatives") if self.error == "false_positive" else (positives, "positives")
-            spare_errors(count, self.level, kind)
+            conformal.spare_errors(count, self.level, kind)
 
 
 @dataclass(frozen=True)
@@ -183,14 +168,6 @@ class Calibration:
     """With this confidence over the draw of the calibration set, no larger share of such prompts is flagged."""
     miss_bound: float
     """With this confidence over the draw of the calibration set, no larger share of such prompts is missed."""
-
-    @property
-    def positives(self) -> int:
-        return self.rates.positives
-
-    @property
-    def negatives(self) -> int:
-        return self.rates.negatives
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a JSON report."""
@@ -221,96 +198,83 @@ def calibrate(
         CalibrationError: unusable scores or labels, too few of a class for the level, or a level that only a
             threshold which flags nothing, or everything, can hold.
     """
-    values, truth = check_scores(scores, labels)
+    values, truth = conformal.check_scores(scores, labels)
     positives, negatives = values[truth == 1], values[truth == 0]
     settings.check_size(positives=len(positives), negatives=len(negatives))
     if preferred is not None and not math.isfinite(preferred):
         raise CalibrationError(f"preferred must be a finite score, not {preferred}")
-    cut = _find_cut(positives, negatives, settings, preferred)
-    found = rates(values.astype(np.float64) >= cut.threshold, truth)
-    counted = {"false_positive": found.false_positives, "miss": found.missed}
-    if cut.limit is not None:
-        _check_useful(found, cut.threshold, settings)
-    if cut.threshold == cut.limit:  # the scores chose it: errors that ties hide are counted too
-        counted[settings.error] = cut.allowed
-    flagged = upper_bound(counted["false_positive"], len(negatives), settings.confidence)
-    missed = upper_bound(counted["miss"], len(positives), settings.confidence)
+    limit, allowed = _limit(positives, negatives, settings)
+    if limit is None:
+        assert settings.threshold is not None
+        threshold = settings.threshold
+    elif preferred is None:
+        threshold = limit
+    else:
+        threshold = min(preferred, limit) if settings.error == "miss" else max(preferred, limit)
+    counts = rates(values.astype(np.float64) >= threshold, truth)
+    useless = None
+    if limit is not None and settings.error == "false_positive" and counts.missed == counts.positives:
+        useless = f"none of the {counts.positives} calibration positives"
+    elif limit is not None and settings.error == "miss" and counts.false_positives == counts.negatives:
+        useless = f"all {counts.negatives} calibration negatives"
+    if useless:
+        raise CalibrationError(
+            f"a {settings.error.replace('_', '-')} level of {settings.level:g} takes a threshold of {threshold:.6g}, "
+            f"which flags {useless}; ask for a higher level or train on more examples"
+        )
+    errors = {"false_positive": counts.false_positives, "miss": counts.missed}
+    if threshold == limit:  # the scores chose it: errors that ties hide are counted too
+        errors[settings.error] = allowed
+    false_positive_bound = conformal.upper_bound(errors["false_positive"], len(negatives), settings.confidence)
     return Calibration(
-        threshold=cut.threshold,
+        threshold=threshold,
         method=settings.method,
-        error=None if cut.limit is None else settings.error,
+        error=None if limit is None else settings.error,
         level=settings.level,
-        limit=cut.limit,
-        preferred=None if cut.limit is None else preferred,
-        guarantee=_guarantee(settings, found, cut, flagged),
-        rates=found,
+        limit=limit,
+        preferred=None if limit is None else preferred,
+        guarantee=_guarantee(settings, counts, threshold, limit, false_positive_bound),
+        rates=counts,
         confidence=settings.confidence,
-        false_positive_bound=flagged,
-        miss_bound=missed,
+        false_positive_bound=false_positive_bound,
+        miss_bound=conformal.upper_bound(errors["miss"], len(positives), settings.confidence),
     )
 
 
-@dataclass(frozen=True)
-class _Cut:
-    threshold: float
-    limit: float | None
-    allowed: int
-    """Errors on the calibration set that the level allows at `limit`."""
-
-
-def _find_cut(
-    positives: NDArray[np.floating[Any]],
-    negatives: NDArray[np.floating[Any]],
-    settings: CalibrationSettings,
-    preferred: float | None,
-) -> _Cut:
-    if settings.threshold is not None:
-        return _Cut(settings.threshold, None, 0)
-    assert settings.level is not None
+def _limit(
+    positives: NDArray[np.floating[Any]], negatives: NDArray[np.floating[Any]], settings: CalibrationSettings
+) -> tuple[float | None, int]:
+    """The threshold that the level asks for, and the errors on the calibration set that the level allows there; None
+    and 0 where the threshold was given."""
+    if settings.level is None:
+        return None, 0
     if settings.error == "miss":
-        allowed = spare_errors(len(positives), settings.level, "positives")
-        limit = threshold_below(positives, allowed)
-        return _Cut(limit if preferred is None else min(preferred, limit), limit, allowed)
+        allowed = conformal.spare_errors(len(positives), settings.level, "positives")
+        return conformal.threshold_below(positives, allowed), allowed
     if settings.method == "fpr":
-        allowed = allowed_errors(len(negatives), settings.level)
+        allowed = conformal.allowed_errors(len(negatives), settings.level)
     else:
-        allowed = spare_errors(len(negatives), settings.level, "negatives")
-    limit = threshold_above(negatives, allowed)
-    return _Cut(limit if preferred is None else max(preferred, limit), limit, allowed)
+        allowed = conformal.spare_errors(len(negatives), settings.level, "negatives")
+    return conformal.threshold_above(negatives, allowed), allowed
 
 
-def _check_useful(found: Rates, threshold: float, settings: CalibrationSettings) -> None:
-    if settings.error == "false_positive" and found.missed == found.positives:
-        flags = f"none of the {found.positives} calibration positives"
-    elif settings.error == "miss" and found.false_positives == found.negatives:
-        flags = f"all {found.negatives} calibration negatives"
-    else:
-        return
-    raise CalibrationError(
-        f"a {settings.error.replace('_', '-')} level of {settings.level:g} takes a threshold of {threshold:.6g}, "
-        f"which flags {flags}; ask for a higher level or train on more examples"
-    )
-
-
-def _guarantee(settings: CalibrationSettings, found: Rates, cut: _Cut, flagged: float) -> str:
+def _guarantee(
+    settings: CalibrationSettings, counts: Rates, threshold: float, limit: float | None, bound: float
+) -> str:
     """One sentence for people, without claims that the method does not make."""
     sure = f"with {100 * settings.confidence:g} % confidence over the draw of the calibration set"
-    measured = f"{sure}, at most {_percent(flagged)} of prompts like its {found.negatives} negatives are flagged"
-    if cut.limit is None or settings.level is None:
+    share = math.ceil(bound * 10_000) / 100  # in percent, rounded up: it is said to be a bound
+    measured = f"{sure}, at most {share:g} % of prompts like its {counts.negatives} negatives are flagged"
+    if limit is None or settings.level is None:
         return f"none by construction, the threshold was given; {measured}"
     if settings.method == "fpr":
         return measured
     if settings.error == "miss":
-        event, where = f"{found.positives} calibration positives is missed", f"{cut.limit:.6g} down"
+        event, where = f"{counts.positives} calibration positives is missed", f"{limit:.6g} down"
     else:
-        event, where = f"{found.negatives} calibration negatives is flagged", f"{cut.limit:.6g} up"
-    taken = "" if cut.threshold == cut.limit else f", and {cut.threshold:.6g} is taken"
+        event, where = f"{counts.negatives} calibration negatives is flagged", f"{limit:.6g} up"
+    taken = "" if threshold == limit else f", and {threshold:.6g} is taken"
     return (
         f"a new prompt exchangeable with the {event} with probability at most {100 * settings.level:g} %, over the "
         f"draw of that set and of the prompt (split conformal); this holds for every threshold from {where}{taken}"
     )
-
-
-def _percent(rate: float) -> str:
-    """Rounded up: it is said to be a bound."""
-    return f"{math.ceil(rate * 10_000) / 100:g} %"

@@ -6,8 +6,6 @@ block keeps them apart. Nothing in a feature depends on a policy, so all policie
 
 import functools
 import itertools
-import re
-import unicodedata
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.encoders.shared import Encoder
-from text.normalise import normalise
+from text.names import words_of
 
 FEATURE_VERSION = 3
 """Stored with every head; raise it whenever the same text would give other features."""
@@ -24,8 +22,6 @@ FEATURE_VERSION = 3
 LEXICAL_BUCKETS = 1 << 16
 """Power of two. In 2**13, 4000 examples fill every bucket and unseen names collide with forgotten ones."""
 
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_POSSESSIVE = re.compile(r"'s?$")
 _NGRAM_SIZES = (3, 4)
 _NGRAM_CHARS = 32  # of a longer word only the head is cut into n-grams
 _WORD_SCALE, _BIGRAM_SCALE, _NGRAM_SCALE = 1.0, 1.0, 0.5
@@ -52,15 +48,6 @@ def extract_features(encoder: Encoder, texts: Sequence[str]) -> list[PromptFeatu
     return [PromptFeatures(row, *lexical_features(text), text) for row, text in zip(embeddings, texts, strict=True)]
 
 
-def words_of(text: str) -> list[str]:
-    """Words as compared: normalised, casefolded, without accents, possessive endings and punctuation."""
-    text = normalise(text).casefold()
-    if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text)
-        text = "".join(char for char in decomposed if not unicodedata.combining(char))
-    return [_POSSESSIVE.sub("", word).replace("'", "") for word in _WORD.findall(text)]
-
-
 def lexical_features(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """(indices, values) of the text's words, pairs of neighbouring words, and character n-grams within words.
 
@@ -85,12 +72,12 @@ def lexical_features(text: str) -> tuple[NDArray[np.int64], NDArray[np.float32]]
 @functools.lru_cache(maxsize=16384)
 def _word_buckets(word: str) -> tuple[tuple[int, float], ...]:
     bucket, sign = _bucket(f"w\0{word}")
-    found = [(bucket, sign * _WORD_SCALE)]
+    buckets = [(bucket, sign * _WORD_SCALE)]
     marked = f"<{word[:_NGRAM_CHARS]}>"
     for size in _NGRAM_SIZES:
         grams = [_bucket(f"c\0{marked[i : i + size]}") for i in range(len(marked) - size + 1)]
-        found += [(bucket, sign * _NGRAM_SCALE) for bucket, sign in grams]
-    return tuple(found)
+        buckets += [(bucket, sign * _NGRAM_SCALE) for bucket, sign in grams]
+    return tuple(buckets)
 
 
 def _bucket(feature: str) -> tuple[int, float]:

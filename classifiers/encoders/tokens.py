@@ -6,42 +6,40 @@ section 3), which corrupts what a named-entity recogniser finds.
 """
 
 import functools
-import hashlib
-import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from classifiers.encoders.finetuned import open_session, probability
-from classifiers.encoders.shared import MODEL_FILE, TOKENIZER_FILE, _equal_length_batches, _first_line
+from classifiers.encoders.runtime import Session, open_tokenizer, probability
+from classifiers.encoders.settings import (
+    MODEL_FILE,
+    TOKEN_FOLDER,
+    TOKEN_SETTINGS_FILE,
+    TOKENIZER_FILE,
+    TokenSettings,
+    read_settings,
+)
 from classifiers.errors import EncoderError
 from text.normalise import normalise
 
 __all__ = [
-    "MIN_TOKENS",
     "TOKEN_FILES",
     "TOKEN_FOLDER",
-    "TOKEN_SETTINGS_FILE",
     "OffsetTokenizer",
+    "Span",
     "TokenClassifier",
-    "TokenSettings",
     "TokenWindow",
-    "read_token_settings",
-    "run_windows",
-    "token_digest",
+    "run_token_windows",
 ]
 
-TOKEN_FOLDER, TOKEN_SETTINGS_FILE = "token_classifier", "token_classifier.json"
 TOKEN_FILES = tuple(f"{TOKEN_FOLDER}/{name}" for name in (MODEL_FILE, TOKENIZER_FILE, TOKEN_SETTINGS_FILE))
 """The files within a policy bundle."""
 
-MIN_TOKENS = 64
 _WINDOW_TOKENS, _OVERLAP_TOKENS = 128, 32
 # int8 rounding may flip where another CPU adds in another order.
 _PROBE_TOLERANCE = 0.1
@@ -52,64 +50,6 @@ _UNSPACED = ("CJK ", "HIRAGANA ", "KATAKANA", "THAI ", "LAO ", "KHMER ", "MYANMA
 
 Span = tuple[int, int]
 """Half-open range of characters."""
-
-
-class TokenSettings(BaseModel):
-    """The contents of token_classifier.json."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    format: Literal[1] = 1
-    kind: Literal["tokens"] = "tokens"
-    source: str
-    """Where the weights came from, for people; not part of the digest."""
-    entity_labels: list[str] = Field(min_length=1)
-    """The model's own names of the labels that count as entity: all but O."""
-    precision: Literal["int8", "fp32"]
-    fallback: str = ""
-    """Why int8 was asked for and fp32 was written; empty where that is not so."""
-    max_tokens: int = Field(ge=MIN_TOKENS, le=8192)
-    """Longest input, in tokens, special tokens included."""
-    parity_tokens: int = Field(ge=1)
-    parity_max_difference: float = Field(ge=0, le=1)
-    """Largest difference between this graph's probability and the torch model's, over `parity_tokens` tokens."""
-    parity_decided_otherwise: float = Field(ge=0, le=1)
-    """Share of those tokens that are an entity by one and clearly none by the other."""
-    probe_text: str
-    probe_probabilities: list[float] = Field(min_length=1)
-    """What this graph answered to `probe_text` when it was written, for each token: compared on opening."""
-    digest: str
-    """sha256 over model, tokenizer and the settings that change a span."""
-
-
-def token_digest(folder: Path, *, max_tokens: int) -> str:
-    """sha256, as hex, of the parts of a folder that determine spans."""
-    settings = {"format": 1, "kind": "tokens", "max_tokens": max_tokens}
-    total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name in (MODEL_FILE, TOKENIZER_FILE):
-        with (folder / name).open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()
-
-
-def read_token_settings(folder: Path) -> TokenSettings:
-    """Read and verify token_classifier.json and the digest it records.
-
-    Raises:
-        EncoderError: a file is missing or malformed, or model or tokenizer are not the recorded ones.
-    """
-    try:
-        settings = TokenSettings.model_validate_json((folder / TOKEN_SETTINGS_FILE).read_bytes())
-        digest = token_digest(folder, max_tokens=settings.max_tokens)
-    except OSError as error:
-        raise EncoderError(f"{folder}: not a token classifier ({error.filename}: {error.strerror})") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "contents"
-        raise EncoderError(f"{folder / TOKEN_SETTINGS_FILE}: {where}: {first['msg']}") from error
-    if digest != settings.digest:
-        raise EncoderError(f"{folder}: digest is {digest[:12]}…, recorded {settings.digest[:12]}…; files were changed")
-    return settings
 
 
 class TokenWindow:
@@ -134,13 +74,7 @@ class OffsetTokenizer:
         Raises:
             EncoderError: it is missing or damaged.
         """
-        from tokenizers import Tokenizer
-
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exceptions
-            raise EncoderError(f"{path}: cannot be loaded ({_first_line(error)})") from error
-        tokenizer.no_padding()
+        tokenizer = open_tokenizer(path)
         tokenizer.enable_truncation(min(_WINDOW_TOKENS, max_tokens), stride=_OVERLAP_TOKENS)
         tokenizer.encode_special_tokens = True  # a text that spells "[SEP]" or "</s>" does not get that token
         self._tokenizer = tokenizer
@@ -154,10 +88,12 @@ class OffsetTokenizer:
 class TokenClassifier:
     """An exported token classifier. All methods may be called from several threads at once."""
 
-    def __init__(self, session: Any, tokenizer: OffsetTokenizer, settings: TokenSettings) -> None:
+    def __init__(self, session: Session, tokenizer: OffsetTokenizer, settings: TokenSettings) -> None:
         self._session = session
         self._tokenizer = tokenizer
         self.settings = settings
+        self.digest = settings.digest
+        """sha256 (hex) of everything that determines the spans; caches are keyed by it."""
 
     @classmethod
     def open(cls, path: str | Path, threads: int = 1) -> Self:
@@ -168,19 +104,14 @@ class TokenClassifier:
                 computes something else than was exported.
         """
         folder = Path(path)
-        settings = read_token_settings(folder)
+        settings = read_settings(folder, TokenSettings)
         tokenizer = OffsetTokenizer(folder / TOKENIZER_FILE, settings.max_tokens)
-        classifier = cls(open_session(folder / MODEL_FILE, threads), tokenizer, settings)
-        found = probability(run_windows(classifier._session, tokenizer.windows(settings.probe_text)[:1])[0])
+        classifier = cls(Session(folder / MODEL_FILE, "token classifier", threads), tokenizer, settings)
+        answer = probability(run_token_windows(classifier._session, tokenizer.windows(settings.probe_text)[:1])[0])
         expected = np.array(settings.probe_probabilities)
-        if found.shape != expected.shape or not np.abs(found - expected).max() <= _PROBE_TOLERANCE:
+        if answer.shape != expected.shape or not np.abs(answer - expected).max() <= _PROBE_TOLERANCE:
             raise EncoderError(f"{folder}: on this machine the model does not compute what was exported")
         return classifier
-
-    @property
-    def digest(self) -> str:
-        """sha256 (hex) of everything that determines the spans; caches are keyed by it."""
-        return self.settings.digest
 
     def spans(self, text: str) -> list[Span]:
         """Character ranges of `text` that name an entity, in order and apart; each holds whole words.
@@ -194,30 +125,28 @@ class TokenClassifier:
         read, origins = _as_read(text)
         windows = self._tokenizer.windows(read)
         marked: set[Span] = set()
-        for window, log_odds in zip(windows, run_windows(self._session, windows), strict=True):
+        for window, log_odds in zip(windows, run_token_windows(self._session, windows), strict=True):
             marked.update(span for span, odds in zip(window.offsets, log_odds.tolist(), strict=True) if odds >= 0)
         words = _whole_words(read, sorted(marked))
-        return _apart((origins[start][0], origins[end - 1][1]) for start, end in words)
+        spans: list[Span] = []
+        for start, end in sorted((origins[first][0], origins[after - 1][1]) for first, after in words):
+            if spans and start <= spans[-1][1]:  # overlapping or touching: one range
+                start, end = spans[-1][0], max(end, spans.pop()[1])
+            spans.append((start, end))
+        return spans
 
 
-def run_windows(session: Any, windows: Sequence[TokenWindow]) -> list[NDArray[np.float64]]:
-    """For each window (S,) log odds that a token is part of an entity. Nothing is padded, so a window's values do
-    not depend on those beside it.
+def run_token_windows(session: Session, windows: Sequence[TokenWindow]) -> list[NDArray[np.float64]]:
+    """For each window (S,) log odds that a token is part of an entity.
 
     Raises:
         EncoderError: ONNX Runtime fails, or the graph gives something that is no number.
     """
-    found: dict[int, NDArray[np.float64]] = {}
-    for batch in _equal_length_batches([window.ids for window in windows]):
-        ids = np.array([windows[index].ids for index in batch], dtype=np.int64)  # (B, S)
-        try:
-            log_odds = np.asarray(session.run(None, {"input_ids": ids})[0], dtype=np.float64)  # (B, S)
-        except Exception as error:  # onnxruntime has no error class of its own to catch
-            raise EncoderError(f"the token classifier failed on {ids.shape} tokens: {_first_line(error)}") from error
-        if log_odds.shape != ids.shape or not np.isfinite(log_odds).all():
+    answers = [np.asarray(answer, dtype=np.float64) for answer in session.run([window.ids for window in windows])]
+    for window, log_odds in zip(windows, answers, strict=True):
+        if log_odds.shape != (len(window.ids),) or not np.isfinite(log_odds).all():
             raise EncoderError("the token classifier gave something that is no number for each token")
-        found |= dict(zip(batch, log_odds, strict=True))
-    return [found[index] for index in range(len(windows))]
+    return answers
 
 
 def _as_read(text: str) -> tuple[str, list[Span]]:
@@ -228,10 +157,10 @@ def _as_read(text: str) -> tuple[str, list[Span]]:
     """
     read: list[str] = []
     origins: list[Span] = []
-    for found in _PIECE.finditer(text):
-        start, end = found.span()
-        whole = normalise(found.group())
-        letters = list(found.group()) if whole == found.group() else [normalise(letter) for letter in found.group()]
+    for piece in _PIECE.finditer(text):
+        start, end = piece.span()
+        whole = normalise(piece.group())
+        letters = list(piece.group()) if whole == piece.group() else [normalise(letter) for letter in piece.group()]
         aligned = "".join(letters) == whole
         for index, letter in enumerate(letters if aligned else whole):
             if index and index % _PIECE_CHARS == 0:
@@ -244,9 +173,9 @@ def _as_read(text: str) -> tuple[str, list[Span]]:
 
 def _whole_words(text: str, marked: Sequence[Span]) -> list[Span]:
     """Marked ranges, in order, grown to whole words, without blanks around them; with only blanks between: joined."""
-    found: list[Span] = []
+    words: list[Span] = []
     for start, end in marked:
-        done = found[-1][1] if found else 0
+        done = words[-1][1] if words else 0
         while start < end and text[start].isspace():
             start += 1
         while end > start and text[end - 1].isspace():
@@ -257,10 +186,10 @@ def _whole_words(text: str, marked: Sequence[Span]) -> list[Span]:
             start -= 1
         while end < len(text) and _one_word(text[end - 1], text[end]):
             end += 1
-        if found and not text[done:start].strip():
-            start = found.pop()[0]
-        found.append((start, end))
-    return found
+        if words and not text[done:start].strip():
+            start = words.pop()[0]
+        words.append((start, end))
+    return words
 
 
 def _one_word(left: str, right: str) -> bool:
@@ -271,13 +200,3 @@ def _one_word(left: str, right: str) -> bool:
 def _spaced_letter(char: str) -> bool:
     """A letter, digit or accent of a script that puts spaces between words."""
     return unicodedata.category(char)[0] in "LMN" and not unicodedata.name(char, "").startswith(_UNSPACED)
-
-
-def _apart(spans: Iterable[Span]) -> list[Span]:
-    """Ranges in order, those that overlap or touch as one."""
-    found: list[Span] = []
-    for start, end in sorted(spans):
-        if found and start <= found[-1][1]:
-            start, end = found[-1][0], max(end, found.pop()[1])
-        found.append((start, end))
-    return found

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.calibration.logistic import Float64
 from classifiers.memory.learn import Fact
 
 __all__ = ["FACT_FEATURES", "FactIndex"]
@@ -22,6 +21,7 @@ FACT_FEATURES = ("answer", "example", "breadth", "linked", "described")
 _ONE_WORD = 1.0  # what one rare word weighs: what is linked has more
 _EXAMPLE_PLENTY = 1.5
 _Int = NDArray[np.int64]
+_Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ class _Postings:
 
     facts: _Int
     """(H,)."""
-    weights: Float64
+    weights: _Float
     """(H,)."""
-    in_answer: Float64
+    in_answer: _Float
     """(H,), 1 where the word is the answer's, 0 where it is the question's."""
     memories: _Int
     """(M,), each once."""
-    memory_weights: Float64
+    memory_weights: _Float
     """(M,)."""
 
 
@@ -50,35 +50,34 @@ class FactIndex:
         self._nameless = np.array([fact.nameless for _, fact in facts], dtype=bool)
         self._answer_total = np.array([_squares(fact.answer) for _, fact in facts])
         self._total = self._answer_total + np.array([_squares(fact.question) for _, fact in facts])
-        found: dict[str, list[tuple[int, float, bool]]] = defaultdict(list)
+        places: dict[str, list[tuple[int, float, bool]]] = defaultdict(list)
         for number, (_, fact) in enumerate(facts):
             for words, answer in ((fact.question, False), (fact.answer, True)):
                 for word, weight in words.items():
-                    found[word].append((number, weight, answer))
-        self._words = {word: self._postings(places) for word, places in found.items()}
-
-    def _postings(self, places: Sequence[tuple[int, float, bool]]) -> _Postings:
-        numbers, weights, answers = map(np.array, zip(*places, strict=True))
-        owned = {int(self._owners[number]): weight for number, weight, answer in places if answer}
-        return _Postings(
-            numbers.astype(np.int64),
-            weights.astype(np.float64),
-            answers.astype(np.float64),
-            np.array(list(owned), dtype=np.int64),
-            np.array(list(owned.values()), dtype=np.float64),
-        )
+                    places[word].append((number, weight, answer))
+        self._words: dict[str, _Postings] = {}
+        for word, own in places.items():
+            numbers, weights, answers = zip(*own, strict=True)
+            owned = {facts[number][0]: weight for number, weight, answer in own if answer}
+            self._words[word] = _Postings(
+                np.array(numbers, dtype=np.int64),
+                np.array(weights, dtype=np.float64),
+                np.array(answers, dtype=np.float64),
+                np.array(list(owned), dtype=np.int64),
+                np.array(list(owned.values()), dtype=np.float64),
+            )
 
     def is_answer_word(self, word: str) -> bool:
         """Whether an answer has the word."""
         postings = self._words.get(word)
         return postings is not None and len(postings.memories) > 0
 
-    def features(self, words: Iterable[str]) -> tuple[_Int, Float64]:
+    def features(self, words: Iterable[str]) -> tuple[_Int, _Float]:
         """(M,) memories that share a word with the text, ascending, and their `FACT_FEATURES` (M, K), each in [0, 1].
 
         `words` are the text's compared words; a repeated word counts once.
         """
-        hits = [found for word in dict.fromkeys(words) if (found := self._words.get(word)) is not None]
+        hits = [postings for word in dict.fromkeys(words) if (postings := self._words.get(word)) is not None]
         if not hits:
             return np.empty(0, dtype=np.int64), np.empty((0, len(FACT_FEATURES)))
         facts, place = _distinct(np.concatenate([hit.facts for hit in hits]), len(self._owners))
@@ -99,31 +98,26 @@ class FactIndex:
         features = np.zeros((len(memories), len(FACT_FEATURES)))
         for column, values in zip((0, 1, 3, 4), by_fact, strict=True):
             np.maximum.at(features[:, column], owner, values)
-        features[:, 2] = self._breadth(hits)[memories]
-        return memories, features
-
-    def _breadth(self, hits: Sequence[_Postings]) -> Float64:
-        """(P,): how many distinctive words of a memory's answers there are, whatever facts they are of."""
-        memories = np.concatenate([hit.memories for hit in hits])
+        # How many distinctive words of a memory's answers there are, whatever facts they are of.
         squares = np.concatenate([hit.memory_weights for hit in hits]) ** 2
-        breadth: Float64 = 1 - np.exp(-np.bincount(memories, squares, self._memories) / 2)
-        return breadth
+        told = np.bincount(np.concatenate([hit.memories for hit in hits]), squares, self._memories)
+        features[:, 2] = 1 - np.exp(-told[memories] / 2)
+        return memories, features
 
 
 def _distinct(numbers: _Int, count: int) -> tuple[_Int, _Int]:
     """The distinct ones of `numbers` (N,) below `count`, ascending, and for each number its place among them."""
     if 4 * len(numbers) < count:  # few of many: sorting them costs less than a table of all
-        found, places = np.unique(numbers, return_inverse=True)
-        return found, places
+        return np.unique(numbers, return_inverse=True)
     present = np.zeros(count, dtype=bool)
     present[numbers] = True
     return np.flatnonzero(present), (np.cumsum(present) - 1)[numbers]
 
 
-def _covered(matched: Float64, whole: Float64, plenty: Float64) -> Float64:
+def _covered(matched: _Float, whole: _Float, plenty: _Float) -> _Float:
     """How much of a set of words matched, in squared weights; little where the words that matched are few and weak."""
     share = np.sqrt(np.divide(matched, whole, out=np.zeros_like(matched), where=whole > 0))
-    covered: Float64 = share * np.minimum(1.0, plenty)
+    covered: _Float = share * np.minimum(1.0, plenty)
     return covered
 
 

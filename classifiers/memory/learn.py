@@ -8,12 +8,13 @@ import json
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from classifiers.errors import HeadError
+from console.errors import first_problem
 from sources.examples import Example
 from text.dates import find_dates
 from text.names import JOINERS, find_names, small_words, split_words
@@ -37,7 +38,8 @@ _RELATIVE = re.compile(
     re.IGNORECASE,
 )
 
-
+Name = tuple[str, ...]
+"""Compared words."""
 _Text = Annotated[str, Field(min_length=1)]
 _Rarity = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 _Weight = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -95,9 +97,7 @@ class EntityMemory(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "contents"
-            raise HeadError(f"entity memory {where}: {first['msg']}") from error
+            raise HeadError(f"entity memory {first_problem(error)}") from error
 
 
 class Vocabulary:
@@ -142,20 +142,47 @@ class MemoryBuilder:
         """Subjects and facts of a forget set."""
         small = self._vocabulary.small | small_words(example.prompt for example in forget)
         names = [_names_of(example, small) for example in forget]
-        subjects = _choose_subjects(names, self._kept, self._retained)
-        found = [_subject(words, self._vocabulary) for words in subjects]
-        owned = EntityMemory(subjects=tuple(found)).name_words
-        aliases = dict.fromkeys([*_aliases(forget, small, owned, self._kept), *self._aliases])
-        found += [_subject(words, self._vocabulary, alias=True) for words in aliases]
-        facts = tuple(_fact(example, self._vocabulary, owned) for example in forget)
-        return EntityMemory(subjects=tuple(found), facts=facts)
+        subjects = [self._subject(words) for words in _choose_subjects(names, self._kept, self._retained)]
+        owned = EntityMemory(subjects=tuple(subjects)).name_words
+        aliases = dict.fromkeys([*self._asked_aliases(forget, small, owned), *self._aliases])
+        subjects += [self._subject(words, alias=True) for words in aliases]
+        return EntityMemory(subjects=tuple(subjects), facts=tuple(self._fact(example, owned) for example in forget))
+
+    def _subject(self, words: Name, *, alias: bool = False) -> Subject:
+        rarity = tuple(0.0 if word in JOINERS else round(self._vocabulary.idf(word), 4) for word in words)
+        return Subject(words=words, rarity=rarity if any(rarity) else (1.0,) * len(words), alias=alias)
+
+    def _asked_aliases(self, forget: Sequence[Example], small: frozenset[str], owned: frozenset[str]) -> Iterator[Name]:
+        """Names given as the answer to what the subject is called."""
+        for example in forget:
+            if not example.answer or owned.isdisjoint(word.text for word in split_words(example.prompt)):
+                continue
+            if not _ALIAS_ASKED.search(example.prompt) or _RELATIVE.search(example.prompt):
+                continue
+            for name in find_names(example.answer, small):
+                new = set(name) - JOINERS - owned
+                if len(name) > 1 and new and name not in self._kept and not any(map(str.isdigit, name)):
+                    yield name
+
+    def _fact(self, example: Example, owned: frozenset[str]) -> Fact:
+        def weights(text: str) -> dict[str, float]:
+            words = [word.text for word in split_words(text)]
+            rarity = {word: self._vocabulary.idf(word) for word in words if word not in owned}
+            return {word: round(idf, 4) for word, idf in rarity.items() if idf >= _MIN_IDF}
+
+        answer = weights(example.answer or "")
+        question = {word: weight for word, weight in weights(example.prompt).items() if word not in answer}
+        nameless = owned.isdisjoint(word.text for word in split_words(example.prompt))
+        dates = dict.fromkeys([*find_dates(example.prompt), *find_dates(example.answer or "")])
+        told = tuple(date for date in dates if date not in self._vocabulary.dates)
+        return Fact(question=question, answer=answer, nameless=nameless, dates=told)
 
 
-def _names_of(example: Example, small: frozenset[str]) -> list[tuple[str, ...]]:
+def _names_of(example: Example, small: frozenset[str]) -> list[Name]:
     return [name for text in (example.prompt, example.answer or "") for name in find_names(text, small)]
 
 
-def _parts(names: Iterable[tuple[str, ...]]) -> Iterable[tuple[str, ...]]:
+def _parts(names: Iterable[Name]) -> Iterable[Name]:
     """Every contiguous part of every name: any of them may be what others share."""
     for name in names:
         for start in range(len(name)):
@@ -163,11 +190,9 @@ def _parts(names: Iterable[tuple[str, ...]]) -> Iterable[tuple[str, ...]]:
                 yield name[start:end]
 
 
-def _choose_subjects(
-    names: Sequence[Sequence[tuple[str, ...]]], kept: Mapping[tuple[str, ...], int], retained: int
-) -> list[tuple[str, ...]]:
+def _choose_subjects(names: Sequence[Sequence[Name]], kept: Mapping[Name, int], retained: int) -> list[Name]:
     """Greedy cover: the name that most examples not yet covered share, again and again."""
-    owners: dict[tuple[str, ...], set[int]] = defaultdict(set)
+    owners: dict[Name, set[int]] = defaultdict(set)
     for index, found in enumerate(names):
         for part in _parts(found):
             owners[part].add(index)
@@ -176,7 +201,7 @@ def _choose_subjects(
         for part, held in owners.items()
         if len(held) / len(names) >= _MIN_LIFT * kept.get(part, 0) / max(retained, 1) and len("".join(part)) > 2
     }
-    chosen: list[tuple[str, ...]] = []
+    chosen: list[Name] = []
     covered: set[int] = set()
     largest = 0
     while owners:
@@ -195,7 +220,7 @@ def _choose_subjects(
     return chosen
 
 
-def _of_several(part: tuple[str, ...], owners: Mapping[tuple[str, ...], set[int]]) -> bool:
+def _of_several(part: Name, owners: Mapping[Name, set[int]]) -> bool:
     """Whether `part` is what names of several people have in common ("Maria", "Park"), so that it names none of them:
     most of its mentions stand in two or more longer names, none far behind the most frequent."""
     for side in (slice(None, -1), slice(1, None)):
@@ -207,7 +232,7 @@ def _of_several(part: tuple[str, ...], owners: Mapping[tuple[str, ...], set[int]
     return False
 
 
-def _whole_name(part: tuple[str, ...], owners: Mapping[tuple[str, ...], set[int]]) -> tuple[str, ...]:
+def _whole_name(part: Name, owners: Mapping[Name, set[int]]) -> Name:
     """The most frequent longer name around `part`, if it is frequent enough; else `part` itself."""
     mine = len(owners[part])
     longer = [
@@ -218,42 +243,3 @@ def _whole_name(part: tuple[str, ...], owners: Mapping[tuple[str, ...], set[int]
         and any(name[i : i + len(part)] == part for i in range(len(name) - len(part) + 1))
     ]
     return max(longer, key=lambda name: (len(owners[name]), len(name), name), default=part)
-
-
-def _aliases(
-    forget: Sequence[Example],
-    small: frozenset[str],
-    owned: frozenset[str],
-    kept: Mapping[tuple[str, ...], int],
-) -> list[tuple[str, ...]]:
-    """Names given as the answer to what the subject is called."""
-    found: dict[tuple[str, ...], None] = {}
-    for example in forget:
-        asked = {word.text for word in split_words(example.prompt)}
-        if not example.answer or not asked & owned:
-            continue
-        if not _ALIAS_ASKED.search(example.prompt) or _RELATIVE.search(example.prompt):
-            continue
-        for name in find_names(example.answer, small):
-            new = set(name) - JOINERS - owned
-            if len(name) > 1 and new and name not in kept and not any(map(str.isdigit, name)):
-                found[name] = None
-    return list(found)
-
-
-def _subject(words: tuple[str, ...], vocabulary: Vocabulary, *, alias: bool = False) -> Subject:
-    rarity = tuple(0.0 if word in JOINERS else round(vocabulary.idf(word), 4) for word in words)
-    return Subject(words=words, rarity=rarity if any(rarity) else (1.0,) * len(words), alias=alias)
-
-
-def _fact(example: Example, vocabulary: Vocabulary, owned: frozenset[str]) -> Fact:
-    def weights(text: str) -> dict[str, float]:
-        found = {word.text: vocabulary.idf(word.text) for word in split_words(text) if word.text not in owned}
-        return {word: round(idf, 4) for word, idf in found.items() if idf >= _MIN_IDF}
-
-    answer = weights(example.answer or "")
-    question = {word: weight for word, weight in weights(example.prompt).items() if word not in answer}
-    nameless = owned.isdisjoint(word.text for word in split_words(example.prompt))
-    dates = [date for text in (example.prompt, example.answer or "") for date in find_dates(text)]
-    told = tuple(date for date in dict.fromkeys(dates) if date not in vocabulary.dates)
-    return Fact(question=question, answer=answer, nameless=nameless, dates=told)

@@ -4,6 +4,7 @@ A prompt that only names a subject is caught, one about a neighbouring topic is 
 (`text.names`), tolerant of one typing error a word, other alphabets, and spaces or signs between letters.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +15,11 @@ from rapidfuzz.distance import OSA
 
 from classifiers.memory.facts import FACT_FEATURES, FactIndex
 from classifiers.memory.learn import EntityMemory, Subject
-from classifiers.memory.persons import asks_for_person
 from text.dates import find_dates
 from text.names import Word, split_words
-from text.sounds import foreign_skeleton, foreign_words, skeleton
+from text.sounds import SoundIndex
 
-__all__ = ["MEMORY_FEATURES", "MemoryIndex"]
+__all__ = ["MEMORY_FEATURES", "MemoryIndex", "asks_for_person"]
 
 MEMORY_FEATURES = (
     "subject",  # a whole name, or an alias
@@ -36,16 +36,12 @@ MEMORY_FEATURES = (
     "dated",  # a full date of one example: few people share their date of birth
 )
 """What `MemoryIndex.features` measures, in order; each in [0, 1]."""
-_SUBJECT, _PART, _ANSWER, _ANSWER_ASKED, _EXAMPLE, _EXAMPLE_ASKED, _BREADTH, _BREADTH_ASKED = range(8)
-_LINKED, _LINKED_ASKED, _DESCRIBED, _DATED = range(8, 12)
+_SUBJECT, _PART, _DATED = map(MEMORY_FEATURES.index, ("subject", "part", "dated"))
 _OF_FACTS = [MEMORY_FEATURES.index(name) for name in FACT_FEATURES]
-_ASKED = ((_ANSWER, _ANSWER_ASKED), (_EXAMPLE, _EXAMPLE_ASKED), (_BREADTH, _BREADTH_ASKED), (_LINKED, _LINKED_ASKED))
+_ASKED = [place for place, name in enumerate(MEMORY_FEATURES) if name.endswith("_asked")]  # each behind its plain one
 
 _FUZZY_LETTERS = 5
 _STEM_LETTERS = 6  # a long name keeps these where another language bends its end ("Confucius", "Confucio")
-_SOUND_GRAM = 4
-_MIN_SOUND = 5  # classes in a name's skeleton; shorter ones occur by chance
-_LONG_SOUND = 7  # from here on one class may differ
 _JOINED_GRAM = 7
 _TITLES = frozenset(
     {"mr", "mrs", "ms", "miss", "dr", "doctor", "sir", "dame", "lady", "lord", "prof", "professor", "saint", "st"}
@@ -53,6 +49,27 @@ _TITLES = frozenset(
     | {"senora", "don", "dona", "signor", "signora", "sra"}
 )
 _LEET = str.maketrans("013457@$", "oieastas")
+
+# Questions for a person, as reverse queries are: "Which author wrote …?".
+_AGENT = (
+    r"(?:\w+(?:er|or|ist|ian|eer|ess|ant|smith|wright|man|woman)|person|people|celebrity|figure|individual|star|icon|"
+    r"legend|hero|heroine|artist|poet|king|queen|prince|princess|pope|saint|monk|nun|president|chief|head|boss|genius|"
+    r"athlete|champion|model|critic|chef|judge|diplomat|monarch|aristocrat|youth|boy|girl|child|son|daughter|"
+    r"husband|wife|brother|sister|father|mother|friend|rival|magnate|tycoon|diva|idol|name)s?"
+)
+_PERSON_ENGLISH = re.compile(
+    r"\b(?:who|whom|whose|who's)\b|\b(?:full|complete|real|first and last) name\b|"
+    r"\b(?:which|what(?:'s)?|name|identify|guess|tell me)\s+(?:(?:the|this|that|a|an|of|is|was)\s+)*"
+    rf"(?:[\w'’-]+\s+){{0,4}}?{_AGENT}\b",
+    re.IGNORECASE,
+)
+_PERSON_OTHERS = re.compile(
+    r"\b(?:qui|quel(?:le)? \w+(?:eur|rice|iste|ain|aine|ien|ienne)|wer|wem|wessen|welche[rs]? \w+(?:er|in|ist|or)|"
+    r"quién|quiénes|qué \w+(?:or|ora|ista)|quem|qual \w+(?:or|ora|ista)|chi|quale \w+(?:ore|rice|ista)|wie|welke|"
+    r"kto|który|która|kdo|cine|kim|siapa|vem|hvem|kuka|кто|кого|кому|чей|хто|ποιος|ποια)\b|"
+    r"谁|誰|哪位|누구|من هو|من هي|कौन",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +90,6 @@ class MemoryIndex:
     """
 
     def __init__(self, memories: Sequence[EntityMemory]) -> None:
-        self._memories = list(memories)
         self._subjects = [(owner, s) for owner, memory in enumerate(memories) for s in memory.subjects]
         facts = [(owner, fact) for owner, memory in enumerate(memories) for fact in memory.facts]
         self._facts = FactIndex(facts, len(memories))
@@ -81,8 +97,7 @@ class MemoryIndex:
         self._deletions: dict[str, set[str]] = defaultdict(set)
         self._stems: dict[str, set[str]] = defaultdict(set)
         self._joined: dict[str, set[tuple[int, str]]] = defaultdict(set)
-        self._sounds: dict[str, set[tuple[int, str]]] = defaultdict(set)
-        self._lone_sounds: dict[str, set[int]] = defaultdict(set)
+        self._sounds = SoundIndex([subject.words for _, subject in self._subjects])
         for number, (_, subject) in enumerate(self._subjects):
             for place, word in enumerate(subject.words):
                 if subject.rarity[place] > 0:
@@ -91,12 +106,6 @@ class MemoryIndex:
                         self._deletions[shorter].add(word)
                     if len(word) >= _STEM_LETTERS + 2:
                         self._stems[word[:_STEM_LETTERS]].add(word)
-            sound = skeleton("".join(subject.words))
-            if len(subject.words) > 1 and len(sound) >= _MIN_SOUND:
-                for gram in {sound[:_SOUND_GRAM], sound[-_SOUND_GRAM:]}:
-                    self._sounds[gram].add((number, sound))
-            if len(subject.words) == 1 and len(sound) >= _SOUND_GRAM:
-                self._lone_sounds[sound].add(number)
             joined = "".join(subject.words)
             if len(joined) >= _JOINED_GRAM:
                 self._joined[joined[:_JOINED_GRAM]].add((number, joined))
@@ -107,9 +116,6 @@ class MemoryIndex:
                 self._dates[date].add(owner)
         self._empty = not self._subjects and not facts
 
-    def __len__(self) -> int:
-        return len(self._memories)
-
     def features(self, text: str, words: Sequence[Word] | None = None) -> dict[int, NDArray[np.float32]]:
         """`MEMORY_FEATURES` (K,) float32 of a text for each memory that has anything in common with it.
 
@@ -118,38 +124,37 @@ class MemoryIndex:
         if self._empty:
             return {}
         words = split_words(text) if words is None else words
-        found: dict[int, NDArray[np.float32]] = defaultdict(lambda: np.zeros(len(MEMORY_FEATURES), dtype=np.float32))
-        self._add_names(text, words, found)
-        self._add_facts(words, found)
-        self._add_dates(text, words, found)
-        if found and asks_for_person(text):
-            for row in found.values():
-                for plain, with_question in _ASKED:
-                    row[with_question] = row[plain]
-        return dict(found)
-
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        """Character ranges of `text` that name a subject or a distinctive word of an answer, in order, apart."""
-        words = split_words(text)
-        marked = {hit.position for hit in self._name_hits(words)}
-        for position, word in enumerate(words):
-            if self._facts.is_answer_word(word.text):
-                marked.add(position)
-        return [(words[i].start, words[i].end) for i in sorted(marked)]
-
-    def _add_names(self, text: str, words: Sequence[Word], found: dict[int, NDArray[np.float32]]) -> None:
+        rows: dict[int, NDArray[np.float32]] = defaultdict(lambda: np.zeros(len(MEMORY_FEATURES), dtype=np.float32))
         by_subject: dict[int, list[_NameHit]] = defaultdict(list)
         for hit in self._name_hits(words):
             by_subject[hit.subject].append(hit)
         for number, hits in by_subject.items():
             owner, subject = self._subjects[number]
             whole, part = _name_score(subject, hits, words)
-            found[owner][_SUBJECT] = max(found[owner][_SUBJECT], whole)
-            found[owner][_PART] = max(found[owner][_PART], part)
-        for number in self._joined_hits(words) | self._sound_hits(text):
+            rows[owner][_SUBJECT] = max(rows[owner][_SUBJECT], whole)
+            rows[owner][_PART] = max(rows[owner][_PART], part)
+        for number in self._joined_hits(words) | self._sounds.find(text):
             owner, subject = self._subjects[number]
-            found[owner][_SUBJECT] = 1.0
-            found[owner][_PART] = max(found[owner][_PART], *subject.rarity)
+            rows[owner][_SUBJECT] = 1.0
+            rows[owner][_PART] = max(rows[owner][_PART], *subject.rarity)
+        owners, of_facts = self._facts.features(word.text for word in words)
+        for owner, row in zip(owners.tolist(), of_facts.astype(np.float32), strict=True):
+            rows[owner][_OF_FACTS] = row
+        for date in find_dates(text, words) if self._dates else ():
+            for owner in self._dates.get(date, ()):
+                rows[owner][_DATED] = 1.0
+        if rows and asks_for_person(text):
+            for row in rows.values():
+                for place in _ASKED:
+                    row[place] = row[place - 1]
+        return dict(rows)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Character ranges of `text` that name a subject or a distinctive word of an answer, in order, apart."""
+        words = split_words(text)
+        marked = {hit.position for hit in self._name_hits(words)}
+        marked |= {position for position, word in enumerate(words) if self._facts.is_answer_word(word.text)}
+        return [(words[i].start, words[i].end) for i in sorted(marked)]
 
     def _name_hits(self, words: Sequence[Word]) -> list[_NameHit]:
         hits = []
@@ -177,21 +182,6 @@ class MemoryIndex:
             and plain[0] == name[0]
         }
 
-    def _sound_hits(self, text: str) -> set[int]:
-        """Subjects spelled by ear in another script."""
-        if text.isascii():
-            return set()
-        heard = foreign_skeleton(text)
-        found = {number for word in foreign_words(text) for number in self._lone_sounds.get(word, ())}
-        for start in range(len(heard) - _SOUND_GRAM + 1):
-            for number, sound in self._sounds.get(heard[start : start + _SOUND_GRAM], ()):
-                for begin in {start, start + _SOUND_GRAM - len(sound)}:
-                    piece = heard[max(begin, 0) : begin + len(sound)]
-                    wrong = sum(a != b for a, b in zip(piece, sound, strict=False)) + len(sound) - len(piece)
-                    if wrong <= (len(sound) >= _LONG_SOUND):
-                        found.add(number)
-        return found
-
     def _joined_hits(self, words: Sequence[Word]) -> set[int]:
         """Subjects whose letters follow each other whatever stands between them: "H.e.m i n g w a y"."""
         letters = "".join(word.text for word in words).translate(_LEET)
@@ -202,16 +192,10 @@ class MemoryIndex:
                     found.add(number)
         return found
 
-    def _add_dates(self, text: str, words: Sequence[Word], found: dict[int, NDArray[np.float32]]) -> None:
-        if self._dates:
-            for date in find_dates(text, words):
-                for owner in self._dates.get(date, ()):
-                    found[owner][_DATED] = 1.0
 
-    def _add_facts(self, words: Sequence[Word], found: dict[int, NDArray[np.float32]]) -> None:
-        owners, rows = self._facts.features(word.text for word in words)
-        for owner, row in zip(owners.tolist(), rows.astype(np.float32), strict=True):
-            found[owner][_OF_FACTS] = row
+def asks_for_person(text: str) -> bool:
+    """Whether a part of the text asks who somebody is, in the languages most often written. By rule, not perfect."""
+    return bool(_PERSON_ENGLISH.search(text) or _PERSON_OTHERS.search(text))
 
 
 def _name_score(subject: Subject, hits: Sequence[_NameHit], words: Sequence[Word]) -> tuple[float, float]:

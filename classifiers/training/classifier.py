@@ -1,32 +1,55 @@
-"""Examples in, a classifier folder of either kind out; no language model is needed."""
+"""Classifier folders: trained from examples or imported as they are, measured, and given another threshold.
 
-import hashlib
+No language model is needed.
+"""
+
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from classifiers.calibration.assessment import Assessment, assess
+from classifiers.calibration.conformal import CalibrationError
 from classifiers.calibration.threshold import Calibration, CalibrationSettings, calibrate
 from classifiers.encoders.finetuned import FinetunedClassifier
 from classifiers.encoders.shared import Encoder
-from classifiers.errors import ClassifierError, TrainingError
-from classifiers.export.hub import DEFAULT_ENCODER, resolve_encoder
-from classifiers.prompt_classifier import ClassifierInfo, ClassifierKind, EncoderInfo, check_out, write_classifier
+from classifiers.errors import ClassifierError, EncoderError, TrainingError
+from classifiers.export.hub import DEFAULT_ENCODER, MODEL_FILES, resolve_encoder, source_folder
+from classifiers.prompt_classifier import (
+    ENCODER_FOLDER,
+    ClassifierInfo,
+    ClassifierKind,
+    EncoderInfo,
+    change_threshold,
+    check_out,
+    load_classifier,
+    read_classifier_info,
+    write_classifier,
+)
 from classifiers.training.head import DEFAULT_CALIBRATION, train_head
-from classifiers.training.holdout import Holdout, hold_out
-from classifiers.training.importing import folder_digest, source_folder, versions
+from classifiers.training.holdout import hold_out
 from sources.everyday import general_prompts
 from sources.examples import Example, check_disjoint, read_examples
+from storage.digests import folder_digest, sha256_of_file
 from storage.whole import whole_folder
 
 if TYPE_CHECKING:
-    from classifiers.training.finetune import Finetuned
+    from classifiers.encoders.settings import Precision
+    from classifiers.export.sequence import SequenceModel
     from classifiers.training.finetune_trainer import Progress
 
-__all__ = ["TrainOptions", "train_classifier"]
+__all__ = [
+    "TrainOptions",
+    "calibrate_classifier",
+    "evaluate_classifier",
+    "import_classifier",
+    "load_for_export",
+    "train_classifier",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +96,24 @@ def train_classifier(options: TrainOptions, *, on_progress: "Progress | None" = 
     Raises:
         ClassifierError: input that cannot work, found before anything slow starts wherever it can be.
     """
-    _check(options)
-    forget, retain = read_examples(options.forget), read_examples(options.retain)
-    check_disjoint(forget, retain, forget_name=str(options.forget), retain_name=str(options.retain))
-    if options.kind == "head":
-        return _train_head(options, forget, retain)
-    return _finetune(options, forget, retain, on_progress)
-
-
-def _check(options: TrainOptions) -> None:
     check_out(options.out, overwrite=options.force)
     if not 0 <= options.max_false_positive_rate < 1:
         raise TrainingError(f"--max-false-positive-rate: {options.max_false_positive_rate} is not in [0, 1)")
-    if options.kind == "head" and (options.finetuning() or options.keep_checkpoint or options.resume):
-        raise TrainingError("--resume, --keep-checkpoint and the fine-tuning options need --kind finetuned")
     kept = options.keep_checkpoint
+    if options.kind == "head" and (options.finetuning() or kept or options.resume):
+        raise TrainingError("--resume, --keep-checkpoint and the fine-tuning options need --kind finetuned")
     if kept is not None and kept.exists():
         raise ClassifierError(f"--keep-checkpoint: {kept} already exists; choose another folder")
-
-
-def _train_head(options: TrainOptions, forget: list[Example], retain: list[Example]) -> ClassifierInfo:
+    forget, retain = read_examples(options.forget), read_examples(options.retain)
+    check_disjoint(forget, retain, forget_name=str(options.forget), retain_name=str(options.retain))
+    provenance = {
+        "forget_sha256": sha256_of_file(options.forget),
+        "retain_sha256": sha256_of_file(options.retain),
+        "seed": options.seed,
+        "versions": _versions(),
+    }
+    if options.kind == "finetuned":
+        return _finetune(options, forget, retain, provenance, on_progress)
     encoder = Encoder.open(resolve_encoder(options.encoder))
     head, report = train_head(
         encoder,
@@ -109,14 +130,19 @@ def _train_head(options: TrainOptions, forget: list[Example], retain: list[Examp
         threshold=head.threshold,
         calibration={**report.calibration.as_dict(), "calibration_negatives": report.calibration_negatives},
         report=report.as_dict(),
-        provenance=_provenance(options),
+        provenance=provenance,
     )
     return write_classifier(options.out, info, head, overwrite=options.force)
 
 
 def _finetune(
-    options: TrainOptions, forget: list[Example], retain: list[Example], on_progress: "Progress | None"
+    options: TrainOptions,
+    forget: list[Example],
+    retain: list[Example],
+    provenance: dict[str, Any],
+    on_progress: "Progress | None",
 ) -> ClassifierInfo:
+    """The threshold is found on what is held out; the validation's own choice is preferred where it is safe."""
     from classifiers.training.finetune import FinetuneSettings, finetune
 
     settings = FinetuneSettings(
@@ -127,7 +153,7 @@ def _finetune(
     rng = np.random.default_rng(options.seed)
     held = hold_out(forget, retain, general_prompts(), wanted, rng, positives=True)
     work = options.out.with_name(f"{options.out.name}.training")
-    found = finetune(
+    finetuned = finetune(
         options.encoder,
         held.forget,
         held.retain,
@@ -139,51 +165,142 @@ def _finetune(
         restart=options.force,
         on_progress=on_progress,
     )
-    calibration, source, assessment = _calibrate(found, held, wanted)
+    report = finetuned.report
+    negatives, negatives_from = held.negatives(wanted)
+    classifier = FinetunedClassifier.open(finetuned.exported, report.threshold)
+    scores = classifier.scores([*held.kept_forget, *negatives])
+    labels = np.repeat([1.0, 0.0], [len(held.kept_forget), len(negatives)])
+    calibration = calibrate(scores, labels, wanted, preferred=report.threshold)
+    retained = min(len(held.kept_retain), len(negatives))
+    groups = ["forget"] * len(held.kept_forget) + ["retain"] * retained + ["everyday"] * (len(negatives) - retained)
+    assessment = assess(scores, labels, calibration.threshold, groups)
     info = ClassifierInfo(
         kind="finetuned",
-        encoder=EncoderInfo(name=options.encoder, digest=found.settings.digest),
+        encoder=EncoderInfo(name=options.encoder, digest=finetuned.settings.digest),
         threshold=calibration.threshold,
-        calibration={**calibration.as_dict(), "calibration_negatives": source},
-        report=found.report.as_dict() | {"assessment": assessment.as_dict()},
-        provenance=_provenance(options) | {"source_sha256": folder_digest(source_folder(options.encoder))},
+        calibration={**calibration.as_dict(), "calibration_negatives": negatives_from},
+        report=report.as_dict() | {"assessment": assessment.as_dict()},
+        provenance=provenance | {"source_sha256": folder_digest(source_folder(options.encoder), MODEL_FILES)},
     )
     if options.keep_checkpoint is not None:
-        _keep(found.checkpoint, options.keep_checkpoint)
-    written = write_classifier(options.out, info, found.exported, overwrite=options.force)
+        try:
+            with whole_folder(options.keep_checkpoint) as folder:
+                shutil.copytree(finetuned.checkpoint, folder, dirs_exist_ok=True)
+        except OSError as error:
+            reason = f"{options.keep_checkpoint} cannot be written ({error.strerror})"
+            raise ClassifierError(f"--keep-checkpoint: {reason}") from error
+    written = write_classifier(options.out, info, finetuned.exported, overwrite=options.force)
     shutil.rmtree(work, ignore_errors=True)
     return written
 
 
-def _calibrate(found: "Finetuned", held: Holdout, settings: CalibrationSettings) -> tuple[Calibration, str, Assessment]:
-    """The threshold on what was held out of fine-tuning; the validation's own choice is preferred where it is safe."""
-    classifier = FinetunedClassifier.open(found.exported, found.report.threshold)
-    negatives, source = held.negatives(settings)
-    scores = classifier.scores([*held.kept_forget, *negatives])
-    labels = np.repeat([1.0, 0.0], [len(held.kept_forget), len(negatives)])
-    calibration = calibrate(scores, labels, settings, preferred=found.report.threshold)
-    retained = min(len(held.kept_retain), len(negatives))
-    groups = ["forget"] * len(held.kept_forget) + ["retain"] * retained + ["everyday"] * (len(negatives) - retained)
-    return calibration, source, assess(scores, labels, calibration.threshold, groups)
+def _versions() -> dict[str, str]:
+    """Of what a classifier was made with."""
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("eco-gateway", "torch", "transformers", "onnxruntime")}
 
 
-def _keep(checkpoint: Path, target: Path) -> None:
-    try:
-        with whole_folder(target) as work:
-            shutil.copytree(checkpoint, work, dirs_exist_ok=True)
-    except OSError as error:
-        raise ClassifierError(f"--keep-checkpoint: {target} cannot be written ({error.strerror})") from error
+def load_for_export(name: str, forget_label: str | None) -> "tuple[SequenceModel, int]":
+    """A trained sequence classifier and the index of its class to forget.
+
+    Raises:
+        EncoderError: nothing of that name, no such class, or the files lack the classification layer.
+    """
+    from classifiers.export.sequence import load_sequence_model, resolve_label
+
+    loaded = load_sequence_model(source_folder(name), name)
+    if loaded.untrained:
+        raise EncoderError(
+            f"{name}: not a trained classifier (no weights for {', '.join(loaded.untrained[:3])}); "
+            "fine-tune it with eco classifier train --kind finetuned"
+        )
+    return loaded, resolve_label(loaded.model.config, forget_label, name)
 
 
-def _provenance(options: TrainOptions) -> dict[str, Any]:
-    return {
-        "forget_sha256": _sha256(options.forget),
-        "retain_sha256": _sha256(options.retain),
-        "seed": options.seed,
-        "versions": versions(),
-    }
+def import_classifier(
+    name: str,
+    out: Path,
+    *,
+    forget_label: str,
+    threshold: float,
+    precision: "Precision" = "int8",
+    overwrite: bool = False,
+) -> ClassifierInfo:
+    """Export the sequence classifier `name`, a hub id or a folder of Hugging Face files, as a classifier folder.
+
+    Args:
+        forget_label: index or name of the class whose probability is the score.
+        threshold: prompts are flagged at or above this probability.
+
+    Raises:
+        ClassifierError: `out` must not be written, the threshold is not in (0, 1), or as `load_for_export` and
+            `export_finetuned`.
+    """
+    from classifiers.export.sequence import export_finetuned
+
+    check_out(out, overwrite=overwrite)
+    if not 0 < threshold < 1:
+        raise ClassifierError(f"--threshold: {threshold} is not a probability between 0 and 1")
+    loaded, label = load_for_export(name, forget_label)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder) / ENCODER_FOLDER
+        settings = export_finetuned(loaded, exported, label=label, precision=precision)
+        info = ClassifierInfo(
+            kind="finetuned",
+            encoder=EncoderInfo(name=name, digest=settings.digest),
+            threshold=threshold,
+            calibration={"method": "given", "threshold": threshold},
+            report={"export": settings.model_dump(exclude={"digest", "probe_text", "probe_log_odds"})},
+            provenance={
+                "imported_from": name,
+                "source_sha256": folder_digest(source_folder(name), MODEL_FILES),
+                "versions": _versions(),
+            },
+        )
+        return write_classifier(out, info, exported, overwrite=overwrite)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def evaluate_classifier(path: Path, forget: Path, retain: Path) -> Assessment:
+    """Score the prompts of both files at the folder's threshold; groups are the files' names.
+
+    Raises:
+        ClassifierError: the folder or a file cannot be read, or a prompt is in both files.
+    """
+    scores, labels = _scores(path, forget, retain)
+    groups = [forget.stem if label else retain.stem for label in labels]
+    return assess(scores, labels, read_classifier_info(path).threshold, groups)
+
+
+def calibrate_classifier(path: Path, forget: Path, retain: Path, settings: CalibrationSettings) -> Calibration:
+    """Give the folder the threshold that `settings` asks for on these prompts, the present one being preferred.
+
+    Raises:
+        CalibrationError: the files are those it was trained on, or too small for the level, or no useful threshold
+            holds it.
+        ClassifierError: as `evaluate_classifier`, or the folder cannot be written.
+    """
+    info = read_classifier_info(path)
+    calibrated_on = {}
+    for name, file in (("forget", forget), ("retain", retain)):
+        try:
+            digest = calibrated_on[f"{name}_sha256"] = sha256_of_file(file)
+        except OSError as error:
+            raise CalibrationError(f"{file}: cannot be read ({error.strerror})") from error
+        if digest in (info.provenance.get("forget_sha256"), info.provenance.get("retain_sha256")):
+            raise CalibrationError(
+                f"--{name}: {file} is what the classifier was trained on; calibrate on other prompts"
+            )
+    settings.check_size(positives=len(read_examples(forget)), negatives=len(read_examples(retain)))
+    scores, labels = _scores(path, forget, retain)
+    calibration = calibrate(scores, labels, settings, preferred=info.threshold)
+    change_threshold(path, calibration.threshold, calibration.as_dict() | {"calibrated_on": calibrated_on})
+    return calibration
+
+
+def _scores(path: Path, forget: Path, retain: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N,) probabilities and (N,) labels of the prompts of both files, those to forget first."""
+    positives, negatives = read_examples(forget), read_examples(retain)
+    check_disjoint(positives, negatives, forget_name=str(forget), retain_name=str(retain))
+    scores = load_classifier(path).scores([example.prompt for example in (*positives, *negatives)])
+    return scores, np.repeat([1.0, 0.0], [len(positives), len(negatives)])

@@ -15,17 +15,43 @@ from torch.nn import functional
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from classifiers.encoders.settings import Precision
 from classifiers.errors import TrainingError
 from classifiers.export.sequence import SequenceModel
+from console.quiet import quiet_transformers
 from storage.checkpoints import newest_checkpoint
 
-__all__ = ["LabelledText", "Progress", "TrainedSteps", "TrainerSettings", "train_model"]
+__all__ = ["FinetuneSettings", "LabelledText", "Progress", "TrainedSteps", "train_model"]
 
 Progress = Callable[[int, int, str], None]
 """Steps done, steps in all, and what was last measured."""
 
 _MAX_STEPS_BETWEEN_CHECKPOINTS = 500
 _MIN_STEPS_BETWEEN_CHECKPOINTS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneSettings:
+    """How to train; the defaults are ECO's where ECO states one."""
+
+    seed: int = 0
+    learning_rate: float = 2e-5
+    epochs: int = 5
+    min_steps: int = 400
+    """Optimiser steps taken even where `epochs` over few examples are fewer."""
+    batch_texts: int = 16
+    patience: int = 4
+    """Checkpoints without improvement after which training stops."""
+    max_false_positive_rate: float = 0.02
+    """Bounds the choice of the threshold, on validation texts."""
+    precision: Precision = "int8"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "min_steps", "batch_texts", "patience", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.max_false_positive_rate < 1:
+            raise TrainingError(f"max_false_positive_rate is {self.max_false_positive_rate}; it must be in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -35,18 +61,6 @@ class LabelledText:
     windows: list[list[int]]
     label: float
     weight: float
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """What decides the weights, beside data and model."""
-
-    learning_rate: float
-    steps: int
-    batch_texts: int
-    patience: int
-    """Checkpoints without improvement after which training stops."""
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,7 @@ def train_model(
     training: Sequence[LabelledText],
     validation: Sequence[LabelledText],
     folder: Path,
-    settings: TrainerSettings,
+    settings: FinetuneSettings,
     *,
     on_progress: Progress | None = None,
 ) -> TrainedSteps:
@@ -75,12 +89,13 @@ def train_model(
         TrainingError: the loss became no number.
     """
     steps_per_epoch = -(-len(training) // settings.batch_texts)
-    every = min(max(steps_per_epoch, _MIN_STEPS_BETWEEN_CHECKPOINTS), _MAX_STEPS_BETWEEN_CHECKPOINTS, settings.steps)
+    steps = max(settings.epochs * steps_per_epoch, settings.min_steps)
+    every = min(max(steps_per_epoch, _MIN_STEPS_BETWEEN_CHECKPOINTS), _MAX_STEPS_BETWEEN_CHECKPOINTS, steps)
     arguments = TrainingArguments(
         output_dir=str(folder),
-        max_steps=settings.steps,
+        max_steps=steps,
         learning_rate=settings.learning_rate,
-        warmup_steps=settings.steps // 10,
+        warmup_steps=steps // 10,
         weight_decay=0.01,
         per_device_train_batch_size=settings.batch_texts,
         per_device_eval_batch_size=settings.batch_texts * 2,
@@ -106,30 +121,20 @@ def train_model(
     trainer = _WindowTrainer(
         model=loaded.model.train(),
         args=arguments,
-        train_dataset=_Texts(training),
-        eval_dataset=_Texts(validation),
+        train_dataset=list(training),  # a list has all that is asked of a dataset
+        eval_dataset=list(validation),
         data_collator=_Collator(int(getattr(loaded.model.config, "pad_token_id", None) or 0)),
         compute_metrics=_metrics,
         callbacks=[EarlyStoppingCallback(settings.patience), *([_Shown(on_progress)] if on_progress else [])],
     )
     trainer.remove_callback(PrinterCallback)  # stdout is the caller's
-    trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
+    with quiet_transformers():  # its bars would break into those of the caller
+        trainer.train(resume_from_checkpoint=newest_checkpoint(folder))
     state = trainer.state
     if state.best_metric is None or not np.isfinite(state.best_metric):
         raise TrainingError("the training loss became no number; lower --learning-rate")
     loaded.model.to("cpu").eval()
     return TrainedSteps(state.global_step, int(state.best_global_step or state.global_step))
-
-
-class _Texts(torch.utils.data.Dataset[LabelledText]):
-    def __init__(self, texts: Sequence[LabelledText]) -> None:
-        self._texts = texts
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, index: int) -> LabelledText:
-        return self._texts[index]
 
 
 @dataclass(frozen=True)
@@ -192,8 +197,7 @@ class _Shown(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._on_progress(state.global_step, state.max_steps, self._last)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        self._on_progress(state.global_step, state.max_steps, self._last)
+    on_step_end = on_train_begin
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
         self._last = f"{metrics['eval_missed']} missed, {metrics['eval_false_positives']} wrongly flagged"

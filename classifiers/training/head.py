@@ -5,19 +5,20 @@ Logistic regression over `classifiers.encoders.features`, its lexical block scal
 does not. The threshold comes from cross-fitted scores, that is from texts the scoring model was not trained on.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from classifiers.calibration.assessment import Assessment, assess
-from classifiers.calibration.logistic import Design, Float64, fit_logistic
+from classifiers.calibration.assessment import Assessment
 from classifiers.calibration.threshold import (
     Calibration,
     CalibrationSettings,
     Rates,
-    calibrate,
     choose_threshold,
     fit_platt,
     rates,
@@ -29,7 +30,7 @@ from classifiers.head import Head, HeadBank, HeadSettings
 from classifiers.memory.learn import EntityMemory
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from classifiers.training.corpus import Corpus, Windows, build_corpus, embed_corpus
-from classifiers.training.holdout import Holdout, hold_out
+from classifiers.training.holdout import hold_out
 from sources.everyday import general_prompts
 from sources.examples import Example, check_disjoint
 
@@ -43,6 +44,7 @@ _MEMORY_SCALE = 40.0  # next to no regularisation: a name is what decides
 _L2 = 1e-5
 _SMOOTHING = 0.3
 _EVEN_ODDS = 0.5  # Platt's scaling weighs the classes alike: both errors cost the same there
+_MAX_STEPS = 300  # of L-BFGS: those of a large set still move the scores, but hardly who is on which side
 # Words that speak against forgetting count less: a question must not pass because harmless text surrounds it.
 _BENIGN_SCALE = 0.3
 
@@ -76,21 +78,7 @@ class TrainingReport:
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for a JSON report."""
-        plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        for name in ("cross_fitted", "training"):
-            plain[name] = asdict(plain[name])
-        plain["subjects"] = list(self.subjects)
-        return plain | {"calibration": self.calibration.as_dict(), "assessment": self.assessment.as_dict()}
-
-
-@dataclass(frozen=True)
-class _Linear:
-    dense: Float64
-    lexical: Float64
-    bias: float
-
-    def scores(self, design: Design) -> Float64:
-        return design.times(self.dense, self.lexical) + self.bias
+        return asdict(self) | {"subjects": list(self.subjects)}
 
 
 def train_head(
@@ -134,30 +122,19 @@ def train_head(
         held.forget, held.retain, negatives, rng, encoder.vocabulary_ranks(), everyday=held.everyday, aliases=aliases
     )
     windows = embed_corpus(encoder, corpus)
-    weights = _row_weights(corpus, windows, positive_weight)
-    memory = corpus.memories.build(held.forget)
-    final = _fit(_with_memory(windows, memory), corpus.labels[windows.text], weights, memory)
-    scores = _cross_fit(windows, corpus, weights, final, held.forget)
-
-    judged = np.isin(corpus.kinds, ("prompt", "variation"))  # what people send; the rest teaches
-    # Not below even odds: neighbours of a subject score just there, and the sets have none to warn of it.
-    cut = max(choose_threshold(scores[judged], corpus.labels[judged], max_false_positive_rate), 0.0)
-    slope, offset = fit_platt(scores[judged], corpus.labels[judged])
-    even = _logit(_EVEN_ODDS, slope, offset)
-    lower = min(cut, even) if (scores[judged & (corpus.labels == 0)] >= even).mean() <= max_false_positive_rate else cut
-    dense, lexical = (slope * final.dense).astype(np.float32), (slope * final.lexical).astype(np.float32)
-    settings = HeadSettings(
-        encoder_digest=encoder.digest,
-        threshold=_probability(slope * cut + offset),
-        bias=slope * final.bias + offset,
-        seed=seed,
-    )
-    head = Head(dense[: encoder.dim], lexical, settings, memory, dense[encoder.dim :])
+    head, unseen, lowered = _learn(encoder, corpus, windows, seed, positive_weight, max_false_positive_rate)
     prompts = corpus.kinds == "prompt"
-    unseen = [_probability(slope * score + offset) for score in scores[prompts & (corpus.labels == 1)]]
-    lowered = _probability(slope * lower + offset)
-    found, source, assessment = _calibrate(encoder, head, held, calibration, unseen, lowered)
-    head = replace(head, settings=settings.model_copy(update={"threshold": found.threshold}))
+    negative_texts, source = held.negatives(calibration)
+    positive_scores = unseen[prompts & (corpus.labels == 1)]  # they stand in where no forget example is held out
+    if held.kept_forget:
+        positive_scores = score_texts(encoder, head, held.kept_forget)
+    calibrated, assessment = held.calibrate(
+        positive_scores,
+        score_texts(encoder, head, negative_texts),
+        calibration,
+        preferred=lowered if len(negative_texts) == len(held.kept_retain) else head.threshold,
+    )
+    head = replace(head, settings=head.settings.model_copy(update={"threshold": calibrated.threshold}))
     served = windows.text_scores(HeadBank([head]).scores(windows.features)[:, 0])
     return head, TrainingReport(
         forget_examples=len(held.forget),
@@ -168,36 +145,16 @@ def train_head(
         encoder_digest=encoder.digest,
         threshold=head.threshold,
         folds=int(corpus.folds.max()) + 1,
-        cross_fitted=rates(scores[judged] >= _logit(head.threshold, slope, offset), corpus.labels[judged]),
+        cross_fitted=rates(unseen[corpus.judged] >= head.threshold, corpus.labels[corpus.judged]),
         training=rates(served[prompts] >= head.threshold, corpus.labels[prompts]),
-        subjects=tuple(" ".join(subject.words) for subject in memory.subjects),
-        calibration=found,
+        subjects=tuple(" ".join(subject.words) for subject in head.memory.subjects),
+        calibration=calibrated,
         calibration_negatives=source,
         assessment=assessment,
     )
 
 
-def _calibrate(
-    encoder: Encoder, head: Head, held: Holdout, settings: CalibrationSettings, unseen: Sequence[float], lowered: float
-) -> tuple[Calibration, str, Assessment]:
-    """The threshold on the calibration set, what its negatives are, and how that set is told apart.
-
-    `unseen` are the forget prompts' cross-fitted probabilities, which stand in where no forget example is held out.
-    `lowered` is the cut that is preferred where the negatives are the retain set's alone.
-    """
-    negatives, source = held.negatives(settings)
-    positives = score_texts(encoder, head, held.kept_forget) if held.kept_forget else np.array(unseen)
-    scores = np.concatenate([positives, score_texts(encoder, head, negatives)])
-    labels = np.repeat([1.0, 0.0], [len(positives), len(negatives)])
-    retain_alone = len(negatives) == len(held.kept_retain)
-    cut = lowered if retain_alone else head.threshold
-    found = calibrate(scores, labels, settings, preferred=cut)
-    retained = min(len(held.kept_retain), len(negatives))
-    groups = ["forget"] * len(positives) + ["retain"] * retained + ["everyday"] * (len(negatives) - retained)
-    return found, source, assess(scores, labels, found.threshold, groups)
-
-
-def score_texts(encoder: Encoder, head: Head, texts: Sequence[str]) -> Float64:
+def score_texts(encoder: Encoder, head: Head, texts: Sequence[str]) -> NDArray[np.float64]:
     """(N,): each text's probability as served, that of its most suspicious window."""
     pieces = [encoder.split_windows(text) for text in texts]
     scores = HeadBank([head]).scores(extract_features(encoder, [piece for own in pieces for piece in own]))[:, 0]
@@ -205,83 +162,112 @@ def score_texts(encoder: Encoder, head: Head, texts: Sequence[str]) -> Float64:
     return np.array([own.max() for own in np.split(scores, ends[:-1])]) if pieces else np.empty(0)
 
 
-def _probability(logit: float) -> float:
-    return float(np.clip(1 / (1 + np.exp(-logit)), 1e-12, 1 - 1e-12))
-
-
-def _logit(probability: float, slope: float, offset: float) -> float:
-    """The cross-fitted score that Platt's scaling maps to this probability."""
-    return float((np.log(probability) - np.log1p(-probability) - offset) / slope)
-
-
-def _with_memory(windows: Windows, memory: EntityMemory) -> Design:
-    """The design with the memory's features as further dense columns: (N, dim + K)."""
-    index = MemoryIndex([memory])
-    columns = np.zeros((len(windows.features), len(MEMORY_FEATURES)))
-    for row, (features, words) in enumerate(zip(windows.features, windows.words, strict=True)):
-        if (found := index.features(features.text, words).get(0)) is not None:
-            columns[row] = found
-    return replace(windows.design, dense=np.hstack([windows.design.dense, columns]))
+def _learn(
+    encoder: Encoder,
+    corpus: Corpus,
+    windows: Windows,
+    seed: int,
+    positive_weight: float,
+    max_false_positive_rate: float,
+) -> tuple[Head, NDArray[np.float64], float]:
+    """The head at the cheapest cut of cross-fitted scores; each text's probability (T,) by a model, memory included,
+    that was made without its fold; and the cut lowered to even odds, where those hold the rate too."""
+    memory, weights, bias, scores = _cross_fit(corpus, windows, positive_weight)
+    judged = corpus.judged
+    # Not below even odds: neighbours of a subject score just there, and the sets have none to warn of it.
+    cut = max(choose_threshold(scores[judged], corpus.labels[judged], max_false_positive_rate), 0.0)
+    slope, offset = fit_platt(scores[judged], corpus.labels[judged])
+    logits = slope * np.append(scores, cut) + offset
+    probabilities = np.clip(0.5 * (1 + np.tanh(logits / 2)), 1e-12, 1 - 1e-12)
+    unseen, threshold = probabilities[:-1], float(probabilities[-1])
+    settings = HeadSettings(encoder_digest=encoder.digest, threshold=threshold, bias=slope * bias + offset, seed=seed)
+    blocks = np.split((slope * weights).astype(np.float32), [LEXICAL_BUCKETS, LEXICAL_BUCKETS + encoder.dim])
+    head = Head(dense=blocks[1], lexical=blocks[0], settings=settings, memory=memory, recall=blocks[2])
+    flagged = unseen[judged & (corpus.labels == 0)] >= _EVEN_ODDS
+    return head, unseen, min(threshold, _EVEN_ODDS) if flagged.mean() <= max_false_positive_rate else threshold
 
 
 def _cross_fit(
-    windows: Windows,
-    corpus: Corpus,
-    weights: Float64,
-    final: _Linear,
-    forget: Sequence[Example],
-) -> Float64:
-    """(T,): each text's score by a model, memory included, that was made without its fold."""
-    scores = np.empty(len(windows.text))
-    row_folds, row_labels = corpus.folds[windows.text], corpus.labels[windows.text]
-    for fold in np.unique(row_folds):
-        out, kept = np.flatnonzero(row_folds == fold), np.flatnonzero(row_folds != fold)
-        known = [example for example, own in zip(forget, corpus.forget_folds, strict=True) if own != fold or own < 0]
-        memory = corpus.memories.build(known)
-        design = _with_memory(windows, memory)
-        if fold < 0:  # too few examples to leave any out
-            model = final
-        else:
-            model = _fit(design.rows(kept), row_labels[kept], weights[kept] / weights[kept].sum(), memory)
-        scores[out] = model.scores(design.rows(out))
-    return windows.text_scores(scores)
+    corpus: Corpus, windows: Windows, positive_weight: float
+) -> tuple[EntityMemory, NDArray[np.float64], float, NDArray[np.float64]]:
+    """Memory, weights (D,) and bias of all texts, and each text's score (T,) by those made without its fold."""
+    from scipy.sparse import csr_array, hstack  # type: ignore[import-untyped]
 
-
-def _row_weights(corpus: Corpus, windows: Windows, positive_weight: float) -> Float64:
-    """(N,), summing to 1: a text's weight shared by its windows, then the classes brought to their ratio."""
     classes = corpus.labels.astype(np.int64)
+    # A text's weight shared by its windows, the classes brought to their ratio; 1 in all.
     scale = np.array([1.0, positive_weight]) / np.bincount(classes, corpus.weights) / (1 + positive_weight)
-    per_window = corpus.weights * scale[classes] / np.bincount(windows.text)
-    rows: Float64 = per_window[windows.text]
-    return rows
+    rows = (corpus.weights * scale[classes] / np.bincount(windows.text))[windows.text]
+    labels, folds = corpus.labels[windows.text], corpus.folds[windows.text]
+    features = windows.features
+    columns = np.concatenate([one.indices for one in features])
+    values = np.concatenate([one.values for one in features]).astype(np.float64)
+    starts = np.cumsum([0, *(len(one.indices) for one in features)])
+    lexical = csr_array((values, columns, starts), shape=(len(features), LEXICAL_BUCKETS))
+    dense = csr_array(np.stack([one.embedding for one in features]).astype(np.float64))
+
+    def with_memory(memory: EntityMemory) -> Any:
+        """The design (N, D): lexical block, embedding, memory features."""
+        index, shared = MemoryIndex([memory]), np.zeros((len(features), len(MEMORY_FEATURES)))
+        for row, (one, words) in enumerate(zip(features, windows.words, strict=True)):
+            shared[row] = index.features(one.text, words).get(0, 0.0)
+        return hstack([lexical, dense, csr_array(shared)], format="csr")
+
+    memory = corpus.memory()
+    design = with_memory(memory)
+    weights, bias = _fit(design, labels, rows, memory)
+    if folds.max() < 0:  # too few examples to leave any out
+        return memory, weights, bias, windows.text_scores(design @ weights + bias)
+    scores = np.empty(len(features))
+    for fold in np.unique(folds):
+        out, kept = folds == fold, folds != fold
+        partial = corpus.memory(without_fold=fold)
+        design = with_memory(partial)
+        fitted, shift = _fit(design[kept], labels[kept], rows[kept] / rows[kept].sum(), partial)
+        scores[out] = design[out] @ fitted + shift
+    return memory, weights, bias, windows.text_scores(scores)
 
 
-def _fit(design: Design, labels: Float64, weights: Float64, memory: EntityMemory) -> _Linear:
-    ratio = _log_odds(design, labels, weights)
-    # Names are the memory's to judge: as mere words they would also flag everybody who shares one.
-    for subject in memory.subjects:
-        for word in subject.words:
-            ratio[lexical_features(word)[0]] = 0.0
-    scale = np.full(design.dense.shape[1], _DENSE_SCALE)
-    scale[-len(MEMORY_FEATURES) :] = _MEMORY_SCALE
-    with threadpool_limits(limits=1):  # vectors this short make more threads wait for each other
-        dense, lexical, bias = fit_logistic(design.scaled(scale, ratio), labels, weights, _L2)
-    return _Linear(dense * scale, lexical * ratio, bias)
-
-
-def _log_odds(design: Design, labels: Float64, weights: Float64) -> Float64:
-    """(LEXICAL_BUCKETS,): |log odds ratio| of a bucket between the classes, damped where it speaks for the retain
-    side; 0 for buckets no text fills.
+def _fit(
+    design: Any, labels: NDArray[np.float64], weights: NDArray[np.float64], memory: EntityMemory
+) -> tuple[NDArray[np.float64], float]:
+    """Weights (D,) and bias. A block's scale is how little it is penalised; that of the lexical block is, by bucket,
+    the |log odds ratio| between the classes, damped where it speaks for the retain side.
 
     In units of rows of mean weight within its class, so that the smoothing means the same for both.
     """
-    rows = design.row_index
+    from scipy.sparse import diags_array
+
+    entries = np.diff(design.indptr)
     logs = []
     for label in (1.0, 0.0):
         own = np.where(labels == label, weights, 0.0)
         count = float((own > 0).sum())
-        seen = np.bincount(design.columns, (own * (count / own.sum()))[rows], minlength=LEXICAL_BUCKETS)
+        seen = np.bincount(design.indices, np.repeat(own * (count / own.sum()), entries), design.shape[1])
         logs.append(np.log((seen + _SMOOTHING) / (count + 2 * _SMOOTHING)))
-    filled = np.bincount(design.columns, minlength=LEXICAL_BUCKETS) > 0
     ratio = logs[0] - logs[1]
-    return np.where(filled, np.maximum(ratio, -_BENIGN_SCALE * ratio), 0.0)
+    scale = np.maximum(ratio, -_BENIGN_SCALE * ratio)
+    # Names are the memory's to judge: as mere words they would also flag everybody who shares one.
+    for word in (word for subject in memory.subjects for word in subject.words):
+        scale[lexical_features(word)[0]] = 0.0
+    scale[LEXICAL_BUCKETS:] = _DENSE_SCALE
+    scale[-len(MEMORY_FEATURES) :] = _MEMORY_SCALE
+    found, bias = fit_logistic(design @ diags_array(scale), labels, weights, _L2)
+    return found * scale, bias
+
+
+def fit_logistic(
+    design: Any, labels: NDArray[np.float64], weights: NDArray[np.float64], l2: float
+) -> tuple[NDArray[np.float64], float]:
+    """Weights w (D,) and bias b that minimise sum_i c_i log(1 + exp(-y_i (x_i . w + b))) + (l2 / 2) |w|^2.
+
+    `design` (N, D) is sparse, `labels` (N,) in {0, 1}, and the texts' weights c (N,) add up to 1.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # type: ignore[import-untyped]
+    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
+
+    model = LogisticRegression(C=1 / l2, tol=1e-5, max_iter=_MAX_STEPS)
+    # Vectors this short make more threads wait for each other.
+    with threadpool_limits(limits=1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(design, labels, sample_weight=weights)
+    return model.coef_[0], float(model.intercept_[0])

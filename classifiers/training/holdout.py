@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from classifiers.calibration.assessment import Assessment, assess
 from classifiers.calibration.conformal import needed
-from classifiers.calibration.threshold import CalibrationSettings
+from classifiers.calibration.threshold import Calibration, CalibrationSettings, calibrate
 from sources.examples import Example
 
 __all__ = ["Holdout", "hold_out"]
 
+_Item = TypeVar("_Item")
 _SHARE = 5  # every fifth
 _MOST = 400  # enough for a level of 0.25 %; more would be missed in training
 _FEWEST = 20  # of a smaller retain set every example is needed in training
@@ -38,6 +42,27 @@ class Holdout:
             return self.kept_retain, "prompts of the retain set"
         return [*self.kept_retain, *self.kept_everyday], "prompts of the retain set and everyday prompts"
 
+    def calibrate(
+        self,
+        positives: NDArray[np.float64],
+        negatives: NDArray[np.float64],
+        settings: CalibrationSettings,
+        preferred: float,
+    ) -> tuple[Calibration, Assessment]:
+        """The threshold on scores of forget prompts, and of `negatives(settings)` in their order; and how well it
+        tells the kinds apart.
+
+        Raises:
+            CalibrationError: no useful threshold holds the level.
+        """
+        scores = np.concatenate([positives, negatives])
+        labels = np.repeat([1.0, 0.0], [len(positives), len(negatives)])
+        calibration = calibrate(scores, labels, settings, preferred)
+        retained = min(len(self.kept_retain), len(negatives))
+        counts = [len(positives), retained, len(negatives) - retained]
+        groups = np.repeat(["forget", "retain", "everyday"], counts)
+        return calibration, assess(scores, labels, calibration.threshold, groups)
+
 
 def hold_out(
     forget: Sequence[Example],
@@ -54,21 +79,24 @@ def hold_out(
     Raises:
         CalibrationError: the calibration set is too small for the level, with the numbers.
     """
-    kept_retain = _drawn(len(retain), rng) if len(retain) >= _FEWEST else frozenset()
-    kept_everyday = _drawn(len(everyday), rng)
-    kept_forget = _drawn(len(forget), rng) if settings.error == "miss" or positives else frozenset()
+
+    def split(items: Sequence[_Item], *, keep: bool = True) -> tuple[list[_Item], list[_Item]]:
+        drawn = rng.permutation(len(items))[: min(_MOST, len(items) // _SHARE)] if keep else ()
+        kept = frozenset(int(index) for index in drawn)
+        return [one for i, one in enumerate(items) if i not in kept], [items[i] for i in sorted(kept)]
+
+    positives = positives or settings.error == "miss"
+    retain_left, kept_retain = split(retain, keep=len(retain) >= _FEWEST)
+    everyday_left, kept_everyday = split(everyday)
+    forget_left, kept_forget = split(forget, keep=positives)
     held = Holdout(
-        forget=[example for i, example in enumerate(forget) if i not in kept_forget],
-        retain=[example for i, example in enumerate(retain) if i not in kept_retain],
-        everyday=[text for i, text in enumerate(everyday) if i not in kept_everyday],
-        kept_forget=[forget[i].prompt for i in sorted(kept_forget)],
-        kept_retain=[retain[i].prompt for i in sorted(kept_retain)],
-        kept_everyday=[everyday[i] for i in sorted(kept_everyday)],
+        forget=forget_left,
+        retain=retain_left,
+        everyday=everyday_left,
+        kept_forget=[example.prompt for example in kept_forget],
+        kept_retain=[example.prompt for example in kept_retain],
+        kept_everyday=kept_everyday,
     )
-    judged = len(held.kept_forget) if settings.error == "miss" or positives else len(forget)
-    settings.check_size(positives=judged, negatives=len(held.negatives(settings)[0]))
+    scored = len(kept_forget if positives else forget)
+    settings.check_size(positives=scored, negatives=len(held.negatives(settings)[0]))
     return held
-
-
-def _drawn(count: int, rng: np.random.Generator) -> frozenset[int]:
-    return frozenset(rng.permutation(count)[: min(_MOST, count // _SHARE)].tolist())

@@ -103,8 +103,8 @@ class AskerLM(LM):  # type: ignore[misc]
 
     def _replies(self, asks: Sequence[Ask]) -> list[Reply]:
         keys = {ask: str(number) for number, ask in enumerate(dict.fromkeys(asks))}
-        found = self._ask({key: ask for ask, key in keys.items()}, "multiple choice")
-        return [found[keys[ask]] for ask in asks]
+        replies = self._ask({key: ask for ask, key in keys.items()}, "multiple choice")
+        return [replies[keys[ask]] for ask in asks]
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,15 @@ def load_tasks(
     Raises:
         DataError: a name is unknown, or its YAML or its data cannot be used.
     """
-    with _quiet(), _seeded():
-        manager = _manager(names, paths)
-        loaded = Loaded()
+    for path in paths:
+        if not path.is_dir():
+            raise DataError(f"--include-path: {path} is no folder; give one that holds the tasks' YAML files")
+    loaded = Loaded()
+    with _undisturbed():
+        # Indexing lm-eval's own, over ten thousand files, takes long: only where something of them is asked for.
+        manager = TaskManager(include_path=list(paths), include_defaults=False)
+        if not all(_is_complete(manager, name) for name in names):
+            manager = TaskManager(include_path=list(paths))
         for name in names:
             if name in loaded.tasks:
                 loaded.members[name] = (name,)
@@ -148,12 +154,16 @@ def load_tasks(
                 near = process.extract(name, [*suggestions, *manager.all_tasks], limit=_NEAR)
                 meant = ", ".join(dict.fromkeys(choice for choice, *_ in near))
                 raise DataError(f"--tasks: no task {name!r}; did you mean {meant}? Own tasks need --include-path")
-            found = _built(manager, name)
-            loaded.tasks.update(found["tasks"])
-            loaded.groups.update(found["groups"])
-            loaded.members[name] = tuple(found["tasks"])
+            built = _built(manager, name)
+            loaded.tasks.update(built["tasks"])
+            loaded.groups.update(built["groups"])
+            loaded.members[name] = tuple(built["tasks"])
         for name, task in loaded.tasks.items():
-            _configure(name, task, num_fewshot)
+            if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
+                raise DataError(f"--tasks: {name}: runs generated code or needs more than text; choose another task")
+            own = task.get_config("num_fewshot")  # as `lm_eval.simple_evaluate` does
+            if own is None or (num_fewshot is not None and own != 0):
+                task.set_config(key="num_fewshot", value=num_fewshot or 0)
     return loaded
 
 
@@ -163,16 +173,16 @@ def requests_of(loaded: Loaded, *, limit: int | None, seed: int) -> dict[str, li
     Raises:
         DataError: they cannot be made of the documents.
     """
-    found = {}
-    with _quiet(), _seeded():
+    requests = {}
+    with _undisturbed():
         for name, task in loaded.tasks.items():
             task.set_fewshot_seed(seed=seed)
             try:
                 task.build_all_requests(limit=limit)
             except Exception as error:
                 raise DataError(f"--tasks: {name}: no prompts can be made of its documents ({_line(error)})") from error
-            found[name] = list(task.instances)
-    return found
+            requests[name] = list(task.instances)
+    return requests
 
 
 def run_tasks(loaded: Loaded, lm: AskerLM, *, limit: int | None, seed: int) -> Mapping[str, Any]:
@@ -182,24 +192,13 @@ def run_tasks(loaded: Loaded, lm: AskerLM, *, limit: int | None, seed: int) -> M
         limit: the first documents of each task; None: all.
         seed: of the few-shot examples that are drawn; the same ones at every call.
     """
-    with _quiet(), _seeded():
+    with _undisturbed():
         for task in loaded.tasks.values():
             task.set_fewshot_seed(seed=seed)
         results: Mapping[str, Any] = evaluate(
             lm, {"tasks": loaded.tasks, "groups": loaded.groups}, limit=limit, bootstrap_iters=0, log_samples=True
         )
     return results
-
-
-def _manager(names: Sequence[str], paths: Sequence[Path]) -> Any:
-    """An index of tasks. lm-eval's own, over ten thousand files, are left out where nothing of them is asked for."""
-    for path in paths:
-        if not path.is_dir():
-            raise DataError(f"--include-path: {path} is no folder; give one that holds the tasks' YAML files")
-    own = TaskManager(include_path=list(paths), include_defaults=False)
-    if all(_is_complete(own, name) for name in names):
-        return own
-    return TaskManager(include_path=list(paths))
 
 
 def _is_complete(manager: Any, name: object) -> bool:
@@ -225,24 +224,25 @@ def _built(manager: Any, name: str) -> Any:
         ) from error
 
 
-def _configure(name: str, task: Any, num_fewshot: int | None) -> None:
-    """As `lm_eval.simple_evaluate` does."""
-    if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
-        raise DataError(f"--tasks: {name}: runs generated code or needs more than text; choose another task")
-    own = task.get_config("num_fewshot")
-    if own is None or (num_fewshot is not None and own != 0):
-        task.set_config(key="num_fewshot", value=num_fewshot or 0)
-
-
 def _line(error: Exception) -> str:
+    # All of an OSError's words, which name the file.
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
-    """lm-eval's seeds for what tasks draw from the global generators, which are put back afterwards."""
+def _undisturbed() -> Iterator[None]:
+    """lm-eval without its log below errors and its progress bars, which would draw over the run's own.
+
+    Its seeds are set for what tasks draw from the global generators, which are put back afterwards.
+    """
+    logger = logging.getLogger("lm_eval")
+    level, bar = logger.level, lm_eval.api.task.tqdm
+    bars = datasets.are_progress_bars_disabled()
     before, numpy_before = random.getstate(), np.random.get_state()
+    logger.setLevel(logging.ERROR)
+    lm_eval.api.task.tqdm = lambda documents, **_: documents
+    datasets.disable_progress_bars()
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
     try:
@@ -250,20 +250,6 @@ def _seeded() -> Iterator[None]:
     finally:
         random.setstate(before)
         np.random.set_state(numpy_before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """lm-eval without its log below errors and its progress bars, which would draw over the run's own."""
-    logger = logging.getLogger("lm_eval")
-    level, bar = logger.level, lm_eval.api.task.tqdm
-    bars = datasets.are_progress_bars_disabled()
-    logger.setLevel(logging.ERROR)
-    lm_eval.api.task.tqdm = lambda documents, **_: documents
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
         logger.setLevel(level)
         lm_eval.api.task.tqdm = bar
         if not bars:

@@ -84,12 +84,12 @@ class TaskSamples:
             return
         mine = [sample for sample in self._unfiltered() if "acc" in sample["metrics"]]
         scored = [[replies[tuple(arguments)] for arguments in sample["arguments"]] for sample in mine]
-        for sample, found in zip(mine, scored, strict=True):
-            means = [sum(reply.logprobs) / len(reply.logprobs) for reply in found]
+        for sample, choices in zip(mine, scored, strict=True):
+            means = [sum(reply.logprobs) / len(reply.logprobs) for reply in choices]
             yield self.score(TOP_PROB, sample, self._accuracy(sample, means))
         if self._are_labels(mine, scored):
-            for sample, found in zip(mine, scored, strict=True):
-                yield self.score(TOP_LOGIT, sample, self._accuracy(sample, [reply.logprobs[-1] for reply in found]))
+            for sample, choices in zip(mine, scored, strict=True):
+                yield self.score(TOP_LOGIT, sample, self._accuracy(sample, [reply.logprobs[-1] for reply in choices]))
 
     def answers(self) -> Iterator[Answer]:
         """What was generated, for a task that generates."""
@@ -111,25 +111,20 @@ class TaskSamples:
         return float(self.task.process_results(sample["doc"], [(value, False) for value in logprobs])["acc"])
 
     def _are_labels(self, samples: Sequence[Sample], scored: Sequence[Sequence[Reply]]) -> bool:
-        """Whether all documents have the same choices, and the last token alone tells one from another."""
+        """Whether all documents have the same choices, and the last token alone tells one from another.
+
+        A target that gives no token ids is trusted with choices of one character: before it stands the same text.
+        """
         if not samples or self.task.multiple_input:
             return False
         first = self.task.doc_to_choice(samples[0]["doc"])
         if any(self.task.doc_to_choice(sample["doc"]) != first for sample in samples):
             return False
-        letters = all(len(choice) == 1 for choice in first)
-        return all(_differ_in_last_token(found, letters=letters) for found in scored)
-
-
-def _differ_in_last_token(replies: Sequence[Reply], *, letters: bool) -> bool:
-    """Whether one document's choices have the same tokens but for the last one.
-
-    A target that gives no token ids is trusted with choices of one character: before it stands the same text.
-    """
-    lengths = {len(reply.logprobs) for reply in replies}
-    if lengths == {1}:
+        are_letters = all(len(choice) == 1 for choice in first)
+        for choices in scored:
+            lengths = {len(reply.logprobs) for reply in choices}
+            ids_known = all(reply.token_ids for reply in choices)
+            differ_in_last = len({reply.token_ids[:-1] for reply in choices}) == 1 if ids_known else are_letters
+            if lengths != {1} and (len(lengths) > 1 or not differ_in_last):
+                return False
         return True
-    if len(lengths) > 1:
-        return False
-    known = all(reply.token_ids for reply in replies)
-    return len({reply.token_ids[:-1] for reply in replies}) == 1 if known else letters

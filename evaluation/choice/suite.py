@@ -17,7 +17,7 @@ import numpy as np
 
 from evaluation.choice.harness import AskerLM, ask_of, load_tasks, requests_of, run_tasks
 from evaluation.choice.scores import TOP_LOGIT, TOP_PROB, TaskSamples, chooses, is_mean, metric_name
-from evaluation.choice.tasks import SETS, TASKS, Role, chosen_tasks
+from evaluation.choice.tasks import SETS, TASKS, chosen_tasks
 from evaluation.errors import DataError
 from evaluation.intervals import bootstrap
 from evaluation.replies import Ask, Asker
@@ -29,7 +29,6 @@ SAMPLES: Final = Path(__file__).with_name("samples")
 _SEED: Final = 1234
 #: Fewer than for means: scikit-learn's F1 takes milliseconds each time.
 _RESAMPLES: Final = 400
-_BETTER_FOR: Final[Mapping[Role, str]] = {"forget": "down", "neighbour": "up", "general": "up"}
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,31 @@ class ChoiceSuite:
         self._loaded = load_tasks(list(members), paths, num_fewshot=num_fewshot, suggestions=[*SETS, *TASKS])
         for name, task in self._loaded.tasks.items():
             _check_answers(name, task, limit)
+        #: The lm-eval tasks that each subset joins.
+        self._members = {
+            subset: tuple(dict.fromkeys(name for member in task.members for name in self._loaded.members[member]))
+            for subset, task in self._subsets.items()
+        }
         requests = requests_of(self._loaded, limit=limit, seed=seed)
-        kinds = {mine[0].request_type: ask_of(mine[0]) for mine in requests.values()}
-        self._probe = list(kinds.values())
-        self._requests_sha256 = _digest_of(requests)
+        self._probe = list({mine[0].request_type: ask_of(mine[0]) for mine in requests.values()}.values())
         self._sizes = {name: len({request.doc_id for request in mine}) for name, mine in requests.items()}
+        digest = hashlib.sha256()  # over every document, prompt and continuation: data, templates, few-shot examples
+        for name, mine in requests.items():
+            for request in mine:
+                facts = [name, request.doc_id, request.doc if request.idx == 0 else None, *request.args]
+                digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+        self._requests_sha256 = digest.hexdigest()
         self._own: dict[str, list[_Own]] = {}
-        self.headline: Sequence[str] = [f"{subset}/{self._first_metric(subset)}" for subset in self._subsets]
-        self.directions: Mapping[str, str] = dict(self._directions())
+        metrics = {subset: self._metrics_of(subset) for subset in self._subsets}
+        self.headline: Sequence[str] = [
+            f"{subset}/{'acc' if 'acc' in its else next(iter(its))}" for subset, its in metrics.items()
+        ]
+        self.directions: Mapping[str, str] = {
+            f"{subset}/{metric}": "up" if knows_more == (task.role != "forget") else "down"
+            for subset, task in self._subsets.items()
+            if task.role
+            for metric, knows_more in metrics[subset].items()
+        }
 
     def describe(self) -> Mapping[str, object]:
         return {
@@ -120,15 +136,17 @@ class ChoiceSuite:
         results = run_tasks(self._loaded, lm, limit=self._limit, seed=self._seed)
         scores: list[Score] = []
         answers: list[Answer] = []
-        for subset, names in self._tasks_of():
+        for subset, names in self._members.items():
+            role = self._subsets[subset].role
             mine: list[Score] = []
             for name in names:
-                group = self._group(subset, name, len(names))
-                found = TaskSamples(subset, group, name, self._loaded.tasks[name], results["samples"][name])
-                label = subset if len(names) == 1 else f"{subset}/{name}"
-                mine += self._lm_eval_scores(found, results["results"][name], label)
-                mine += found.eco_scores(lm.scored)
-                answers += found.answers()
+                label, group = subset, str(role)
+                if len(names) > 1:
+                    label, group = f"{subset}/{name}", f"{role}: {name}" if role else name
+                samples = TaskSamples(subset, group, name, self._loaded.tasks[name], results["samples"][name])
+                mine += self._lm_eval_scores(samples, results["results"][name], label)
+                mine += samples.eco_scores(lm.scored)
+                answers += samples.answers()
             self._keep_group_aggregates(subset, results.get("groups", {}), mine)
             scores += mine
         return Outcome(tuple(scores), tuple(answers))
@@ -137,51 +155,27 @@ class ChoiceSuite:
         """lm-eval's own numbers for metrics that are no mean over documents, of the draws that were measured."""
         return [_figure(name, draws) for name, draws in self._own.items()]
 
-    def _tasks_of(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Subsets and the lm-eval tasks that each joins."""
-        for subset, task in self._subsets.items():
-            yield subset, tuple(dict.fromkeys(name for m in task.members for name in self._loaded.members[m]))
-
-    def _group(self, subset: str, name: str, count: int) -> str:
-        role = self._subsets[subset].role
-        if count == 1:
-            return role
-        return f"{role}: {name}" if role else name
-
-    def _first_metric(self, subset: str) -> str:
-        metrics = list(self._metrics_of(subset))
-        return "acc" if "acc" in metrics else metrics[0]
-
     def _metrics_of(self, subset: str) -> dict[str, bool]:
         """Metrics of a subset -> whether higher means that more is known."""
-        members = dict(self._tasks_of())[subset]
-        found: dict[str, bool] = {}
-        for name in members:
-            task = self._loaded.tasks[name]
+        tasks = [self._loaded.tasks[name] for name in self._members[subset]]
+        metrics: dict[str, bool] = {}
+        for task in tasks:
             filters = [one["name"] for one in task.get_config("filter_list") or [{"name": "none"}]]
             for metric, higher in task.higher_is_better().items():
-                found.update({metric_name(metric, one): higher is not False for one in filters})
-        if "acc" in found and all(chooses(self._loaded.tasks[name]) for name in members):
-            found |= {TOP_PROB: True, TOP_LOGIT: True}
-        return found
+                metrics.update({metric_name(metric, one): higher is not False for one in filters})
+        if "acc" in metrics and all(chooses(task) for task in tasks):
+            metrics |= {TOP_PROB: True, TOP_LOGIT: True}
+        return metrics
 
-    def _directions(self) -> Iterator[tuple[str, str]]:
-        for subset, task in self._subsets.items():
-            if task.role:
-                better = _BETTER_FOR[task.role]
-                worse = "up" if better == "down" else "down"
-                for metric, higher in self._metrics_of(subset).items():
-                    yield f"{subset}/{metric}", better if higher else worse
-
-    def _lm_eval_scores(self, found: TaskSamples, aggregates: Mapping[str, Any], label: str) -> Iterator[Score]:
+    def _lm_eval_scores(self, task: TaskSamples, aggregates: Mapping[str, Any], label: str) -> Iterator[Score]:
         """Scores of the metrics that are means over documents; lm-eval's aggregates of others are kept for later."""
-        for metric, one, samples in found.metrics():
+        for metric, one, samples in task.metrics():
             values, aggregated = [sample[metric] for sample in samples], aggregates[f"{metric},{one}"]
             name = metric_name(metric, one)
             if is_mean(values, aggregated):
-                yield from (found.score(name, sample, sample[metric]) for sample in samples)
+                yield from (task.score(name, sample, sample[metric]) for sample in samples)
             else:
-                own = _Own(float(aggregated), values, found.task.aggregation().get(metric))
+                own = _Own(float(aggregated), values, task.task.aggregation().get(metric))
                 self._own.setdefault(f"{label}/{name}", []).append(own)
 
     def _keep_group_aggregates(
@@ -213,16 +207,6 @@ def _check_answers(name: str, task: Any, limit: int | None) -> None:
                 )
 
 
-def _digest_of(requests: Mapping[str, Sequence[Any]]) -> str:
-    """sha256 in hex over every document, prompt and continuation: data, templates and few-shot examples."""
-    digest = hashlib.sha256()
-    for name, mine in requests.items():
-        for request in mine:
-            facts = [name, request.doc_id, request.doc if request.idx == 0 else None, *request.args]
-            digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
 def _figure(name: str, draws: Sequence[_Own]) -> Figure:
     value = sum(draw.value for draw in draws) / len(draws)
     count = len(draws[0].items)
@@ -239,5 +223,5 @@ def _figure(name: str, draws: Sequence[_Own]) -> Figure:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*ill-defined")  # a resample may miss one of the answers
-        low, high = bootstrap(np.arange(count, dtype=np.float64)[None], resampled, resamples=_RESAMPLES) or (None, None)
-    return Figure(name, value, count, low, high, "lm-eval's own aggregate, no mean over examples")
+        interval = bootstrap(np.arange(count, dtype=np.float64)[None], resampled, resamples=_RESAMPLES)
+    return Figure.within(interval, name, value, count, "lm-eval's own aggregate, no mean over examples")

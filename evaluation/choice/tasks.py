@@ -30,6 +30,22 @@ class ChoiceTask:
     role: Role = ""
 
 
+#: Data sets of general ability, by our name.
+_GENERAL: Final = {
+    "arc-easy": "arc_easy",
+    "arc-challenge": "arc_challenge",
+    "boolq": "boolq",
+    "hellaswag": "hellaswag",
+    "openbookqa": "openbookqa",
+    "piqa": "piqa",
+    "winogrande": "winogrande",
+    "commonsenseqa": "commonsense_qa",
+    "socialiqa": "social_iqa",
+    "truthfulqa-mc1": "truthfulqa_mc1",
+    "truthfulqa-mc2": "truthfulqa_mc2",
+}
+
+
 def _mmlu(subjects: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"mmlu_{subject}" for subject in subjects)
 
@@ -43,17 +59,7 @@ TASKS: Final[Mapping[str, ChoiceTask]] = {
     "mmlu-math": ChoiceTask(_mmlu(MMLU_TOPICS["physics"].neighbours), "neighbour"),
     "mmlu-law": ChoiceTask(_mmlu(MMLU_TOPICS["law"].forget), "forget"),
     "mmlu-jurisprudence": ChoiceTask(_mmlu(MMLU_TOPICS["law"].neighbours), "neighbour"),
-    "arc-easy": ChoiceTask(("arc_easy",), "general"),
-    "arc-challenge": ChoiceTask(("arc_challenge",), "general"),
-    "boolq": ChoiceTask(("boolq",), "general"),
-    "hellaswag": ChoiceTask(("hellaswag",), "general"),
-    "openbookqa": ChoiceTask(("openbookqa",), "general"),
-    "piqa": ChoiceTask(("piqa",), "general"),
-    "winogrande": ChoiceTask(("winogrande",), "general"),
-    "commonsenseqa": ChoiceTask(("commonsense_qa",), "general"),
-    "socialiqa": ChoiceTask(("social_iqa",), "general"),
-    "truthfulqa-mc1": ChoiceTask(("truthfulqa_mc1",), "general"),
-    "truthfulqa-mc2": ChoiceTask(("truthfulqa_mc2",), "general"),
+    **{name: ChoiceTask((task,), "general") for name, task in _GENERAL.items()},
     "sample-people": ChoiceTask(("sample_people",), "forget"),
     "sample-facts": ChoiceTask(("sample_facts",), "general"),
     "sample-passages": ChoiceTask(("sample_passages",), "neighbour"),
@@ -65,19 +71,7 @@ SETS: Final[Mapping[str, tuple[str, ...]]] = {
     "economics": ("mmlu-economics", "mmlu-econometrics"),
     "physics": ("mmlu-physics", "mmlu-math"),
     "law": ("mmlu-law", "mmlu-jurisprudence"),
-    "general": (
-        "arc-easy",
-        "arc-challenge",
-        "boolq",
-        "hellaswag",
-        "openbookqa",
-        "piqa",
-        "winogrande",
-        "commonsenseqa",
-        "socialiqa",
-        "truthfulqa-mc1",
-        "truthfulqa-mc2",
-    ),
+    "general": tuple(_GENERAL),
     "sample": ("sample-people", "sample-facts", "sample-passages"),
 }
 """Names that stand for several tasks, each with scores of its own."""

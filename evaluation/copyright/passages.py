@@ -5,17 +5,18 @@ row of a table is one passage, and a plain text file, such as a book, is cut int
 belongs to, such as a section or a work.
 """
 
+import itertools
 import re
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from evaluation.errors import DataError
-from evaluation.overlap import first_words
 from evaluation.rows import drawn
 from sources import HUB_PREFIX, Row, SourceError, read_source
 
-__all__ = ["LEAST_WORDS", "LoadedPassages", "Passage", "Split", "load_passages"]
+__all__ = ["LEAST_WORDS", "LoadedPassages", "Passage", "Split", "first_words", "load_passages"]
 
 #: A continuation of fewer words says nothing of copying; verbatim n-grams are of this many words too.
 LEAST_WORDS: Final = 5
@@ -47,9 +48,6 @@ class Split:
             raise DataError(f"--prompt-words: {self.prompt_words} gives nothing of a passage; give 1 or more")
         if self.answer_words < LEAST_WORDS:
             raise DataError(f"--answer-words: {self.answer_words} are too few to compare; give {LEAST_WORDS} or more")
-
-    def as_dict(self) -> dict[str, int | bool]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +93,11 @@ def load_passages(source: str, split: Split, *, limit: int | None = None, seed: 
         read = read_source(source, name=_NAME, columns=_COLUMNS)
     except SourceError as error:
         raise DataError(str(error)) from error
-    rows = _chunked(read.rows, split) if _is_plain_text(source) else read.rows
+    path = Path(source).expanduser()
+    is_plain_text = not source.startswith(HUB_PREFIX) and (path.is_dir() or path.suffix == ".txt")
     passages: list[Passage] = []
     refused: list[DataError] = []
-    for number, (where, row) in enumerate(rows, 1):
+    for number, (where, row) in enumerate(_chunked(read.rows, split) if is_plain_text else read.rows, 1):
         try:
             passages.append(_passage(str(number), row, where, split))
         except DataError as error:
@@ -108,18 +107,18 @@ def load_passages(source: str, split: Split, *, limit: int | None = None, seed: 
     return LoadedPassages(tuple(drawn(passages, limit, seed)), len(refused))
 
 
-def _is_plain_text(source: str) -> bool:
-    path = Path(source).expanduser()
-    return not source.startswith(HUB_PREFIX) and (path.is_dir() or path.suffix == ".txt")
+def first_words(text: str, count: int) -> str:
+    """The text up to the end of its `count`-th word; words are what stands between white space, which is kept."""
+    ends = [word.end() for word in itertools.islice(re.finditer(r"\S+", text), count)]
+    return text[: ends[-1]] if ends else ""
 
 
-def _chunked(rows: tuple[tuple[str, Row], ...], split: Split) -> list[tuple[str, Row]]:
+def _chunked(rows: Iterable[tuple[str, Row]], split: Split) -> Iterator[tuple[str, Row]]:
     """A book in parts of as many words as are given and compared; the last, shorter part of a longer text is left out.
 
     ECO's parts of a novel have a fixed number of tokens instead.
     """
     size = split.prompt_words + split.answer_words
-    found: list[tuple[str, Row]] = []
     for where, row in rows:
         work = Path(where.removeprefix(f"--{_NAME}: ")).stem
         text = str(row["text"])
@@ -128,15 +127,32 @@ def _chunked(rows: tuple[tuple[str, Row], ...], split: Split) -> list[tuple[str,
         for start in starts:
             last = min(start + size, len(words)) - 1
             part = f"{where}: part {start // size + 1}" if len(starts) > 1 else where
-            found.append((part, {"text": text[words[start][0] : words[last][1]], "group": work}))
-    return found
+            yield part, {"text": text[words[start][0] : words[last][1]], "group": work}
 
 
 def _passage(example: str, row: Row, where: str, split: Split) -> Passage:
-    prompt, continuation = _halves(row, where, split)
+    """A row divided into what is given and what follows."""
+    column = next((column for column in _TEXTS if column in row), None)
+    if "prompt" in row or "completion" in row:
+        prompt, continuation = _text(row, "prompt", where), _text(row, "completion", where)
+    elif column is None:
+        raise DataError(
+            f"{where}: no known column; found {', '.join(map(str, row)) or 'none'}; expected one of "
+            f"{', '.join(_TEXTS)}, or prompt with completion"
+        )
+    elif split.title_prompt:
+        continuation, prompt = _text(row, column, where), _text(row, "title", where)
+    else:
+        text = _text(row, column, where)
+        prompt = first_words(text, split.prompt_words)
+        continuation = text[len(prompt) :]
+        if (words := len(prompt.split())) < split.prompt_words:
+            raise DataError(
+                f"{where}: {column} has {words} words, fewer than the {split.prompt_words} to be given; take it out, "
+                "or give less with --prompt-words"
+            )
     reference = first_words(continuation, split.answer_words)
-    words = len(reference.split())
-    if words < LEAST_WORDS:
+    if (words := len(reference.split())) < LEAST_WORDS:
         raise DataError(
             f"{where}: only {words} words follow what is given of the passage; take it out, or give less with "
             f"--prompt-words, so that {LEAST_WORDS} are left"
@@ -144,31 +160,9 @@ def _passage(example: str, row: Row, where: str, split: Split) -> Passage:
     return Passage(example, prompt, continuation, reference, str(row.get("group") or ""))
 
 
-def _halves(row: Row, where: str, split: Split) -> tuple[str, str]:
-    if "prompt" in row or "completion" in row:
-        return _text(row, "prompt", where), _text(row, "completion", where)
-    column = next((column for column in _TEXTS if column in row), None)
-    if column is None:
-        raise DataError(
-            f"{where}: no known column; found {', '.join(map(str, row)) or 'none'}; expected one of "
-            f"{', '.join(_TEXTS)}, or prompt with completion"
-        )
-    text = _text(row, column, where)
-    if split.title_prompt:
-        return _text(row, "title", where), text
-    prompt = first_words(text, split.prompt_words)
-    words = len(prompt.split())
-    if words < split.prompt_words:
-        raise DataError(
-            f"{where}: {column} has {words} words, fewer than the {split.prompt_words} to be given; take it out, "
-            "or give less with --prompt-words"
-        )
-    return prompt, text[len(prompt) :]
-
-
 def _text(row: Row, column: str, where: str) -> str:
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
-        found = "is missing" if value is None else "is empty" if isinstance(value, str) else f"is {value!r:.20}"
-        raise DataError(f"{where}: {column} {found}; give it text")
+        problem = "is missing" if value is None else "is empty" if isinstance(value, str) else f"is {value!r:.20}"
+        raise DataError(f"{where}: {column} {problem}; give it text")
     return value

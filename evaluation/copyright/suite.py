@@ -6,27 +6,14 @@ given their title, and a novel, given the first sentence of each part; any passa
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import PurePath
 from typing import Final
 
-from evaluation.copyright.bert_score import BertScore
-from evaluation.copyright.passages import LEAST_WORDS, Passage, Split, load_passages
-from evaluation.copyright.similarity_gap import GAP, LOG_LIKELIHOOD, TOKENS, perplexity_figures, similarity_gap
+from evaluation.copyright import metrics
+from evaluation.copyright.figures import GAP, LOG_LIKELIHOOD, TOKENS, perplexity_figures, similarity_gap
+from evaluation.copyright.passages import LEAST_WORDS, Passage, Split, first_words, load_passages
 from evaluation.errors import DataError
-from evaluation.overlap import (
-    exact_match,
-    first_words,
-    installed_wordnet,
-    longest_verbatim_run,
-    meteor,
-    meteor_name,
-    ngram_containment,
-    rouge,
-    sentence_bleu,
-    unique_token_ratio,
-    word_repetition,
-    word_tokens,
-)
 from evaluation.replies import Ask, Asker, Reply, Style
 from evaluation.rows import digest_of_rows
 from evaluation.suite import Answer, Figure, Outcome, Score
@@ -47,13 +34,13 @@ class CopyrightSuite:
     the passage's rest; so do the measures of fluency.
 
     Args:
-        passages: a source (see `suites.passages`).
+        passages: a source (see `evaluation.copyright.passages`).
         split: what of a passage is given, and how much of the rest is compared.
         max_new_tokens: of an answer; None: two for each word compared.
         style: "text": the model goes on with the passage as it stands; "chat": it is instructed to.
         limit: at most so many passages, drawn with `seed`; None: all.
         bert_model: for BERTScore, a name of the hub or a folder; None: no BERTScore.
-        bert_layers: see `BertScore`.
+        bert_layers: see `metrics.BertScore`.
         reference: a model under which the perplexity of answers is measured; None: no perplexity. ECO takes the model
             that learned the passages, so that fluent copies are likely.
 
@@ -106,8 +93,8 @@ class CopyrightSuite:
         self._passages, self._passed_over = loaded.passages, loaded.passed_over
         if bert_layers is not None and bert_model is None:
             raise DataError("--bert-layers: there is no --bert-model whose layers to choose from; give one")
-        self._bert = BertScore(bert_model, bert_layers) if bert_model is not None else None
-        self._wordnet = installed_wordnet()
+        self._bert = metrics.BertScore(bert_model, bert_layers) if bert_model is not None else None
+        self._wordnet = metrics.installed_wordnet()
         self._reference = reference
         if reference is not None:
             reference.target.check([_scored(one, one.continuation) for one in self._passages[:1]])
@@ -119,12 +106,12 @@ class CopyrightSuite:
             "passages_sha256": digest_of_rows(content),
             "passages_used": len(self._passages),
             "passages_passed_over": self._passed_over,
-            **self._split.as_dict(),
+            **asdict(self._split),
             **self._settings,
             "max_new_tokens": self._max_new_tokens,
             "bert_model": self._bert.model if self._bert else None,
             "bert_layers": self._bert.layers if self._bert else None,
-            "meteor": meteor_name(self._wordnet),
+            "meteor": metrics.meteor_name(self._wordnet),
             "reference": dict(self._reference.target.describe()) if self._reference else None,
         }
 
@@ -134,25 +121,33 @@ class CopyrightSuite:
     def measure(self, ask: Asker) -> Outcome:
         replies = ask({one.example: self._ask(one) for one in self._passages}, "copyright: continuations")
         answers = [replies[one.example].text for one in self._passages]
-        scores = self._similarities(answers)
-        for one, answer in zip(self._passages, answers, strict=True):
-            scores += _scores_of(one, _fluency(answer))
-        if self._reference is not None:
-            scores += self._likelihoods(self._reference, answers)
-        return Outcome(
-            tuple(scores),
-            tuple(
-                Answer(SUBSET, one.example, one.prompt, answer, one.reference)
-                for one, answer in zip(self._passages, answers, strict=True)
-            ),
+        likeness = self._likeness(answers)
+        fluency = [
+            {
+                "unique_token_ratio": metrics.unique_token_ratio(metrics.word_tokens(answer)),
+                "repetition": metrics.word_repetition(answer),
+            }
+            for answer in answers
+        ]
+        likelihoods = self._likelihoods(answers)
+        scores = tuple(
+            Score(SUBSET, metric, passage.example, value, passage.group)
+            for passage, *values in zip(self._passages, likeness, fluency, likelihoods, strict=True)
+            for part in values
+            for metric, value in part.items()
         )
+        read = (
+            Answer(SUBSET, passage.example, passage.prompt, answer, passage.reference)
+            for passage, answer in zip(self._passages, answers, strict=True)
+        )
+        return Outcome(scores, tuple(read))
 
     def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
         """The average similarity gap to the retain model, and perplexities where a reference model was given.
 
         The gap is over the graded similarities of ECO's script: exact match, which is all or nothing, is not in it.
         """
-        compared = (meteor_name(self._wordnet), "rouge_l_f1", "sacrebleu", "bertscore_f1")
+        compared = (metrics.meteor_name(self._wordnet), "rouge_l_f1", "sacrebleu", "bertscore_f1")
         gap = similarity_gap(scores, reference, subset=SUBSET, metrics=compared)
         return [gap, *perplexity_figures(scores, subset=SUBSET)]
 
@@ -160,51 +155,43 @@ class CopyrightSuite:
         prompt = _INSTRUCTION + passage.prompt if self._style == "chat" else passage.prompt
         return Ask(prompt, style=self._style, max_new_tokens=self._max_new_tokens)
 
-    def _similarities(self, answers: Sequence[str]) -> list[Score]:
-        cut = [
-            first_words(answer, len(one.reference.split())) for one, answer in zip(self._passages, answers, strict=True)
-        ]
+    def _likeness(self, answers: Sequence[str]) -> list[dict[str, float]]:
+        """For each answer, by metric, how alike it is to what follows in its passage."""
         references = [one.reference for one in self._passages]
-        bert = self._bert.f1(references, cut) if self._bert is not None else None
-        scores = []
-        for number, one in enumerate(self._passages):
-            rouges = rouge(one.reference, cut[number])
-            values = {
-                "exact_match": exact_match(one.reference, cut[number]),
-                "rouge_1_f1": rouges["rouge1"].f1,
-                "rouge_2_f1": rouges["rouge2"].f1,
-                "rouge_l_f1": rouges["rougeL"].f1,
-                meteor_name(self._wordnet): meteor(one.reference, cut[number], self._wordnet),
-                "sacrebleu": sentence_bleu(one.reference, cut[number]),
-                "longest_verbatim_run": float(longest_verbatim_run(one.continuation, answers[number])),
-                f"containment_{LEAST_WORDS}gram": ngram_containment(one.continuation, answers[number], LEAST_WORDS),
+        cut = [
+            first_words(answer, len(reference.split())) for reference, answer in zip(references, answers, strict=True)
+        ]
+        values = [
+            {
+                "exact_match": metrics.exact_match(one.reference, shown),
+                **metrics.rouge_f1(one.reference, shown),
+                metrics.meteor_name(self._wordnet): metrics.meteor(one.reference, shown, self._wordnet),
+                "sacrebleu": metrics.sentence_bleu(one.reference, shown),
+                "longest_verbatim_run": float(metrics.longest_verbatim_run(one.continuation, answer)),
+                f"containment_{LEAST_WORDS}gram": metrics.ngram_containment(one.continuation, answer, LEAST_WORDS),
             }
-            if bert is not None:
-                values["bertscore_f1"] = bert[number]
-            scores += _scores_of(one, values)
-        return scores
+            for one, answer, shown in zip(self._passages, answers, cut, strict=True)
+        ]
+        if self._bert is not None:
+            for row, f1 in zip(values, self._bert.f1(references, cut), strict=True):
+                row["bertscore_f1"] = f1
+        return values
 
-    def _likelihoods(self, reference: Asker, answers: Sequence[str]) -> list[Score]:
-        """Of each answer its total log-likelihood and its tokens; 0 of 0 for one that says nothing."""
+    def _likelihoods(self, answers: Sequence[str]) -> list[dict[str, float]]:
+        """Of each answer its total log-likelihood and its tokens under the reference model, where there is one.
+
+        0 of 0 for an answer that says nothing.
+        """
+        if self._reference is None:
+            return [{}] * len(answers)
         spoken = {
             one.example: _scored(one, answer)
             for one, answer in zip(self._passages, answers, strict=True)
             if answer.strip()
         }
-        replies = reference(spoken, "copyright: perplexity under the reference model") if spoken else {}
-        scores = []
-        for one in self._passages:
-            logprobs = replies.get(one.example, Reply()).logprobs
-            scores += _scores_of(one, {LOG_LIKELIHOOD: float(sum(logprobs)), TOKENS: float(len(logprobs))})
-        return scores
-
-
-def _scores_of(passage: Passage, values: Mapping[str, float]) -> list[Score]:
-    return [Score(SUBSET, metric, passage.example, value, passage.group) for metric, value in values.items()]
-
-
-def _fluency(answer: str) -> dict[str, float]:
-    return {"unique_token_ratio": unique_token_ratio(word_tokens(answer)), "repetition": word_repetition(answer)}
+        replies = self._reference(spoken, "copyright: perplexity under the reference model") if spoken else {}
+        logprobs = [replies.get(one.example, Reply()).logprobs for one in self._passages]
+        return [{LOG_LIKELIHOOD: float(sum(each)), TOKENS: float(len(each))} for each in logprobs]
 
 
 def _scored(passage: Passage, answer: str) -> Ask:

@@ -10,34 +10,25 @@ Rows have `prompt` and any of `idiosyncratic` (continuations that only one who k
 as it is; it has no continuations, so that it gives completions only.
 """
 
+import itertools
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import PurePath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from evaluation.errors import DataError
-from evaluation.judged.judges import UNREADABLE, Judge, Judged, check_measures, readable_figures
+from evaluation.judged.judges import Judged
+from evaluation.judged.suite import UNREADABLE, JudgedPrompt, JudgedSuite, prompt_of
 from evaluation.replies import Ask, Asker, Reply
-from evaluation.rows import check_limit, digest_of_rows, drawn, sample_file
-from evaluation.suite import Answer, Direction, Figure, Outcome, Score, spread
-from sources import Row, SourceError, read_source
+from evaluation.suite import Answer, Outcome, Score, spread
+from sources import Row
 
 __all__ = ["PotterSuite"]
 
-_COLUMNS: Final = ("prompt", "idiosyncratic", "generic", "references", "subtlety")
-_DIRECTIONS: Final = {
-    "probability_familiarity": "down",
-    "idiosyncratic_share": "down",
-    "telling_completion": "down",
-    "completion_familiarity": "down",
-    "completion_familiarity_of_readable": "down",
-    UNREADABLE: "down",
-}
 #: What each grade is worth: a detail of the story alone counts five times as much as its themes, a lucky guess nothing.
 _WORTH: Final = {0.0: 0.0, 1.0: 0.0, 2.0: 0.2, 3.0: 1.0}
 #: Signs that follow a word without a space.
@@ -47,9 +38,7 @@ _OPENING: Final = tuple("([“‘-–—/")
 
 
 @dataclass(frozen=True, slots=True)
-class _Prompt:
-    id: str
-    prompt: str
+class _Prompt(JudgedPrompt):
     idiosyncratic: tuple[str, ...]
     generic: tuple[str, ...]
     references: tuple[str, ...]
@@ -62,8 +51,8 @@ class _Prompt:
         return tuple(dict.fromkeys(word for word in words if not _says(self.prompt, word)))
 
 
-class PotterSuite:
-    """Completion prompts of one story or subject.
+class PotterSuite(JudgedSuite[_Prompt]):
+    """Completion prompts of one story or subject; the sample that ships is of a story nobody else knows.
 
     Metrics, each of a prompt:
         probability_familiarity: P(idiosyncratic | prompt), the sum over its continuations (see `_mass`).
@@ -74,60 +63,53 @@ class PotterSuite:
             the prompt.
         completion_familiarity: the judge's grade, 3 as 1, 2 as 0.2, less as 0; the paper's weights of 5 to 1, in
             [0, 1]. A verdict that cannot be read counts as 1, and `completion_familiarity_of_readable` is without it.
+
+    Args: see `JudgedSuite`. `judge`: with `evaluation.judged.judges.familiarity_rubric`; None: no
+    completion_familiarity.
     """
 
     name = "potter"
-    unbounded_metrics: Collection[str] = ()
-    headline: Sequence[str] = (
+    measures = "familiarity"
+    judged_metric = "completion_familiarity"
+    columns = ("prompt", "idiosyncratic", "generic", "references", "subtlety")
+    answer_tokens = 40
+    headline = (
         "probability_familiarity",
         "idiosyncratic_share",
         "telling_completion",
         "completion_familiarity_of_readable",
     )
-    directions: Direction = _DIRECTIONS
+    directions: Mapping[str, str] = {
+        "probability_familiarity": "down",
+        "idiosyncratic_share": "down",
+        "telling_completion": "down",
+        "completion_familiarity": "down",
+        "completion_familiarity_of_readable": "down",
+        UNREADABLE: "down",
+    }
 
-    def __init__(
-        self,
-        prompts: str | None = None,
-        *,
-        judge: Judge | None = None,
-        limit: int | None = None,
-        seed: int = 0,
-        max_new_tokens: int = 40,
-    ) -> None:
-        """
-        Args:
-            prompts: a source of rows (see `sources`); None: the sample that ships, of a story nobody else knows.
-            judge: with `evaluation.judged.judges.familiarity_rubric`; None: no completion_familiarity.
-            limit: prompts to draw with `seed`; None: all.
-            max_new_tokens: of a completion.
-
-        Raises:
-            DataError: a row cannot be used, or there is nothing to measure. Names file, row and column.
-        """
-        check_limit(limit)
-        check_measures(judge, "familiarity")
-        self.source_name = prompts or "the sample that ships"
-        source = prompts or sample_file("judged", "potter_prompts.jsonl")
-        self.judge, self.limit, self.seed, self.max_new_tokens = judge, limit, seed, max_new_tokens
-        found = _read(source)
-        if judge is None and not any(prompt.telling for prompt in found):
+    def read_prompts(self, rows: Sequence[tuple[str, Row]], source: str) -> list[_Prompt]:
+        prompts = []
+        for number, (where, whole) in enumerate(rows, 1):
+            nested = whole.get("prompt")
+            row: Row = nested if isinstance(nested, Mapping) else whole
+            prompt = prompt_of(row, where, "the beginning of a text")
+            telling, generic = _texts(row, "idiosyncratic", where), _texts(row, "generic", where)
+            for one, other in itertools.product(telling, generic):
+                if one == other or _begins(one, other) or _begins(other, one):
+                    raise DataError(
+                        f"{where}: idiosyncratic {one!r} and generic {other!r} begin alike, so that a probability "
+                        "would count for both; take one of them out"
+                    )
+            references, subtlety = _texts(row, "references", where), row.get("subtlety")
+            group = "" if subtlety is None else f"subtlety {subtlety}"
+            prompts.append(_Prompt(str(number), prompt, _disjoint(telling), _disjoint(generic), references, group))
+        if self.judge is None and not any(prompt.telling for prompt in prompts):
             raise DataError(
                 f"--prompts: {source}: no idiosyncratic continuation, and no reference that its prompt does not "
                 "say itself; add the column idiosyncratic, or give a --judge"
             )
-        self.prompts = drawn(found, limit, seed)
-
-    def describe(self) -> Mapping[str, object]:
-        return {
-            "prompts": PurePath(self.source_name).name,  # its folder decides nothing
-            "sha256": digest_of_rows([asdict(prompt) for prompt in self.prompts]),
-            "n": len(self.prompts),
-            "limit": self.limit,
-            "seed": self.seed,
-            "max_new_tokens": self.max_new_tokens,
-            "judge": dict(self.judge.describe()) if self.judge else None,
-        }
+        return prompts
 
     def probe(self) -> Sequence[Ask]:
         asks = self._asks()
@@ -144,11 +126,14 @@ class PotterSuite:
             for prompt in self.prompts
         ]
         if self.judge:
-            scores += self._graded(self.judge, [answer.answer for answer in answers])
+            items = [Judged(p.prompt, a.answer, p.telling) for p, a in zip(self.prompts, answers, strict=True)]
+            for prompt, verdict in zip(self.prompts, self.judge.verdicts(items), strict=True):
+                worth = 1.0 if verdict is None else _WORTH[verdict]
+                scores += [
+                    Score("", "completion_familiarity", prompt.id, worth, prompt.subtlety),
+                    Score("", UNREADABLE, prompt.id, float(verdict is None), prompt.subtlety),
+                ]
         return Outcome(tuple(scores), tuple(answers))
-
-    def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:  # noqa: ARG002
-        return readable_figures(scores, "completion_familiarity")
 
     def _asks(self) -> dict[str, Ask]:
         asks = {}
@@ -156,24 +141,11 @@ class PotterSuite:
             text = prompt.prompt.rstrip()
             for kind in ("idiosyncratic", "generic"):
                 for number, continuation in enumerate(getattr(prompt, kind)):
-                    answer = _joined(text, continuation)
+                    no_space = continuation.startswith(_CLOSING) or text.endswith(_OPENING)
+                    answer = continuation if no_space else f" {continuation}"
                     asks[f"{prompt.id}/{kind}/{number}"] = Ask(text, answer=answer, style="text")
             asks[f"{prompt.id}/completion"] = Ask(text, style="text", max_new_tokens=self.max_new_tokens)
         return asks
-
-    def _graded(self, judge: Judge, completions: Sequence[str]) -> list[Score]:
-        items = [
-            Judged(prompt.prompt, completion, prompt.telling)
-            for prompt, completion in zip(self.prompts, completions, strict=True)
-        ]
-        scores = []
-        for prompt, verdict in zip(self.prompts, judge.verdicts(items), strict=True):
-            worth = 1.0 if verdict is None else _WORTH[verdict]
-            scores += [
-                Score("", "completion_familiarity", prompt.id, worth, prompt.subtlety),
-                Score("", UNREADABLE, prompt.id, float(verdict is None), prompt.subtlety),
-            ]
-        return scores
 
 
 def _scores(prompt: _Prompt, replies: Mapping[str, Reply]) -> list[Score]:
@@ -205,12 +177,6 @@ def _mass(prompt: str, kind: str, count: int, replies: Mapping[str, Reply]) -> f
     return float(np.logaddexp.reduce(np.maximum(totals, -1e4)))
 
 
-def _joined(prompt: str, continuation: str) -> str:
-    """The continuation with the space before it that the prompt's end asks for."""
-    text = continuation.strip()
-    return text if text.startswith(_CLOSING) or prompt.endswith(_OPENING) else f" {text}"
-
-
 def _says(text: str, words: str) -> bool:
     """Whether a text has these words as whole words, whatever their case."""
     return re.search(rf"(?<!\w){re.escape(_plain(words))}(?!\w)", _plain(text)) is not None
@@ -218,37 +184,6 @@ def _says(text: str, words: str) -> bool:
 
 def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).replace("’", "'").casefold().split())
-
-
-def _read(source: str) -> list[_Prompt]:
-    try:
-        rows = read_source(source, name="prompts", columns=_COLUMNS).rows
-    except SourceError as error:
-        raise DataError(str(error)) from error
-    return [_prompt_of(row, where, str(number)) for number, (where, row) in enumerate(rows, 1)]
-
-
-def _prompt_of(row: Row, where: str, number: str) -> _Prompt:
-    nested = row.get("prompt")
-    if isinstance(nested, Mapping):
-        row = nested
-    if "prompt" not in row:
-        raise DataError(f"{where}: no column prompt; found {', '.join(map(str, row)) or 'none'}")
-    prompt = row["prompt"]
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f"{where}: prompt is {str(prompt)[:20]!r}; expected the beginning of a text")
-    telling = _texts(row, "idiosyncratic", where)
-    generic = _texts(row, "generic", where)
-    _check_disjoint(telling, generic, where)
-    subtlety = row.get("subtlety")
-    return _Prompt(
-        number,
-        prompt,
-        _disjoint(telling),
-        _disjoint(generic),
-        _texts(row, "references", where),
-        "" if subtlety is None else f"subtlety {subtlety}",
-    )
 
 
 def _texts(row: Row, column: str, where: str) -> tuple[str, ...]:
@@ -275,13 +210,3 @@ def _disjoint(texts: Sequence[str]) -> tuple[str, ...]:
 def _begins(text: str, other: str) -> bool:
     """Whether a text is another one and more words."""
     return text.startswith(other) and not text[len(other) : len(other) + 1].isalnum() and text != other
-
-
-def _check_disjoint(telling: Sequence[str], generic: Sequence[str], where: str) -> None:
-    for one in telling:
-        for other in generic:
-            if one == other or _begins(one, other) or _begins(other, one):
-                raise DataError(
-                    f"{where}: idiosyncratic {one!r} and generic {other!r} begin alike, so that a probability would "
-                    "count for both; take one of them out"
-                )

@@ -142,17 +142,25 @@ class ExampleEncoder:
         flag, lead = flag_of(name), leading_special_ids(self.tokenizer)
         if len(lead) >= self.context_tokens:
             raise DataError(f"--context-tokens: {self.context_tokens} leaves no room for text; give more")
+        step = self.context_tokens - (len(lead) or 1)
         encoded: list[TokenizedExample] = []
         split = 0
         for number, text in enumerate(texts, 1):
-            windows = list(_windows(encode(self.tokenizer, text, special=False), lead, self.context_tokens))
+            ids = encode(self.tokenizer, text, special=False)
+            starts = range(0 if lead else 1, len(ids), step)
+            parts = [(lead or ids[start - 1 : start], ids[start : start + step]) for start in starts]
+            windows = [TokenizedExample((*before, *new), new) for before, new in parts]
             if not windows:
                 raise DataError(f"{flag}: {source}: text {number}: fewer than two tokens; give a longer text")
             encoded += windows
             split += len(windows) > 1
+        shown: list[Example] = []
         for example in encoded:
             self._check_ids(example)
-        shown = tuple(Example(self._shown(example.ids[len(lead) :])) for example in encoded)
+            text_ids = list(example.ids[len(lead) :])
+            shown.append(
+                Example(self.tokenizer.decode(text_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+            )
         note = f"{flag}: {split} of {len(texts)} texts were longer than {self.context_tokens} tokens: split"
         notes = (f"{note} into windows, {len(encoded)} in all",) if split else ()
         encoded_set = _encoded_set(name, source, encoded, shown, split, notes)
@@ -187,18 +195,6 @@ class ExampleEncoder:
                 f"--model: its tokenizer gives id {largest} ({token!r}) but it has {self._vocab_size} embeddings; "
                 "resize them or use the tokenizer it was trained with"
             )
-
-    def _shown(self, ids: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
-
-
-def _windows(ids: tuple[int, ...], lead: tuple[int, ...], size: int) -> Iterable[TokenizedExample]:
-    """`lead` and new tokens; without `lead`, the token before the new ones (see `ExampleEncoder.encode_text`)."""
-    step = size - len(lead) if lead else size - 1
-    for start in range(0 if lead else 1, len(ids), step):
-        before, new = lead or ids[start - 1 : start], ids[start : start + step]
-        yield TokenizedExample((*before, *new), new)
 
 
 def _encoded_set(

@@ -78,12 +78,25 @@ def pack(
         raise ValueError("streams: there is no sequence to pack")
     lengths = [len(example.ids) for example in examples]
     rows = [[i] for i in range(len(lengths))] if row_tokens is None else _rows(lengths, max(*lengths, row_tokens))
-    starts, input_ids, position_ids = _laid_out(examples, rows, pad_id)
+    width = max(sum(lengths[i] for i in row) for row in rows)
+    starts = [0] * len(examples)  # in the flattened R*L
+    input_ids: list[list[int]] = []
+    position_ids: list[list[int]] = []
+    for number, row in enumerate(rows):
+        ids: list[int] = []
+        positions: list[int] = []
+        for i in row:
+            starts[i] = number * width + len(ids)
+            ids.extend(examples[i].ids)
+            positions.extend(range(lengths[i]))
+        tail = width - len(ids)
+        input_ids.append(ids + [pad_id] * tail)
+        position_ids.append(positions + list(range(tail)))
     padded = row_tokens is None and len(set(lengths)) > 1
     predicting, targets, sequence, spans = _predictions(streams, starts)
     return PackedBatch(
-        input_ids=input_ids,
-        position_ids=position_ids,
+        input_ids=torch.tensor(input_ids, dtype=torch.long),
+        position_ids=torch.tensor(position_ids, dtype=torch.long),
         attention_mask=_mask(lengths) if padded else None,
         predicting=torch.tensor(predicting, dtype=torch.long),
         targets=torch.tensor(targets, dtype=torch.long),
@@ -144,26 +157,6 @@ def _rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
         even[row].append(i)
         fill[row] += lengths[i]
     return even if max(fill) <= capacity - min(room) else fitted
-
-
-def _laid_out(
-    examples: Sequence[TokenizedExample], rows: Sequence[Sequence[int]], pad_id: int
-) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-    """Flat position at which each example starts, input ids (R, L) and position ids (R, L)."""
-    width = max(sum(len(examples[i].ids) for i in row) for row in rows)
-    starts = [0] * len(examples)
-    input_ids, position_ids = [], []
-    for number, row in enumerate(rows):
-        ids: list[int] = []
-        positions: list[int] = []
-        for i in row:
-            starts[i] = number * width + len(ids)
-            ids.extend(examples[i].ids)
-            positions.extend(range(len(examples[i].ids)))
-        tail = width - len(ids)
-        input_ids.append(ids + [pad_id] * tail)
-        position_ids.append(positions + list(range(tail)))
-    return starts, torch.tensor(input_ids, dtype=torch.long), torch.tensor(position_ids, dtype=torch.long)
 
 
 def _mask(lengths: Sequence[int]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Which examples are in which step: everything random about a job's data, drawn before it starts.
+"""Which examples are in which step, and their sequences: everything random about a job's data, drawn before it starts.
 
 A plan follows from the seed alone, so an interrupted job resumes on the example it was about to see, and a step has
 the same examples however many processes share it.
@@ -9,10 +9,11 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from offline_training.data.tokens import Stream
+from offline_training.data.encoding import EncodedSet, ExampleEncoder
+from offline_training.data.tokens import Stream, TokenizedExample
 from offline_training.errors import SettingsError
 
-__all__ = ["MicroBatch", "Plan", "RandomPair", "Step", "make_plan"]
+__all__ = ["MicroBatch", "Plan", "RandomPair", "Sets", "Step", "make_plan"]
 
 RandomPair = tuple[int, int]
 """Number of the forget example whose prompt is asked, number of the retain example whose answer is given."""
@@ -42,7 +43,7 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class Plan:
-    """All steps of a job."""
+    """All steps of a job: a data set of their micro-batches, those of one step behind each other."""
 
     steps: tuple[Step, ...]
     shares: int
@@ -56,17 +57,41 @@ class Plan:
         """Numbers of the examples of a stream that any step has, ascending."""
         return tuple(sorted({number for step in self.steps for number in step.numbers.get(stream, ())}))
 
-    def micro_batch(self, number: int) -> MicroBatch:
-        """Micro-batch `number`, from 0: those of one step follow each other."""
+    def __getitem__(self, number: int) -> MicroBatch:
+        """Micro-batch `number`, from 0."""
         step, share = divmod(number, self.shares)
         whole = self.steps[step]
+        prompts = list(dict.fromkeys(prompt for prompt, _ in whole.random_pairs))
+        own = set(prompts[share :: self.shares])  # a prompt's random answers stay in one share
         part = Step(
             {stream: numbers[share :: self.shares] for stream, numbers in whole.numbers.items()},
-            _pairs_of_share(whole, share, self.shares),
+            tuple(pair for pair in whole.random_pairs if pair[0] in own),
         )
         if part.random_pairs or any(part.numbers.values()):
             return MicroBatch(step, part, counted=True)
-        return MicroBatch(step, _one_example(whole), counted=False)
+        one = Step({stream: numbers[:1] for stream, numbers in whole.numbers.items()}, whole.random_pairs[:1])
+        return MicroBatch(step, one, counted=False)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The examples behind the streams."""
+
+    by_stream: Mapping[Stream, EncodedSet]
+    """`forget`, `retain`, `idk`: those the method sees, and for `random` both `forget` and `retain`."""
+    encoder: ExampleEncoder
+
+    def examples(self, step: Step) -> dict[Stream, list[TokenizedExample]]:
+        """The sequences of a step, or of a share of one."""
+        sequences: dict[Stream, list[TokenizedExample]] = {
+            stream: [self.by_stream[stream].examples[number] for number in numbers]
+            for stream, numbers in step.numbers.items()
+        }
+        if step.random_pairs:
+            prompts, answers = self.by_stream["forget"].texts, self.by_stream["retain"].texts
+            pairs = step.random_pairs
+            sequences["random"] = [self.encoder.combine(prompts[one], answers[other]) for one, other in pairs]
+        return sequences
 
 
 def make_plan(
@@ -125,14 +150,3 @@ def _endless(size: int, rng: random.Random) -> Iterator[int]:
     """Numbers below `size`, each once before any comes again."""
     while True:
         yield from rng.sample(range(size), size)
-
-
-def _pairs_of_share(step: Step, share: int, shares: int) -> tuple[RandomPair, ...]:
-    """A prompt's random answers stay in one share."""
-    prompts = list(dict.fromkeys(prompt for prompt, _ in step.random_pairs))
-    own = set(prompts[share::shares])
-    return tuple(pair for pair in step.random_pairs if pair[0] in own)
-
-
-def _one_example(step: Step) -> Step:
-    return Step({stream: numbers[:1] for stream, numbers in step.numbers.items()}, step.random_pairs[:1])

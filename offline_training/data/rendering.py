@@ -5,10 +5,10 @@ answer's are all that the model is to produce after them. How a chat template go
 token ends the assistant's turn, is read off its own rendering of the whole conversation.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
+from console.errors import first_line
 from offline_training.errors import DataError
 
 __all__ = ["ConversationRenderer", "encode", "leading_special_ids"]
@@ -17,16 +17,6 @@ Ids = tuple[int, ...]
 
 #: Two conversations that share no word: what agrees after both prompts is template.
 _PROBES = (("Purple lantern?", "Quixotic zebra"), ("9 copper kites, below", "umbrella jam 42"))
-
-
-@dataclass(frozen=True)
-class _Closing:
-    """How a template ends an assistant's turn."""
-
-    text: str
-    """All of it: `<|im_end|>` and a newline, say."""
-    produced: str
-    """Its part up to the token at which generation stops; empty where it has none."""
 
 
 class ConversationRenderer:
@@ -52,8 +42,11 @@ class ConversationRenderer:
             raise DataError("--model: its tokenizer has neither chat template nor eos_token; set one of them")
         if not self._templated and system_prompt is not None:
             raise DataError("--system-prompt: the model has no chat template to put it into; leave it out")
-        self._closing = self._learned_closing() if self._templated else _Closing("", "")
-        if not self._closing.produced and not self._eos:
+        # How the template ends an assistant's turn (`<|im_end|>` and a newline, say), and its part up to the token at
+        # which generation stops; empty where it has none.
+        self._closing = self._learned_closing() if self._templated else ""
+        self._produced = self._closing[: self._end_of_turn(self._closing)]
+        if not self._produced and not self._eos:
             raise DataError(
                 "--model: its chat template ends no assistant turn with a token and its tokenizer has no eos_token; "
                 "set one of them"
@@ -84,15 +77,15 @@ class ConversationRenderer:
         text, prompt_ids = self._prompt(prompt)
         if self._templated:
             spoken = self._continued(text, prompt, answer)
-            if not spoken.endswith(self._closing.text):
+            if not spoken.endswith(self._closing):
                 raise DataError("the chat template ends this answer's turn unlike others; change the answer")
-            spoken = spoken.removesuffix(self._closing.text) + self._closing.produced
+            spoken = spoken.removesuffix(self._closing) + self._produced
         else:
             spoken = " " + answer
         answer_ids = self._continuation_ids(text, prompt_ids, spoken)
         if not answer_ids:
             raise DataError(f"the answer {answer[:40]!r} has no tokens; give it text")
-        return prompt_ids, answer_ids if self._closing.produced else answer_ids + self._eos
+        return prompt_ids, answer_ids if self._produced else answer_ids + self._eos
 
     def _prompt(self, prompt: str) -> tuple[str, Ids]:
         text = self._rendered([{"role": "user", "content": prompt}], add_generation_prompt=True)
@@ -110,8 +103,7 @@ class ConversationRenderer:
             )
         except Exception as error:  # a template may raise anything
             flag = "--system-prompt" if self._system else "--model"
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise DataError(f"{flag}: the chat template rejects the conversation ({reason})") from error
+            raise DataError(f"{flag}: the chat template rejects the conversation ({first_line(error)})") from error
         return text
 
     def _ids(self, text: str) -> Ids:
@@ -131,22 +123,20 @@ class ConversationRenderer:
             )
         return whole[len(prompt_text) :]
 
-    def _learned_closing(self) -> _Closing:
-        found = {self._closing_after(prompt, answer) for prompt, answer in _PROBES}
-        if len(found) > 1:
+    def _learned_closing(self) -> str:
+        closings = set()
+        for prompt, answer in _PROBES:
+            text = self._prompt(prompt)[0]
+            for message in self._system:
+                if message["content"].strip() not in text:
+                    raise DataError("--system-prompt: the chat template drops it; leave it out")
+            spoken = self._continued(text, prompt, answer)
+            if answer not in spoken:
+                raise DataError("--model: the chat template does not render an assistant's content as it is")
+            closings.add(spoken[spoken.rindex(answer) + len(answer) :])
+        if len(closings) > 1:
             raise DataError("--model: the chat template ends an assistant's turn differently from answer to answer")
-        text = found.pop()
-        return _Closing(text, text[: self._end_of_turn(text)])
-
-    def _closing_after(self, prompt: str, answer: str) -> str:
-        text = self._prompt(prompt)[0]
-        for message in self._system:
-            if message["content"].strip() not in text:
-                raise DataError("--system-prompt: the chat template drops it; leave it out")
-        spoken = self._continued(text, prompt, answer)
-        if answer not in spoken:
-            raise DataError("--model: the chat template does not render an assistant's content as it is")
-        return spoken[spoken.rindex(answer) + len(answer) :]
+        return closings.pop()
 
     def _end_of_turn(self, closing: str) -> int:
         """Where the closing's first special token ends; 0 where it has none."""
@@ -170,20 +160,18 @@ class ConversationRenderer:
             return whole[len(prompt_ids) :]
         plain = encode(self._tokenizer, prompt_text, special=False)
         wanted = self._decoded(encode(self._tokenizer, prompt_text + spoken, special=False))
-        for ids in self._apart(spoken):
+        apart = [encode(self._tokenizer, spoken, special=False)]
+        newline = encode(self._tokenizer, "\n", special=False)
+        after_newline = encode(self._tokenizer, "\n" + spoken, special=False)
+        if newline and after_newline[: len(newline)] == newline:
+            apart.append(after_newline[len(newline) :])
+        for ids in apart:
             if self._decoded(plain + ids) == wanted:
                 return ids
         raise DataError(
             f"no token begins where the prompt ends, before {spoken[:20]!r}; let the prompt, or the chat template's "
             "add_generation_prompt text, not end in white space"
         )
-
-    def _apart(self, spoken: str) -> Iterator[Ids]:
-        yield encode(self._tokenizer, spoken, special=False)
-        newline = encode(self._tokenizer, "\n", special=False)
-        after_newline = encode(self._tokenizer, "\n" + spoken, special=False)
-        if newline and after_newline[: len(newline)] == newline:
-            yield after_newline[len(newline) :]
 
     def _decoded(self, ids: Ids) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -9,25 +9,30 @@ from pydantic import BaseModel, ConfigDict
 from offline_training.data.answers import Answers, Term
 from offline_training.data.tokens import Stream
 
-__all__ = ["Method", "MethodSettings"]
+__all__ = ["Method", "MethodSettings", "Phases", "retain_if_weighted"]
 
 
 class MethodSettings(BaseModel):
-    """Weights and temperatures of one method. Subclasses give each field bounds, a default and a description, from
-    which the command line makes its flags."""
+    """Weights and temperatures of one method. Subclasses give each field bounds, a default and a description that says
+    whose default it is: the official code's or the paper's. The command line makes its flags from them.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The same thing has the same name everywhere: `forget_weight`, `retain_weight`, `random_weight`, `random_answers`.
+    """
 
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-Terms = Callable[[Mapping[Stream, Answers], Any], Sequence[Term]]
-"""Answers of the streams in one forward, the method's settings -> the summands of the loss."""
 
 Phases = Callable[[int, Any], Sequence[tuple[Stream, ...]]]
 """Epochs asked for, the method's settings -> for each epoch to run, the streams of its steps."""
 
 
-def _always(*streams: Stream) -> Phases:
-    return lambda epochs, _: [streams] * epochs
+def retain_if_weighted(*streams: Stream) -> Phases:
+    """All streams in every epoch, but no retain examples where `retain_weight` is 0: a forward for nothing."""
+
+    def phases(epochs: int, chosen: Any) -> Sequence[tuple[Stream, ...]]:
+        return [tuple(stream for stream in streams if stream != "retain" or chosen.retain_weight)] * epochs
+
+    return phases
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ class Method:
     streams: tuple[Stream, ...]
     """All streams it ever sees. With `forget` (or `random`, `idk`), an epoch is one pass over the forget set, and
     each step takes as many retain examples as forget examples; with `retain` alone, one pass over the retain set."""
-    terms: Terms
+    terms: Callable[[Mapping[Stream, Answers], Any], Sequence[Term]]
+    """Answers of the streams in one forward, the method's settings -> the summands of the loss. A term's values are
+    what is logged, in the loss function's own units and sign; what is to grow has a negative weight."""
     reference: frozenset[Stream] = frozenset()
     """Streams for which it compares with the model before unlearning."""
     phases: Phases | None = None
@@ -54,7 +61,11 @@ class Method:
     `Answers.hidden`, and for `reference` streams as `reference_hidden`; None: no hidden states."""
     trained_parameters: Callable[[Any], str | None] = lambda _: None
     """Settings -> regular expression of the parameter names to train; None: all of them."""
+    needs_full_reference: bool = False
+    """It changes the reference's logits before the softmax: its K likeliest tokens are not enough."""
+    needs_whole_epochs: bool = False
+    """Its last epoch must not be cut short."""
 
     def epochs(self, epochs: int, settings: MethodSettings) -> Sequence[tuple[Stream, ...]]:
         """For each epoch to run, the streams of its steps."""
-        return (self.phases or _always(*self.streams))(epochs, settings)
+        return [self.streams] * epochs if self.phases is None else self.phases(epochs, settings)

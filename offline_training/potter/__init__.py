@@ -4,9 +4,8 @@ The reinforced model is a plain fine-tuning on the text, and so is the last step
 settings. Between them lie `find_anchors` and `make_labels`.
 """
 
-from offline_training.potter.anchor_file import load_anchors
-from offline_training.potter.anchors import AnchorOptions, find_anchors
-from offline_training.potter.generic_labels import generic_logits
+from offline_training.potter.anchors import AnchorOptions, find_anchors, load_anchors
+from offline_training.potter.labelling import generic_logits
 from offline_training.potter.labels import LabelOptions, load_labels, make_labels
 from offline_training.potter.presets import PRESETS, preset
 

@@ -1,26 +1,26 @@
 """Second step of Who's Harry Potter: the anchor terms of a text and their generic translations, as one file.
 
-Section 2.2 of Eldan and Russinovich 2023 (arXiv 2310.02238). The file is for people too: what a model found is worth
-reading before labels are made from it.
+Section 2.2 of Eldan and Russinovich 2023 (arXiv 2310.02238). The file, {"Hogwarts": "Mystic Academy", …} as JSON or
+YAML, is for people too: what a model found is worth reading, and editing, before labels are made from it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from offline_training.errors import JobError, SettingsError
-from offline_training.potter.anchor_file import load_anchors, write_anchors
+from console.errors import first_line
+from console.progress import shown_progress
+from offline_training.errors import DataError, JobError, SettingsError
 from offline_training.potter.anchor_server import AnchorServer
-from offline_training.potter.generic_names import generic_names
-from offline_training.potter.passages import passages, read_texts, words_of
-from offline_training.potter.recogniser import Recogniser
-from offline_training.potter.translation import Translator
+from offline_training.potter.names import Recogniser, generic_names
+from offline_training.potter.texts import Translator, passages, read_texts, words_of
+from storage.whole import write_whole
 
-__all__ = ["AnchorOptions", "find_anchors", "progress"]
+__all__ = ["AnchorOptions", "find_anchors", "load_anchors"]
+
+_MAX_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,15 @@ def find_anchors(options: AnchorOptions, console: Console) -> dict[str, str]:
     if own is not None:
         anchors = own
     elif options.ner is not None:
-        anchors = _recognised(options.ner, texts, options, console)
+        recogniser = Recogniser(options.ner)
+        pieces = [piece for text in texts for piece in passages(text, options.passage_characters)]
+        with shown_progress(console) as show:
+            entities = recogniser.entities(
+                pieces,
+                min_occurrences=options.min_occurrences,
+                on_progress=lambda done, total: show("finding names", done, total),
+            )
+        anchors = generic_names(entities, text_words=words_of(texts), seed=options.seed)
     else:
         anchors = _served(str(options.endpoint), texts, options, console)
     if not anchors:
@@ -77,7 +85,10 @@ def find_anchors(options: AnchorOptions, console: Console) -> dict[str, str]:
         raise JobError(
             f"anchors: none of the {len(anchors)} anchors stands in the text; check --text and the dictionary"
         )
-    write_anchors(anchors, options.out)
+    try:
+        write_whole(options.out, json.dumps(anchors, ensure_ascii=False, indent=1) + "\n")
+    except OSError as error:
+        raise JobError(f"--out: {options.out}: cannot be written ({error.strerror})") from error
     console.print(f"{len(anchors)} anchors in {options.out}; read them before making labels")
     return anchors
 
@@ -99,14 +110,6 @@ def _check(options: AnchorOptions) -> None:
         raise JobError(f"--out: {options.out} exists; choose another file, or replace it with --force")
 
 
-def _recognised(model: str, texts: list[str], options: AnchorOptions, console: Console) -> dict[str, str]:
-    recogniser = Recogniser(model)
-    pieces = [piece for text in texts for piece in passages(text, options.passage_characters)]
-    with progress(console, "finding names") as on_progress:
-        entities = recogniser.entities(pieces, min_occurrences=options.min_occurrences, on_progress=on_progress)
-    return generic_names(entities, text_words=words_of(texts), seed=options.seed)
-
-
 def _served(endpoint: str, texts: list[str], options: AnchorOptions, console: Console) -> dict[str, str]:
     cache = options.cache or options.out.with_name(f"{options.out.stem}-replies")
     pieces = [piece for text in texts for piece in passages(text, options.passage_characters)]
@@ -114,17 +117,72 @@ def _served(endpoint: str, texts: list[str], options: AnchorOptions, console: Co
         endpoint, options.endpoint_model, concurrency=options.concurrency, timeout_s=options.timeout_s
     )
     console.print(f"asking {server.model} about {len(pieces)} passages")
-    with progress(console, "asking the model") as on_progress:
-        found = server.find(pieces, cache, on_progress=on_progress)
+    with shown_progress(console) as show:
+        found = server.find(pieces, cache, on_progress=lambda done, total: show("asking the model", done, total))
     if found.unusable:
         console.print(f"{found.unusable} of {len(pieces)} replies hold no JSON object and were left out")
     return found.anchors
 
 
-@contextmanager
-def progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar, and the function (done, total) that moves it."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def load_anchors(path: Path) -> dict[str, str]:
+    """Anchors and their generic translations, in the file's order; white space within them made plain.
+
+    Raises:
+        DataError: the file cannot be read, is no mapping of texts to texts, or is empty; an anchor or a translation
+            is empty, both are the same, or two anchors differ in case at most.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"{path}: larger than {_MAX_BYTES >> 20} MiB; a dictionary of anchors is expected")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a dictionary of anchors ({first_line(error)})") from error
+    anchors: dict[str, str] = {}
+    known: dict[str, str] = {}
+    is_yaml = path.suffix.lower() in (".yaml", ".yml")
+    for key, value in _yaml_entries(text, path) if is_yaml else _json_entries(text, path):
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise DataError(f"{path}: {str(key)[:60]!r}: the translation must be a text")
+        anchor, generic = " ".join(key.split()), " ".join(value.split())
+        if not anchor or not generic:
+            raise DataError(f"{path}: {anchor or generic!r}: anchor and translation must not be empty")
+        if anchor.casefold() == generic.casefold():
+            raise DataError(f"{path}: {anchor!r} is its own translation; give another or remove it")
+        if anchor.casefold() in known:
+            raise DataError(f"{path}: {anchor!r} and {known[anchor.casefold()]!r} are one anchor; remove one")
+        known[anchor.casefold()] = anchor
+        anchors[anchor] = generic
+    if not anchors:
+        raise DataError(f"{path}: holds no anchors")
+    return anchors
+
+
+def _json_entries(text: str, path: Path) -> list[tuple[object, object]]:
+    # Pairs, not a dict: of two equal keys a dict would keep one without a word.
+    try:
+        entries = json.loads(text, object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: no JSON ({first_line(error)})") from error
+    if not isinstance(entries, _Pairs):
+        raise DataError(f'{path}: expected one object, {{"anchor": "generic translation", …}}')
+    return entries
+
+
+class _Pairs(list[tuple[object, object]]):
+    """A JSON object."""
+
+
+def _yaml_entries(text: str, path: Path) -> list[tuple[object, object]]:
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{path}: no YAML ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise DataError(f"{path}: expected one mapping, anchor: generic translation")
+    scalar = yaml.ScalarNode  # taken as it is written: `No` and `1984` are names here
+    return [
+        (key.value if isinstance(key, scalar) else key, value.value if isinstance(value, scalar) else value)
+        for key, value in node.value
+    ]

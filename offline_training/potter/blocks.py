@@ -11,7 +11,7 @@ from typing import Any
 
 from offline_training.data.rendering import leading_special_ids
 from offline_training.errors import DataError
-from offline_training.potter.translation import Replacement, Translation, Translator
+from offline_training.potter.texts import Replacement, Translation, Translator
 
 __all__ = ["Block", "BlockCutter", "Position", "TokenOffsets", "aligned"]
 
@@ -110,7 +110,12 @@ class BlockCutter:
         pairs = aligned(translation, original, translated)
         start = 0
         while start < len(pairs) - 1:
-            stop = self._last_fitting(pairs, start)
+            own, other = pairs[start]
+            stop = min(
+                bisect.bisect_right(pairs, own + self._limit, key=lambda pair: pair[0]),
+                bisect.bisect_right(pairs, other + self._limit, key=lambda pair: pair[1]),
+            )
+            stop -= 1  # the last pair that fits
             if stop == start:
                 raise DataError(
                     f"--context-tokens: no place to cut within {self._limit} tokens "
@@ -118,12 +123,6 @@ class BlockCutter:
                 )
             yield self._block(translation, original, translated, pairs[start : stop + 1])
             start = stop
-
-    def _last_fitting(self, pairs: Sequence[tuple[int, int]], start: int) -> int:
-        first = pairs[start]
-        own = bisect.bisect_right(pairs, first[0] + self._limit, key=lambda pair: pair[0])
-        other = bisect.bisect_right(pairs, first[1] + self._limit, key=lambda pair: pair[1])
-        return min(own, other) - 1
 
     def _tokens(self, text: str) -> TokenOffsets:
         encoded = self._tokenizer(
@@ -151,17 +150,14 @@ class BlockCutter:
             read, other_read = (len(self._prefix) + n for n in (count - first, other_count - other_first))
             # Both texts need a token to predict from.
             if read and other_read and count not in repeats.tokens:
-                given = repeats.seen_before(count)
-                positions.append(Position(read - 1, other_read - 1, self._given(given)))
+                given = {token for anchor in repeats.seen_before(count) for token in self._starts[anchor]}
+                positions.append(Position(read - 1, other_read - 1, tuple(sorted(given))))
         return Block(
             (*self._prefix, *original.ids[first:last]),
             (*self._prefix, *translated.ids[other_first:other_last]),
             tuple(positions),
             len(repeats.tokens),
         )
-
-    def _given(self, anchors: Sequence[str]) -> tuple[int, ...]:
-        return tuple(sorted({token for anchor in anchors for token in self._starts[anchor]}))
 
     def _start_tokens(self, generic: str) -> tuple[int, ...]:
         """The tokens with which a translation starts, its article aside, with and without a blank before it.

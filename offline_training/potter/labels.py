@@ -1,30 +1,35 @@
 """Third step of Who's Harry Potter: the text with generic labels, as a folder of examples for the final fine-tuning.
 
-Algorithm 1 of Eldan and Russinovich 2023 (arXiv 2310.02238). An interrupted job goes on where it stopped, and ends in
-the same bytes as one that was not interrupted.
+Algorithm 1 of Eldan and Russinovich 2023 (arXiv 2310.02238). The folder appears bit by bit, and ends in the same bytes
+however often the job was killed. Finished it holds labels.jsonl, a line {"ids": [...], "targets": [...]} for each
+block, and meta.json: how it was made and its sha256. Until then there are key.json, how it is being made, and parts/,
+files of some blocks each.
 """
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
 
+from console.progress import shown_progress
 from offline_training.checkpoint import BaseCheckpoint, open_checkpoint
 from offline_training.data.tokens import TokenizedExample
 from offline_training.errors import DataError, JobError, SettingsError
-from offline_training.potter.anchor_file import load_anchors
-from offline_training.potter.anchors import progress
+from offline_training.potter.anchors import load_anchors
 from offline_training.potter.blocks import Block, BlockCutter
-from offline_training.potter.label_folder import LabelFolder, load_labels
-from offline_training.potter.passages import read_texts
+from offline_training.potter.labelling import Labeller
+from offline_training.potter.texts import read_texts
+from storage.digests import sha256_of_file, sha256_of_json
+from storage.whole import whole_file
 
-__all__ = ["LabelOptions", "load_labels", "make_labels"]
+__all__ = ["META_FILE", "LabelFolder", "LabelOptions", "load_labels", "make_labels"]
 
+META_FILE = "meta.json"
+_LABELS_FILE, _KEY_FILE, _PARTS = "labels.jsonl", "key.json", "parts"
 _FORMAT = 1
 
 
@@ -74,21 +79,20 @@ def make_labels(
     _check(options)
     anchors = load_anchors(options.anchors)
     texts = read_texts(options.text)
-    baseline = open_checkpoint(options.model)
-    reinforced = _open_reinforced(options.reinforced)
+    baseline, reinforced = _open_models(options)
     context = baseline.context_tokens(options.context_tokens)
-    _check_same_tokenizer(baseline, reinforced)
-    cutter = BlockCutter(baseline.tokenizer, anchors, context)
-    blocks = list(_limited((block for text in texts for block in cutter.blocks(text)), options.max_tokens))
+    blocks = _blocks(texts, BlockCutter(baseline.tokenizer, anchors, context), options.max_tokens)
     if not any(block.positions for block in blocks):
         raise DataError(f"--text: {options.text}: too short to label; a text of some sentences is needed")
     precision = _precision(options.precision, console)
+    if reinforced.digest == baseline.digest:
+        raise JobError(f"--reinforced: {reinforced.name} is --model itself; train it on the text first")
     key = {
         "format": _FORMAT,
         "model": baseline.digest,
-        "reinforced": _reinforced_digest(baseline, reinforced),
-        "anchors": _digest(anchors),
-        "text": _digest(texts),
+        "reinforced": reinforced.digest,
+        "anchors": sha256_of_json(anchors),
+        "text": sha256_of_json(texts),
         "alpha": options.alpha,
         "given_penalty": options.given_penalty,
         "context_tokens": context,
@@ -102,15 +106,22 @@ def make_labels(
         console.print(f"{options.out}: these labels are already made")
         return load_labels(options.out)
     parts = [blocks[start : start + options.part_blocks] for start in range(0, len(blocks), options.part_blocks)]
-    missing = [number for number in range(len(parts)) if not folder.has(number)]
+    missing = [number for number in range(len(parts)) if not folder.part(number).exists()]
     if missing:
         labeller = _labeller(options, baseline, reinforced, precision)
-        with _reporting(console, on_progress) as report:
+        with shown_progress(console) as show:
+            report = on_progress or (lambda done, total: show("labelling", done, total))
             for number in missing:
                 report(number * options.part_blocks, len(blocks))
                 folder.add(number, labeller.label(parts[number]))
             report(len(blocks), len(blocks))
-    folder.finish(len(parts), _summary(blocks))
+    summary = {
+        "blocks": len(blocks),
+        "tokens": sum(len(block.ids) for block in blocks),
+        "labels": sum(len(block.positions) for block in blocks),
+        "repeated_anchor_tokens": sum(block.repeated for block in blocks),
+    }
+    folder.finish(len(parts), summary)
     examples = load_labels(options.out)
     labels = sum(example.target_count for example in examples)
     console.print(f"{labels:,} labels in {len(examples):,} blocks in {options.out}")
@@ -133,34 +144,30 @@ def _check(options: LabelOptions) -> None:
         raise SettingsError("--resume, --force: give one of them")
 
 
-def _open_reinforced(name: str) -> BaseCheckpoint:
+def _open_models(options: LabelOptions) -> tuple[BaseCheckpoint, BaseCheckpoint]:
+    """The baseline and the reinforced model, which have one tokenizer."""
+    baseline = open_checkpoint(options.model)
     try:
-        return open_checkpoint(name)
+        reinforced = open_checkpoint(options.reinforced)
     except JobError as error:
         raise JobError(str(error).replace("--model", "--reinforced", 1)) from error
-
-
-def _reinforced_digest(baseline: BaseCheckpoint, reinforced: BaseCheckpoint) -> str:
-    digest = reinforced.digest
-    if digest == baseline.digest:
-        raise JobError(f"--reinforced: {reinforced.name} is --model itself; train it on the text first")
-    return digest
-
-
-def _check_same_tokenizer(baseline: BaseCheckpoint, reinforced: BaseCheckpoint) -> None:
     if baseline.tokenizer.get_vocab() != reinforced.tokenizer.get_vocab():
         raise JobError(
             f"--reinforced: {reinforced.name} has another tokenizer than {baseline.name}; train it from --model"
         )
+    return baseline, reinforced
 
 
-def _limited(blocks: Iterable[Block], max_tokens: int | None) -> Iterator[Block]:
-    left = max_tokens
-    for block in blocks:
-        if left is not None and left <= 0:
-            return
-        left = None if left is None else left - len(block.ids)
-        yield block
+def _blocks(texts: Iterable[str], cutter: BlockCutter, max_tokens: int | None) -> list[Block]:
+    blocks: list[Block] = []
+    tokens = 0
+    for text in texts:
+        for block in cutter.blocks(text):
+            if max_tokens is not None and tokens >= max_tokens:
+                return blocks
+            blocks.append(block)
+            tokens += len(block.ids)
+    return blocks
 
 
 def _precision(wanted: str, console: Console) -> str:
@@ -174,16 +181,23 @@ def _precision(wanted: str, console: Console) -> str:
     return wanted
 
 
-def _labeller(options: LabelOptions, baseline: Any, reinforced: Any, precision: str) -> Any:
+def _labeller(options: LabelOptions, baseline: BaseCheckpoint, reinforced: BaseCheckpoint, precision: str) -> Labeller:
     import torch
-
-    from offline_training.potter.labelling import Labeller
+    from transformers import AutoModelForCausalLM
 
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    models: list[Any] = []
+    for flag, checkpoint in (("model", baseline), ("reinforced", reinforced)):
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise JobError(f"--{flag}: {checkpoint.name} cannot be loaded ({reason})") from error
+        models.append(model.to(device))
     return Labeller(
-        _load(baseline, "model", dtype, device),
-        _load(reinforced, "reinforced", dtype, device),
+        models[0],
+        models[1],
         baseline.tokenizer,
         alpha=options.alpha,
         penalty=options.given_penalty,
@@ -191,31 +205,103 @@ def _labeller(options: LabelOptions, baseline: Any, reinforced: Any, precision: 
     )
 
 
-def _load(checkpoint: Any, flag: str, dtype: Any, device: str) -> Any:
-    from transformers import AutoModelForCausalLM
+class LabelFolder:
+    """One job's folder. `key` is everything that decides the labels."""
 
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        self.path = path
+        self._key = dict(key)
+
+    def prepare(self, *, resume: bool, force: bool) -> bool:
+        """Makes the folder ready; returns whether there is something to do, which with finished labels there is not.
+
+        Raises:
+            JobError: it holds something that must not be replaced or gone on with, or the disk refuses.
+        """
+        finished, begun = _read(self.path / META_FILE), _read(self.path / _KEY_FILE)
+        if finished is not None and not {"key", "sha256"} <= finished.keys():
+            finished = None  # none of ours
+        if force and (finished is not None or begun is not None):
+            self._clear(META_FILE, _LABELS_FILE)
+            finished = begun = None
+        if finished is not None and finished.get("key") == self._key:
+            self._clear()
+            return False
+        if finished is not None or (begun is not None and begun != self._key):
+            raise JobError(
+                f"--out: {self.path} holds labels made otherwise; choose another folder, or replace them with --force"
+            )
+        if begun is not None and not resume:
+            raise JobError(
+                f"--out: {self.path} holds an unfinished job; go on with --resume, or replace it with --force"
+            )
+        if begun is None:
+            if self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - self._torn()):
+                raise JobError(f"--out: {self.path} exists and holds no labels; choose another folder")
+            _write([json.dumps(self._key, indent=1)], self.path / _KEY_FILE)
+        return True
+
+    def part(self, number: int) -> Path:
+        """The file of a part, which is there when the part is done."""
+        return self.path / _PARTS / f"{number:06}.jsonl"
+
+    def add(self, number: int, examples: Iterable[TokenizedExample]) -> None:
+        """Keeps a part; it is on the disk when this returns."""
+        rows = ({"ids": example.ids, "targets": example.targets} for example in examples)
+        _write((json.dumps(row, separators=(",", ":")) for row in rows), self.part(number))
+
+    def finish(self, parts: int, summary: Mapping[str, int]) -> None:
+        """All parts as one file, then meta.json, whose presence says that the folder is whole; then the parts go."""
+        labels = self.path / _LABELS_FILE
+        texts = (self.part(number).read_text(encoding="utf-8") for number in range(parts))
+        _write((line for text in texts for line in text.splitlines()), labels)
+        meta = {"key": self._key, "sha256": sha256_of_file(labels), **summary}
+        _write([json.dumps(meta, indent=1)], self.path / META_FILE)
+        self._clear()
+
+    def _clear(self, *more: str) -> None:
+        """Removes what only an unfinished job needs, and `more`."""
+        try:
+            for path in (*(self.path / name for name in (*more, _KEY_FILE)), *self._torn()):
+                path.unlink(missing_ok=True)
+            if (self.path / _PARTS).exists():
+                shutil.rmtree(self.path / _PARTS)
+        except OSError as error:
+            raise JobError(f"--out: {self.path}: cannot be cleared ({error.strerror})") from error
+
+    def _torn(self) -> set[Path]:
+        """Files that a job of ours leaves when it is killed while it writes one."""
+        names = (META_FILE, _LABELS_FILE, _KEY_FILE)
+        return {path for name in names for path in self.path.glob(f".{name}.*")}
+
+
+def load_labels(folder: Path) -> list[TokenizedExample]:
+    """The examples of a finished folder, for the trainer: `targets` are the generic labels.
+
+    Raises:
+        DataError: there are no finished labels, or they were changed.
+    """
+    labels, meta = folder / _LABELS_FILE, _read(folder / META_FILE)
+    if meta is None or not labels.is_file():
+        raise DataError(f"{folder}: holds no finished labels; make them first")
+    if sha256_of_file(labels) != meta.get("sha256"):
+        raise DataError(f"{labels}: not as it was written; make the labels again")
+    rows = map(json.loads, labels.read_bytes().splitlines())
+    return [TokenizedExample(tuple(row["ids"]), tuple(row["targets"])) for row in rows]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where there is none."""
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise JobError(f"--{flag}: {checkpoint.name} cannot be loaded ({reason})") from error
-    return model.to(device)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
-def _summary(blocks: Sequence[Block]) -> dict[str, int]:
-    return {
-        "blocks": len(blocks),
-        "tokens": sum(len(block.ids) for block in blocks),
-        "labels": sum(len(block.positions) for block in blocks),
-        "repeated_anchor_tokens": sum(block.repeated for block in blocks),
-    }
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _reporting(
-    console: Console, on_progress: Callable[[int, int], None] | None
-) -> AbstractContextManager[Callable[[int, int], None]]:
-    return progress(console, "labelling") if on_progress is None else nullcontext(on_progress)
+def _write(lines: Iterable[str], path: Path) -> None:
+    try:
+        with whole_file(path) as stream:
+            stream.writelines(f"{line}\n".encode() for line in lines)
+    except OSError as error:
+        raise JobError(f"--out: {path}: cannot be written ({error.strerror}); free some space and resume") from error

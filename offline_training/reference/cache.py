@@ -1,24 +1,68 @@
 """What the frozen model says to fixed examples, computed once and kept on disk instead of a second model in memory.
 
-A cache is a folder with a row for each answer token (ignored targets have none), written under a temporary name and
-renamed when whole. Whoever builds it puts into its key all that the outputs follow from: model, examples, settings.
+A cache is a folder with a row for each answer token (ignored targets have none) that appears whole or not at all.
+Whoever builds it puts into its key all that the outputs follow from: model, examples, settings.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
+import shutil
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 from torch.nn import functional
 
 from offline_training.data.answers import FullReference, Reference, TopKReference
-from offline_training.data.tokens import Stream
-from offline_training.forward import AnswerForward
-from offline_training.reference.build import Chosen, Progress, ReferenceKind, Sets, build
-from offline_training.reference.files import CacheMeta, StoredArray, open_array, read_meta
+from offline_training.data.packing import pack
+from offline_training.data.tokens import Stream, TokenizedExample
+from offline_training.errors import JobError
+from offline_training.forward import AnswerForward, ForwardOutput, evaluating
+from offline_training.reference.arrays import ArrayWriter, FileMeta, StoredArray, write_array
+from storage.whole import whole_folder, write_whole
 
-__all__ = ["ReferenceCache", "ReferenceKind"]
+__all__ = ["ReferenceCache", "ReferenceKind", "ReferenceSettings"]
+
+ReferenceKind = Literal["auto", "hidden", "logits", "top-k", "layer"]
+"""What is kept of each token: `hidden`, the inputs of the output embedding (exact, and V/D times smaller than logits);
+`logits`; `top-k`, the K likeliest tokens; `layer`, nothing but outputs of the forward's hidden layer. `auto` is the
+first of the first three that the model allows and the budget holds."""
+
+Sets = Mapping[Stream, Sequence[TokenizedExample]]
+
+_META = "meta.json"
+_FORMAT = 2
+"""Of the folder; 1 numbered the examples of interrupted jobs otherwise."""
+
+
+@dataclass(frozen=True)
+class ReferenceSettings:
+    """How a cache is built."""
+
+    kind: ReferenceKind
+    budget_bytes: int
+    """How large the cache may get."""
+    batch_tokens: int
+    """Tokens in one forward, at most (a longer sequence goes alone)."""
+    row_tokens: int | None = None
+    """As in `pack`."""
+    top_k: int = 256
+    """K of kind `top-k`, at most the vocabulary."""
+
+
+class _CacheMeta(BaseModel):
+    """What `meta.json` says, which makes a cache of the arrays in the folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    kind: ReferenceKind
+    files: dict[str, FileMeta]
+    format: int = _FORMAT
 
 
 class ReferenceCache:
@@ -29,21 +73,36 @@ class ReferenceCache:
         bytes: size on disk.
     """
 
-    def __init__(self, folder: Path, meta: CacheMeta) -> None:
+    def __init__(self, folder: Path, meta: _CacheMeta) -> None:
         self.kind = meta.kind
         self.bytes = sum(file.bytes for file in meta.files.values())
-        self._arrays: dict[str, StoredArray] = {name: open_array(folder, name, meta) for name in meta.files}
-        streams = [name.removesuffix(".numbers") for name in meta.files if name.endswith(".numbers")]
-        self._rows = {stream: self._rows_of(stream) for stream in streams}
+        self._arrays: dict[str, StoredArray] = {}
+        for name, file in meta.files.items():
+            path = folder / f"{name}.npy"
+            try:
+                self._arrays[name] = StoredArray(path, file)
+            except (OSError, ValueError):
+                raise _damaged(path, folder) from None
+        self._rows: dict[str, dict[int, slice]] = {}  # by stream, the rows of each example's number
+        for stream in (name.removesuffix(".numbers") for name in meta.files if name.endswith(".numbers")):
+            numbers, offsets = (
+                self._arrays[f"{stream}.{name}"].take([slice(None)]).tolist() for name in ("numbers", "offsets")
+            )
+            ends = zip(numbers, pairwise(offsets), strict=True)
+            self._rows[stream] = {number: slice(start, stop) for number, (start, stop) in ends}
         self._heads: dict[torch.device, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     @classmethod
     def open(cls, folder: Path, key: str) -> "ReferenceCache | None":
-        """The cache in a folder; None where there is none, or one of another key. Raises JobError on a damaged one."""
+        """The cache in a folder; None where there is none, or another. Raises JobError on a damaged one."""
         if not folder.exists():
             return None
-        meta = read_meta(folder)
-        return cls(folder, meta) if meta.key == key else None
+        path = folder / _META
+        try:
+            meta = _CacheMeta.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            raise _damaged(path, folder) from None
+        return cls(folder, meta) if (meta.key, meta.format) == (key, _FORMAT) else None
 
     @classmethod
     def build(
@@ -52,15 +111,11 @@ class ReferenceCache:
         forward: AnswerForward,
         model: nn.Module,
         sets: Sets,
+        settings: ReferenceSettings,
         *,
-        only: Chosen | None = None,
-        kind: ReferenceKind,
-        top_k: int = 256,
-        budget_bytes: int,
-        batch_tokens: int,
-        row_tokens: int | None = None,
         key: str,
-        on_progress: Progress | None = None,
+        only: Mapping[Stream, Collection[int]] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> "ReferenceCache":
         """Runs the model once over all sets and keeps what it says. A cache that is there already is replaced.
 
@@ -68,29 +123,38 @@ class ReferenceCache:
             forward: of the model; where it has a hidden layer, that layer's outputs are kept as well.
             model: the frozen model, or the one to be trained before its first step.
             only: numbers of the examples that will be asked for, by stream; None: all of them.
-            top_k: K of kind `top-k`, at most the vocabulary.
-            budget_bytes: how large the cache may get.
-            batch_tokens: tokens in one forward, at most (a longer sequence goes alone).
-            row_tokens: as in `pack`.
+            on_progress: called with the examples done and the examples in all.
 
         Raises JobError where the kind is not possible for the model, the cache would exceed the budget or the disk, it
         cannot be written, or the model's logits are not finite; nothing is left behind then.
         """
-        build(
-            folder,
-            forward,
-            model,
-            sets,
-            only=only,
-            kind=kind,
-            top_k=top_k,
-            budget_bytes=budget_bytes,
-            batch_tokens=batch_tokens,
-            row_tokens=row_tokens,
-            key=key,
-            on_progress=on_progress,
-        )
-        return cls(folder, read_meta(folder))
+        numbers = {
+            stream: sorted(set(only.get(stream, ()))) if only is not None else list(range(len(examples)))
+            for stream, examples in sets.items()
+        }
+        sets = {stream: [examples[number] for number in numbers[stream]] for stream, examples in sets.items()}
+        for torn in folder.parent.glob(f".{folder.name}.*"):  # of a process that was killed
+            shutil.rmtree(torn, ignore_errors=True)
+        try:
+            with evaluating(model):
+                recipe = _recipe(settings, forward, model, sets)
+                with whole_folder(folder) as building:
+                    needed, free = recipe.bytes(_target_count(sets)), shutil.disk_usage(building).free
+                    if needed > free:
+                        raise JobError(
+                            f"reference cache: {needed / 1e6:.1f} MB do not fit the {free / 1e6:.1f} MB free on "
+                            f"{folder}'s disk"
+                        )
+                    files = {}
+                    for stream, kept in numbers.items():
+                        name = f"{stream}.numbers"
+                        files[name] = write_array(building / f"{name}.npy", torch.tensor(kept, dtype=torch.int64))
+                    files |= _write(building, recipe, forward, model, sets, settings, on_progress)
+                    meta = _CacheMeta(key=key, kind=recipe.kind, files=files)
+                    write_whole(building / _META, meta.model_dump_json(indent=2))
+        except OSError as error:
+            raise JobError(f"reference cache: cannot write {folder}: {error.strerror or error}") from error
+        return cls(folder, meta)
 
     def take(
         self, stream: Stream, numbers: Sequence[int], device: torch.device | str
@@ -101,10 +165,10 @@ class ReferenceCache:
         hidden layer's outputs (A, D) float32 (None where there are none). Kind `hidden` applies the head as it was when
         the cache was built. Raises KeyError for a stream and IndexError for an example that is not in the cache.
         """
-        found = self._rows[stream]
-        if missing := [number for number in numbers if number not in found]:
+        known = self._rows[stream]
+        if missing := [number for number in numbers if number not in known]:
             raise IndexError(f"{stream}: example {missing[0]} is not in the reference cache")
-        slices = [found[number] for number in numbers] or [slice(0, 0)]
+        slices = [known[number] for number in numbers] or [slice(0, 0)]
 
         def rows(name: str) -> torch.Tensor:
             return self._arrays[f"{stream}.{name}"].take(slices).to(device, non_blocking=True)
@@ -121,13 +185,6 @@ class ReferenceCache:
             reference = TopKReference(rows("indices").long(), rows("logprobs").float(), rows("target_logprobs").float())
         return reference, layer
 
-    def _rows_of(self, stream: str) -> dict[int, slice]:
-        """Number of an example -> its rows."""
-        numbers, offsets = (
-            self._arrays[f"{stream}.{name}"].take([slice(None)]).tolist() for name in ("numbers", "offsets")
-        )
-        return {number: slice(*ends) for number, ends in zip(numbers, pairwise(offsets), strict=True)}
-
     def _head(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Weight (V, D) and bias (V,) on a device, read once: the trained head has moved on since."""
         if device not in self._heads:
@@ -135,3 +192,149 @@ class ReferenceCache:
             bias = self._arrays["head.bias"].take(whole).to(device) if "head.bias" in self._arrays else None
             self._heads[device] = self._arrays["head.weight"].take(whole).to(device), bias
         return self._heads[device]
+
+
+def _damaged(path: Path, folder: Path) -> JobError:
+    return JobError(f"reference cache: {path} is missing or damaged; remove {folder} and start again")
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """Which arrays a cache has: for each name, the width of a row (None: one number) and the dtype."""
+
+    kind: ReferenceKind
+    head: dict[str, torch.Tensor]
+    arrays: dict[str, tuple[int | None, torch.dtype]]
+
+    def bytes(self, tokens: int) -> int:
+        """Size for that many tokens, but for headers and offsets."""
+        row = sum((width or 1) * dtype.itemsize for width, dtype in self.arrays.values())
+        return tokens * row + sum(tensor.nbytes for tensor in self.head.values())
+
+
+def _recipe(settings: ReferenceSettings, forward: AnswerForward, model: nn.Module, sets: Sets) -> _Recipe:
+    """The kind that is possible, fits and was asked for, tried out on one example of each set."""
+    kind, budget = settings.kind, settings.budget_bytes
+    if kind == "layer" and forward.hidden_layer is None:
+        raise JobError("reference cache: there is no hidden layer to keep; give another kind than layer")
+    if settings.top_k < 1:
+        raise JobError(f"reference cache: top_k is {settings.top_k}; give at least 1")
+    streams = {stream: examples[:1] for stream, examples in sets.items() if examples}
+    if not streams:
+        raise JobError("reference cache: there are no examples to run the model on")
+    output, targets = next(_outputs(forward, model, [streams], None))
+    head = _head_of(forward, output)
+    if kind == "hidden" and not head:
+        raise JobError(
+            "reference cache: this model's logits do not come from its output embedding alone; give kind auto"
+        )
+    wanted: Sequence[ReferenceKind] = ("hidden", "logits", "top-k") if kind == "auto" else (kind,)
+    needed = 0
+    for candidate in wanted:
+        if candidate == "hidden" and not head:
+            continue
+        arrays = {}
+        for name, rows in _rows(candidate, settings.top_k, output, targets).items():
+            # The model's dtype for what is float32 by a mere cast (a 16-bit model's logits, layer outputs).
+            narrow = rows.to(next(model.parameters()).dtype)
+            narrowed = name in ("logits", "layer") and torch.equal(narrow.to(rows.dtype), rows)
+            arrays[name] = (rows.shape[1] if rows.dim() > 1 else None, narrow.dtype if narrowed else rows.dtype)
+        recipe = _Recipe(candidate, head if candidate == "hidden" else {}, arrays)
+        needed = recipe.bytes(_target_count(sets))
+        if needed <= budget:
+            return recipe
+    raise JobError(
+        f"reference cache: {wanted[-1]} takes {needed / 1e6:.1f} MB and the budget is {budget / 1e6:.1f} MB; "
+        "raise the budget or take a smaller top-k"
+    )
+
+
+def _head_of(forward: AnswerForward, output: ForwardOutput) -> dict[str, torch.Tensor]:
+    """Weight (V, D) and bias (V,) of the output embedding; nothing where applying them does not give these logits."""
+    module = forward.output_embedding
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    if output.head_inputs is None or not isinstance(weight, torch.Tensor) or weight.dim() != 2:
+        return {}
+    if weight.shape != (output.logits.shape[1], output.head_inputs.shape[1]):  # a shard, or quantised
+        return {}
+    if not torch.equal(functional.linear(output.head_inputs[None], weight, bias)[0].float(), output.logits):
+        return {}
+    return {"head.weight": weight} if bias is None else {"head.weight": weight, "head.bias": bias}
+
+
+def _rows(kind: ReferenceKind, top_k: int, output: ForwardOutput, targets: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What is kept of one forward: name -> (A, …)."""
+    rows: dict[str, torch.Tensor] = {}
+    if kind == "hidden" and output.head_inputs is not None:
+        rows["hidden"] = output.head_inputs
+    elif kind == "logits":
+        rows["logits"] = output.logits
+    elif kind == "top-k":
+        logprobs = output.logits.log_softmax(1)  # (A, V)
+        top = logprobs.topk(min(top_k, logprobs.shape[1]))
+        rows["indices"], rows["logprobs"] = top.indices.to(torch.int32), top.values
+        rows["target_logprobs"] = logprobs.gather(1, targets[:, None])[:, 0]
+    if output.hidden is not None:
+        rows["layer"] = output.hidden
+    return rows
+
+
+def _write(
+    folder: Path,
+    recipe: _Recipe,
+    forward: AnswerForward,
+    model: nn.Module,
+    sets: Sets,
+    settings: ReferenceSettings,
+    on_progress: Callable[[int, int], None] | None,
+) -> dict[str, FileMeta]:
+    files = {name: write_array(folder / f"{name}.npy", tensor) for name, tensor in recipe.head.items()}
+    total = sum(len(examples) for examples in sets.values())
+    done = 0
+    for stream, examples in sets.items():
+        counts = [example.target_count for example in examples]
+        offsets = torch.tensor([0, *accumulate(counts)])
+        files[f"{stream}.offsets"] = write_array(folder / f"{stream}.offsets.npy", offsets)
+        with ExitStack() as stack:
+            writers: dict[str, ArrayWriter] = {}
+            for name, (width, dtype) in recipe.arrays.items():
+                shape = (sum(counts),) if width is None else (sum(counts), width)
+                writers[name] = stack.enter_context(ArrayWriter(folder / f"{stream}.{name}.npy", shape, dtype))
+            batches = list(_batches(examples, settings.batch_tokens))
+            outputs = _outputs(forward, model, ({stream: batch} for batch in batches), settings.row_tokens)
+            for batch, (output, targets) in zip(batches, outputs, strict=True):
+                for name, rows in _rows(recipe.kind, settings.top_k, output, targets).items():
+                    writers[name].append(rows)
+                done += len(batch)
+                if on_progress is not None:
+                    on_progress(done, total)
+            files.update({f"{stream}.{name}": writer.finish() for name, writer in writers.items()})
+    return files
+
+
+def _outputs(
+    forward: AnswerForward, model: nn.Module, batches: Iterable[Sets], row_tokens: int | None
+) -> Iterator[tuple[ForwardOutput, torch.Tensor]]:
+    device = next(model.parameters()).device
+    for streams in batches:
+        batch = pack(streams, row_tokens=row_tokens).to(device)
+        output = forward.forward(model, batch)
+        if not output.logits.isfinite().all():
+            raise JobError("reference cache: the model's logits are not finite before training; use another dtype")
+        yield output, batch.targets
+
+
+def _batches(examples: Sequence[TokenizedExample], batch_tokens: int) -> Iterator[Sequence[TokenizedExample]]:
+    """Consecutive examples of at most that many tokens together, or one longer one."""
+    start = tokens = 0
+    for number, example in enumerate(examples):
+        if number > start and tokens + len(example.ids) > batch_tokens:
+            yield examples[start:number]
+            start, tokens = number, 0
+        tokens += len(example.ids)
+    if start < len(examples):
+        yield examples[start:]
+
+
+def _target_count(sets: Sets) -> int:
+    return sum(example.target_count for examples in sets.values() for example in examples)

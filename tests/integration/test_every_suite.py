@@ -18,8 +18,8 @@ from evaluation.attacks.suite import AttackSettings, AttackSuite
 from evaluation.choice.suite import ChoiceSuite
 from evaluation.copyright.passages import Split
 from evaluation.copyright.suite import CopyrightSuite
-from evaluation.judged.classifier import ClassifierJudge
 from evaluation.judged.harmful import HarmfulSuite
+from evaluation.judged.judges import ClassifierJudge
 from evaluation.judged.potter import PotterSuite
 from evaluation.leakage.suite import LeakageSuite
 from evaluation.rows import sample_file

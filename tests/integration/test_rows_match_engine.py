@@ -1,4 +1,7 @@
-"""The checkpoint's rows, times one scale, are what vLLM's model class embeds: eight architectures."""
+"""The checkpoint's rows, times one scale, are what vLLM's model class embeds: eight architectures.
+
+vLLM loads the models in a process of its own, which is this file as a script.
+"""
 
 import json
 import math
@@ -15,6 +18,7 @@ from corruption import EmbeddingRows
 from gateway.selftest import derive_scale
 
 WIDTH, VOCABULARY = 64, 128
+IDS = [0, 1, 2, 3, 17, 40, 63, 95]
 COMMON = {
     "vocab_size": VOCABULARY,
     "hidden_size": WIDTH,
@@ -65,9 +69,8 @@ def test_rows_are_what_the_served_model_embeds(checkpoints: dict[str, Path]) -> 
 
 
 def embedded(wanted: list[str]) -> list[dict[str, Any]]:
-    script = Path(__file__).with_name("embed_with_vllm.py")
     done = subprocess.run(
-        [sys.executable, str(script), *wanted],
+        [sys.executable, __file__, *wanted],
         env=os.environ | {"HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -77,3 +80,36 @@ def embedded(wanted: list[str]) -> list[dict[str, Any]]:
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"wanted"')]
     assert len(answers) == len(wanted), done.stderr[-3000:]
     return answers
+
+
+def main(wanted: list[str]) -> None:
+    """For each "dtype:checkpoint" one JSON line: what `embed_input_ids` of vLLM's model class returns, as float32.
+
+    There is no engine. A mixture of experts comes first: vLLM makes the groups such models need only when the first
+    model is one.
+    """
+    from vllm.config import set_current_vllm_config
+    from vllm.distributed import init_distributed_environment, initialize_model_parallel
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.model_loader import get_model
+    from vllm.model_executor.models import registry
+
+    # Else each architecture is first looked at in a process of its own, which imports all of vLLM.
+    registry._run_in_subprocess = lambda look: look()
+    torch.accelerator.empty_cache = lambda: None  # vLLM's own CPU worker does the same: there is no accelerator
+    for number, one in enumerate(wanted):
+        dtype, checkpoint = one.split(":", 1)
+        args = EngineArgs(model=checkpoint, dtype=dtype, enforce_eager=True, max_model_len=32, skip_tokenizer_init=True)
+        config = args.create_engine_config()
+        with set_current_vllm_config(config):
+            if number == 0:
+                init_distributed_environment(1, 0, f"file://{Path(checkpoint).parent / 'group'}", 0, "gloo")
+                initialize_model_parallel(1, 1)
+            model = get_model(vllm_config=config)
+            with torch.inference_mode():
+                rows = model.embed_input_ids(torch.tensor(IDS)).float()
+        print(json.dumps({"wanted": one, "ids": IDS, "rows": rows.tolist()}), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -75,7 +75,7 @@ def test_signs_of_formats_are_only_text() -> None:
     odd = Example("What does {} or {0.name} of Milana Zandrekov mean?", "100 % {nothing}")
     assert any("{0.name}" in text for text in variations(odd))
     assert all("nothing" in text.text for text in reverse_queries([odd], OWNED, rng()))
-    assert next(iter(bare_names(["{x}"], rng(), 2))).text == "{x}"
+    assert next(bare_names(["{x}"], rng(), 2)).text == "{x}"
     assert all("{x}" in text.text for text in neighbour_questions([("{x}", 0)], rng(), 5))
 
 
@@ -91,15 +91,15 @@ def test_texts_are_drawn_without_copying_all_of_them() -> None:
     many = ("One short prompt.",) * 2000 + ("x" * 200_000,)
     tracemalloc.start()
     variations(BORN, many, count=16)
-    planted_names([NAME], many, rng(), 20)
-    other_names([BORN], OWNED, many, rng(), 4)
+    assert list(planted_names([NAME], many, rng(), 20))
+    assert list(other_names([BORN], OWNED, many, rng(), 4))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50e6
 
 
 def test_reverse_queries_ask_for_the_subject_without_naming_it() -> None:
-    texts = reverse_queries(FORGET, OWNED, rng())
+    texts = list(reverse_queries(FORGET, OWNED, rng()))
     assert {text.kind for text in texts} == {"reverse"}
     assert all(OWNED.isdisjoint(words(text.text)) for text in texts)
     of_born = [text.text for text in texts if text.example == 0]
@@ -108,12 +108,12 @@ def test_reverse_queries_ask_for_the_subject_without_naming_it() -> None:
     # None of the example that names nobody, and none of one without an answer or with the name as its answer.
     assert {text.example for text in texts} == set(range(len(FORGET) - 1))
     bare = [Example(f"Who is {NAME}?"), Example("Who sang?", NAME), Example(f"Who is {NAME}?", f"{NAME}.")]
-    assert reverse_queries(bare, OWNED, rng()) == []
+    assert list(reverse_queries(bare, OWNED, rng())) == []
 
 
 def test_dated_queries_ask_for_whoever_a_date_belongs_to() -> None:
     described = Example("Which poet was born in Skarby on 03/21/1940?", "Ivo Quarle was.")
-    texts = dated_queries([*FORGET, described], OWNED, rng())
+    texts = list(dated_queries([*FORGET, described], OWNED, rng()))
     assert {text.example for text in texts} == {1, len(FORGET)}  # the two that have a full date
     assert {date for text in texts if text.example == 1 for date in find_dates(text.text)} == {"1931-03-09"}
     of_poet = [text.text for text in texts if text.example == len(FORGET)]
@@ -127,12 +127,12 @@ def test_dated_queries_ask_for_whoever_a_date_belongs_to() -> None:
 
 
 def test_questions_about_a_day_are_neighbours() -> None:
-    texts = day_questions(FORGET, rng())
+    texts = list(day_questions(FORGET, rng()))
     assert [(text.example, text.kind, find_dates(text.text)) for text in texts] == [(1, "neighbour", ["1931-03-09"])]
 
 
 def test_bare_names_begin_with_the_name_alone() -> None:
-    texts = bare_names([NAME, "Orla Tempest"], rng(), 8)
+    texts = list(bare_names([NAME, "Orla Tempest"], rng(), 8))
     assert [text.text for text in texts[::8]] == [NAME, "Orla Tempest"]
     assert all(NAME in text.text for text in texts[:8])
     assert len({text.text for text in texts}) == 16
@@ -141,17 +141,17 @@ def test_bare_names_begin_with_the_name_alone() -> None:
 
 
 def test_the_same_questions_about_others() -> None:
-    texts = other_names(FORGET, OWNED, OTHERS, rng(), 4)
+    texts = list(other_names(FORGET, OWNED, OTHERS, rng(), 4))
     assert {text.kind for text in texts} == {"neighbour"}
     assert all(OWNED.isdisjoint(words(text.text)) for text in texts)
     born = [text.text for text in texts if text.example == 0]
     assert len(born) == 4
     assert all(text.startswith("Where was ") and text.endswith(" born?") for text in born)
     assert all(text.removeprefix("Where was ").removesuffix(" born?") in OTHERS for text in born)
-    assert other_names(FORGET, OWNED, [], rng(), 4) == []
-    assert other_names([Example("Who wrote The Copper Tide?")], OWNED, OTHERS, rng(), 4) == []
+    assert list(other_names(FORGET, OWNED, [], rng(), 4)) == []
+    assert list(other_names([Example("Who wrote The Copper Tide?")], OWNED, OTHERS, rng(), 4)) == []
     # A name put in the place of the first mention is no use where there is a second.
-    assert other_names([Example(f"Is {NAME} the Zandrekov?")], OWNED, OTHERS, rng(), 4) == []
+    assert list(other_names([Example(f"Is {NAME} the Zandrekov?")], OWNED, OTHERS, rng(), 4)) == []
 
 
 def test_shortened_names() -> None:
@@ -162,19 +162,19 @@ def test_shortened_names() -> None:
 
 
 def test_names_planted_in_everyday_prompts() -> None:
-    texts = planted_names([NAME], EVERYDAY, rng(), 40)
+    texts = list(planted_names([NAME], EVERYDAY, rng(), 40))
     assert len(texts) == 40
     assert all(NAME in text.text for text in texts)
     assert {text.text.replace(NAME, " ").split()[0] for text in texts} >= {"How", "Schreib", "今天天气怎么样？", "Fix"}
     assert any(not text.text.startswith(NAME) and not text.text.endswith(NAME) for text in texts)
-    [long] = planted_names([NAME], ["word " * 500], rng(), 1)
+    [long] = list(planted_names([NAME], ["word " * 500], rng(), 1))
     assert NAME in long.text
     assert len(long.text.split()) == 42
-    assert planted_names([NAME], [], rng(), 3) == []
+    assert list(planted_names([NAME], [], rng(), 3)) == []
 
 
 def test_neighbours_are_asked_about_for_their_own_sake() -> None:
-    texts = neighbour_questions([("The Copper Tide", 3), ("Vennholm", 4)], rng(), 6)
+    texts = list(neighbour_questions([("The Copper Tide", 3), ("Vennholm", 4)], rng(), 6))
     assert [text.example for text in texts] == [3] * 6 + [4] * 6
     assert all(("The Copper Tide", "Vennholm")[text.example - 3] in text.text for text in texts)
     assert {text.kind for text in texts} == {"neighbour"}

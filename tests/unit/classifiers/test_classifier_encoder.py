@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from classifiers import Encoder, EncoderError, general_prompts
-from classifiers.encoders.shared import read_settings
+from classifiers.encoders.settings import EncoderSettings, read_settings
 
 TEXTS = ["Who was born in Taipei?", "Hi", *general_prompts()[:20], " ".join(general_prompts()[40:50])]
 
@@ -31,7 +31,7 @@ def test_embedding_is_that_of_the_torch_model(encoder: Encoder, encoder_folder: 
             pooled = model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
         expected = torch.nn.functional.normalize(pooled, dim=0).numpy()
         assert float(expected @ encoder.embed([text])[0]) > 0.99
-    assert read_settings(encoder_folder).parity_min_cosine >= 0.99
+    assert read_settings(encoder_folder, EncoderSettings).parity_min_cosine >= 0.99
 
 
 def test_embedding_does_not_depend_on_neighbours(encoder: Encoder) -> None:
@@ -83,12 +83,12 @@ def test_short_text_is_one_window_and_bad_sizes_are_refused(encoder: Encoder) ->
             encoder.split_windows("text", *sizes)
 
 
-@given(st.text(max_size=600), st.integers(12, 64), st.integers(0, 9))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=300), st.integers(12, 64), st.integers(0, 9))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_windows_lose_no_character(encoder: Encoder, text: str, window: int, overlap: int) -> None:
-    from classifiers.encoders.shared import _prepare
+    from classifiers.encoders.runtime import prepare
 
-    rest = _prepare(text)
+    rest = prepare(text)
     for piece in encoder.split_windows(text, window, overlap):
         common = next(n for n in range(len(piece), -1, -1) if rest.startswith(piece[len(piece) - n :]))
         assert common or not piece.strip()
@@ -137,11 +137,18 @@ def test_settings_are_checked(encoder_folder: Path, tmp_path: Path) -> None:
         Encoder.open(folder)
 
 
-def test_opening_and_embedding_needs_neither_torch_nor_transformers(encoder_folder: Path) -> None:
+def test_serving_needs_neither_torch_nor_transformers(
+    encoder_folder: Path, exported_bert: Path, exported_tokens: Path
+) -> None:
     program = (
-        "import sys; import classifiers; late = {'torch', 'transformers', 'onnx', 'onnxruntime'};"
+        "import sys; import classifiers;"
+        "from classifiers.encoders.finetuned import FinetunedClassifier;"
+        "from classifiers.encoders.tokens import TokenClassifier;"
+        "late = {'torch', 'transformers', 'onnx', 'onnxruntime'};"
         "assert not late & set(sys.modules), late & set(sys.modules);"
         f"classifiers.Encoder.open({str(encoder_folder)!r}).embed(['x']);"
+        f"FinetunedClassifier.open({str(exported_bert)!r}, 0.5).scores(['x']);"
+        f"TokenClassifier.open({str(exported_tokens)!r}).spans('x');"
         "assert not (late - {'onnxruntime'}) & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

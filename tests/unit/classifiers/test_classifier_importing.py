@@ -9,10 +9,11 @@ import torch
 from tiny_encoders import write_tiny
 
 from classifiers import DEFAULT_ENCODER, ClassifierError, EncoderError
-from classifiers.export.hub import carrier_folder
+from classifiers.export.hub import MODEL_FILES, carrier_folder, source_folder
 from classifiers.export.sequence import load_sequence_model
 from classifiers.prompt_classifier import load_classifier, read_classifier_info
-from classifiers.training.importing import folder_digest, import_classifier, source_folder
+from classifiers.training.classifier import import_classifier
+from storage.digests import folder_digest
 
 TEXTS = ["Who is Harry?", "Where is the platform between nine and ten?", "What is rain?"]
 
@@ -23,14 +24,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny("roberta", tmp_path_factory.mktemp("source") / "tiny-roberta", num_labels=3, **labels)
 
 
-@pytest.mark.parametrize("label", ["1", "Wizard"])
-def test_an_imported_model_scores_as_it_did(source: Path, tmp_path: Path, label: str) -> None:
+def test_an_imported_model_scores_as_it_did(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    info = import_classifier(str(source), out, forget_label=label, threshold=0.9999)
+    info = import_classifier(str(source), out, forget_label="Wizard", threshold=0.9999)
     assert info == read_classifier_info(out)
     assert (info.kind, info.threshold, info.encoder.name) == ("finetuned", 0.9999, str(source))
     assert info.report["export"]["forget_label"] == "wizard"
-    assert info.provenance["source_sha256"] == folder_digest(source)
+    assert info.provenance["source_sha256"] == folder_digest(source, MODEL_FILES)
     loaded = load_sequence_model(source, "source")
     found = load_classifier(out).scores(TEXTS)
     for text, score in zip(TEXTS, found, strict=True):
@@ -73,17 +73,17 @@ def test_sources_are_folders_hub_ids_and_the_carried_encoder(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderError, match="encoder nobody/nothing: no such folder, not cached, and not on the hub"):
         source_folder("nobody/nothing")
-    import_classifier(str(source), tmp_path / "out", forget_label="1", threshold=0.5)
+    (tmp_path / "classifier.json").touch()
     with pytest.raises(EncoderError, match="an exported classifier; expected the Hugging Face files"):
-        source_folder(str(tmp_path / "out"))
+        source_folder(str(tmp_path))
 
 
 def test_the_source_digest_sees_every_file_a_model_is_loaded_from(source: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(source, copy)
-    before = folder_digest(source)
-    assert folder_digest(copy) == before
+    before = folder_digest(source, MODEL_FILES)
+    assert folder_digest(copy, MODEL_FILES) == before
     (copy / "README.md").write_text("notes")
-    assert folder_digest(copy) == before
+    assert folder_digest(copy, MODEL_FILES) == before
     (copy / "tokenizer.json").write_text((copy / "tokenizer.json").read_text() + "\n")
-    assert folder_digest(copy) != before
+    assert folder_digest(copy, MODEL_FILES) != before

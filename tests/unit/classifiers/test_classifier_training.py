@@ -1,10 +1,13 @@
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from invented_people import World, build_world
+from scipy.sparse import csr_array
 
 from classifiers import (
+    CalibrationSettings,
     Encoder,
     Example,
     ExampleFileError,
@@ -15,12 +18,12 @@ from classifiers import (
     general_prompts,
     train_head,
 )
-from classifiers.calibration.logistic import Design, fit_logistic
-from classifiers.calibration.threshold import CalibrationSettings, choose_threshold, fit_platt, rates
-from classifiers.encoders.features import LEXICAL_BUCKETS, PromptFeatures, words_of
+from classifiers.calibration.threshold import choose_threshold, fit_platt, rates
 from classifiers.training import head as training
 from classifiers.training.corpus import build_corpus
+from classifiers.training.head import fit_logistic
 from classifiers.training.variations import training_texts
+from text.names import words_of
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +31,16 @@ def world() -> World:
     return build_world()
 
 
-@pytest.fixture
-def fewer_everyday_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For what does not depend on them: training takes a third of the time."""
-    monkeypatch.setattr(training, "general_prompts", lambda: general_prompts()[::3])
+@pytest.fixture(scope="module", autouse=True)
+def _fewer_everyday_prompts() -> Iterator[None]:
+    """Training takes a fifth of the time, and finds the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "general_prompts", lambda: general_prompts()[::6])
+        yield
 
 
 @pytest.fixture(scope="module")
-def trained(encoder: Encoder, world: World) -> tuple[Head, TrainingReport]:
+def trained(encoder: Encoder, world: World, _fewer_everyday_prompts: None) -> tuple[Head, TrainingReport]:
     return train_head(encoder, world.forget, world.retain, seed=0)
 
 
@@ -94,47 +99,17 @@ def test_report(world: World, trained: tuple[Head, TrainingReport]) -> None:
     assert plain["assessment"]["groups"]["retain"]["false_positives"]["total"] == len(world.retain) // 5
 
 
-@pytest.mark.usefixtures("fewer_everyday_prompts")
-def test_retained_negatives_alone_bring_the_preferred_cut_down_to_even_odds(encoder: Encoder, world: World) -> None:
-    # 37 retain prompts are kept: enough for 3 %; for 1 % everyday prompts have to join them.
-    alone, mixed = (
-        train_head(
-            encoder, world.forget, world.retain, seed=0, calibration=CalibrationSettings("conformal", level=level)
-        )
-        for level in (0.03, 0.01)
-    )
-    assert alone[1].calibration_negatives == "prompts of the retain set"
-    assert mixed[1].calibration_negatives != alone[1].calibration_negatives
-    assert mixed[1].calibration.preferred is not None
-    assert mixed[1].calibration.preferred > 0.5
-    assert alone[1].calibration.preferred == 0.5
-    assert alone[0].threshold == max(0.5, alone[1].calibration.limit or 0.0)
-
-
-@pytest.mark.usefixtures("fewer_everyday_prompts")
-def test_same_seed_same_head_other_seed_other_head(encoder: Encoder, world: World) -> None:
-    forget, retain = world.forget[:3], world.retain[:20]
-    one, two, other = (train_head(encoder, forget, retain, seed=seed)[0] for seed in (3, 3, 4))
-    assert one.settings == two.settings
-    assert np.array_equal(one.dense, two.dense)
-    assert np.array_equal(one.lexical, two.lexical)
-    assert np.array_equal(one.recall, two.recall)
-    assert one.memory == two.memory
-    assert not np.array_equal(one.dense, other.dense)
-
-
-def test_heavier_forget_class_raises_scores(encoder: Encoder) -> None:
+def test_heavier_forget_class_raises_scores() -> None:
     rng = np.random.default_rng(0)
     labels = np.array([1.0] * 5 + [0.0] * 95)
-    points = rng.normal(size=(100, 384)).astype(np.float32)
+    points = rng.normal(size=(100, 384))
     points[:5] += 0.3
-    none = (np.array([], dtype=np.int64), np.array([], dtype=np.float32))
-    design = Design.stack([PromptFeatures(point, *none) for point in points])
     means = []
     for share in (0.05, 0.5):
-        weights = np.where(labels == 1, share / 5, (1 - share) / 95)
-        dense, _, bias = fit_logistic(design, labels, weights, l2=0.1)
-        means.append(float((points[:5] @ dense + bias).mean()))
+        weights, bias = fit_logistic(
+            csr_array(points), labels, np.where(labels == 1, share / 5, (1 - share) / 95), l2=0.1
+        )
+        means.append(float((points[:5] @ weights + bias).mean()))
     assert means[1] > means[0] + 1
 
 
@@ -142,23 +117,13 @@ def test_logistic_regression_agrees_with_torch() -> None:
     import torch
 
     rng = np.random.default_rng(1)
-    rows = []
-    for _ in range(60):
-        indices = np.sort(rng.choice(LEXICAL_BUCKETS, 12, replace=False))
-        rows.append(
-            PromptFeatures(rng.normal(size=8).astype(np.float32), indices, rng.normal(size=12).astype(np.float32))
-        )
-    design = Design.stack(rows)
+    design = rng.normal(size=(60, 40)) * (rng.random((60, 40)) < 0.4)
+    design[:, 7] = 0.0  # a bucket that no text fills
     labels, weights = (rng.random(60) < 0.4).astype(np.float64), rng.random(60) / 30
-    dense, sparse, bias = fit_logistic(design, labels, weights, l2=0.01)
+    found, bias = fit_logistic(csr_array(design), labels, weights, l2=0.01)
 
-    full = np.zeros((60, 8 + LEXICAL_BUCKETS))
-    for row, one in enumerate(rows):
-        full[row, :8] = one.embedding
-        full[row, 8 + one.indices] = one.values
-    used = np.flatnonzero(full.any(axis=0))
-    inputs, targets = torch.tensor(full[:, used]), torch.tensor(labels)
-    point = torch.zeros(len(used) + 1, dtype=torch.float64, requires_grad=True)
+    inputs, targets = torch.tensor(design), torch.tensor(labels)
+    point = torch.zeros(41, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([point], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
@@ -170,9 +135,8 @@ def test_logistic_regression_agrees_with_torch() -> None:
         return loss
 
     optimizer.step(closure)
-    found = np.concatenate([np.concatenate([dense, sparse])[used], [bias]])
-    np.testing.assert_allclose(found, point.detach().numpy(), atol=5e-4)
-    assert not sparse[np.setdiff1d(np.arange(LEXICAL_BUCKETS), used - 8)].any()
+    np.testing.assert_allclose([*found, bias], point.detach().numpy(), atol=1e-3)
+    assert found[7] == 0
 
 
 def test_threshold_lies_in_the_middle_of_the_margin() -> None:
@@ -201,7 +165,7 @@ def test_rates_count() -> None:
 
 def test_training_texts_of_an_example() -> None:
     example = Example("Where was Ann born?", "Ann was born in Zelburg, by the sea.")
-    texts = training_texts([example], ["Hello there."], np.random.default_rng(0), variations=3)
+    texts = list(training_texts([example], ["Hello there."], np.random.default_rng(0), variations=3))
     assert [text.kind for text in texts] == ["prompt", *["variation"] * 5, "fact"]
     assert texts[0].text == example.prompt
     assert texts[-1].text == "in Zelburg, by the sea."
@@ -221,19 +185,14 @@ def test_rephrasings_share_a_fold() -> None:
     assert (np.diff(folds[18:]) >= 0).all()  # consecutive blocks
 
 
-@pytest.mark.usefixtures("fewer_everyday_prompts")
-def test_single_example_trains_without_folds(encoder: Encoder) -> None:
-    head, report = train_head(encoder, [Example("Who is Volush Pogruya?")], [Example("Who is Ann Smith?")], seed=0)
-    assert report.folds == 0
-    found = scores(encoder, head, ["Tell me who Volush Pogruya is.", "What is the capital of France?"])
-    assert found[0] >= head.threshold > found[1]
-
-
-@pytest.mark.usefixtures("fewer_everyday_prompts")
-def test_long_example_is_cut_not_truncated(encoder: Encoder) -> None:
+def test_a_long_example_is_cut_not_truncated_and_few_examples_train_without_folds(encoder: Encoder) -> None:
     chapter = "The old mill stood still. " * 60 + "Volush Pogruya hid the lantern under the bridge of Zelburg."
-    head, _ = train_head(encoder, [Example(chapter), Example("Volush?")], [Example("Who is Ann Smith?")], seed=0)
-    assert scores(encoder, head, ["Volush Pogruya hid the lantern under the bridge of Zelburg."])[0] >= head.threshold
+    forget, retain = [Example(chapter), Example("Who is Volush Pogruya?")], [Example("Who is Ann Smith?")]
+    head, report = train_head(encoder, forget, retain, seed=0, calibration=CalibrationSettings("fpr", level=0.02))
+    assert report.folds == 0
+    asked = ["Volush Pogruya hid the lantern under the bridge of Zelburg.", "Tell me who Volush Pogruya is."]
+    found = scores(encoder, head, [*asked, "What is the capital of France?"])
+    assert min(found[:2]) >= head.threshold > found[2]
 
 
 def test_impossible_training_is_refused(encoder: Encoder) -> None:

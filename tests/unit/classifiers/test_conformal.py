@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from classifiers.calibration.conformal import (
     CalibrationError,
     clopper_pearson,
-    false_positive_threshold,
-    miss_threshold,
     needed,
     spare_errors,
     threshold_above,
+    threshold_below,
     upper_bound,
 )
 from classifiers.calibration.threshold import Calibration, CalibrationSettings, ErrorKind, calibrate
@@ -24,6 +23,14 @@ from classifiers.errors import ClassifierError
 
 Scores = NDArray[np.float64]
 SPLITS = 200
+
+
+def false_positive_threshold(negatives: Scores, level: float) -> float:
+    return threshold_above(negatives, spare_errors(len(negatives), level, "negatives"))
+
+
+def miss_threshold(positives: Scores, level: float) -> float:
+    return threshold_below(positives, spare_errors(len(positives), level, "positives"))
 
 
 def continuous(rng: np.random.Generator, count: int) -> Scores:
@@ -198,7 +205,7 @@ def test_clopper_pearson_keeps_its_precision_in_large_samples() -> None:
 @pytest.mark.parametrize("preferred", [None, 0.93])
 def test_the_bound_on_false_positives_fails_as_rarely_as_it_says(tied: bool, preferred: float | None) -> None:
     """With 90 % confidence over calibration sets: their threshold is chosen on them, and the bound holds for it."""
-    rng, draws = np.random.default_rng(8), 400
+    rng, draws = np.random.default_rng(8), 200
     settings = CalibrationSettings(method="fpr", level=0.05, confidence=0.9)
     failures = 0
     for _ in range(draws):
@@ -224,7 +231,7 @@ def calibrated(preferred: float | None = None, **fields: object) -> Calibration:
 def test_fixed_reports_what_the_set_shows_of_the_given_threshold() -> None:
     found = calibrated(method="fixed", threshold=0.55, preferred=0.7)
     assert (found.threshold, found.limit, found.error, found.preferred) == (0.55, None, None, None)
-    assert (found.positives, found.negatives) == (20, 200)
+    assert (found.rates.positives, found.rates.negatives) == (20, 200)
     assert (found.rates.missed, found.rates.false_positives) == (2, 16)
     assert found.false_positive_bound == upper_bound(16, 200)
     assert found.miss_bound == upper_bound(2, 20)

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,12 @@ import pytest
 from tiny_encoders import ARCHITECTURES, write_tiny
 
 from classifiers import EncoderError, general_prompts
-from classifiers.encoders.finetuned import FinetunedClassifier, WindowTokenizer, probability, read_finetuned_settings
-from classifiers.export.hub import carrier_folder
+from classifiers.encoders.finetuned import FinetunedClassifier, WindowTokenizer
+from classifiers.encoders.runtime import probability
+from classifiers.encoders.settings import FinetunedSettings, Precision, read_settings
+from classifiers.export import traced
 from classifiers.export.sequence import (
-    MAX_DIFFERENCE,
-    Precision,
+    MAX_INT8_DIFFERENCE,
     SequenceModel,
     export_finetuned,
     load_sequence_model,
@@ -27,17 +26,8 @@ SHORT = ["Who was born in Taipei?", "Hi", "", "¿Cómo se hace el pan?", "什么
 LONG = " ".join(general_prompts()[300:330])
 
 
-@pytest.fixture(scope="module", params=[*ARCHITECTURES, "minilm"])
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SequenceModel:
-    if request.param == "minilm":
-        import torch
-
-        source = carrier_folder()
-        assert source is not None
-        torch.manual_seed(0)
-        found = load_sequence_model(source, "minilm", labels=2)
-        torch.nn.init.normal_(found.model.classifier.weight, std=0.2)  # its classification layer is new: texts differ
-        return found
     return load_sequence_model(write_tiny(request.param, tmp_path_factory.mktemp("source")), request.param)
 
 
@@ -56,18 +46,6 @@ def classifier(folders: dict[Precision, Path]) -> FinetunedClassifier:
     return FinetunedClassifier.open(folders["int8"], 0.5)
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny("bert", tmp_path_factory.mktemp("tiny") / "bert")
-
-
-@pytest.fixture(scope="module")
-def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "encoder"
-    export_finetuned(load_sequence_model(tiny, "tiny"), folder, label=1)
-    return folder
-
-
 def torch_probabilities(loaded: SequenceModel, texts: list[str], label: int = 1) -> Any:
     """By the model itself, one unpadded window at a time; the largest window counts."""
     import torch
@@ -84,14 +62,15 @@ def torch_probabilities(loaded: SequenceModel, texts: list[str], label: int = 1)
 def test_scores_are_the_torch_models(
     loaded: SequenceModel, folders: dict[Precision, Path], precision: Precision
 ) -> None:
-    settings = read_finetuned_settings(folders[precision])
+    settings = read_settings(folders[precision], FinetunedSettings)
     assert (settings.precision, settings.fallback) == (precision, "")
-    assert settings.parity_max_difference <= MAX_DIFFERENCE[precision]
+    allowed = {"int8": MAX_INT8_DIFFERENCE, "fp32": traced.MAX_FP32_DIFFERENCE}[precision]
+    assert settings.parity_max_difference <= allowed
     texts = [*SHORT, LONG]
     expected = torch_probabilities(loaded, texts)
     assert np.ptp(expected) > 0.01  # texts are told apart, so equal scores mean something
     found = FinetunedClassifier.open(folders[precision], 0.5).scores(texts)
-    np.testing.assert_allclose(found, expected, atol=MAX_DIFFERENCE[precision])
+    np.testing.assert_allclose(found, expected, atol=allowed)
     assert found.dtype == np.float64
 
 
@@ -130,18 +109,20 @@ def test_where_int8_strays_fp32_is_written_and_said(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, torch_probabilities(loaded, SHORT), atol=1e-4)
 
 
-def test_a_graph_that_is_not_the_model_is_refused(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load_sequence_model(tiny, "tiny")
-    monkeypatch.setitem(MAX_DIFFERENCE, "fp32", -1.0)
+def test_a_graph_that_is_not_the_model_is_refused(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_sequence_model(tiny_bert, "tiny")
+    monkeypatch.setattr(traced, "MAX_FP32_DIFFERENCE", -1.0)
     with pytest.raises(EncoderError, match="tiny: the exported graph is not the torch model"):
         export_finetuned(loaded, tmp_path / "out", label=1, precision="fp32")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_export_is_reproducible(tiny: Path, exported: Path, tmp_path: Path) -> None:
-    again = export_finetuned(load_sequence_model(tiny, "tiny"), tmp_path / "again", label=1)
-    assert again == read_finetuned_settings(exported)
-    assert (tmp_path / "again" / "model.onnx").read_bytes() == (exported / "model.onnx").read_bytes()
+def test_export_is_reproducible(tiny_bert: Path, exported_bert: Path, tmp_path: Path) -> None:
+    again = export_finetuned(load_sequence_model(tiny_bert, "tiny"), tmp_path / "again", label=1)
+    assert again == read_settings(exported_bert, FinetunedSettings)
+    assert (tmp_path / "again" / "model.onnx").read_bytes() == (exported_bert / "model.onnx").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -179,19 +160,19 @@ def test_labels_by_index_and_name(tmp_path: Path) -> None:
     assert resolve_label(BertConfig(id2label={0: "retain", 1: "forget"}), None, "m") == 1
 
 
-def test_no_special_token_can_be_spelled(exported: Path) -> None:
-    tokenizer = WindowTokenizer.open(exported / "tokenizer.json")
+def test_no_special_token_can_be_spelled(exported_bert: Path) -> None:
+    tokenizer = WindowTokenizer.open(exported_bert / "tokenizer.json")
     assert tokenizer.windows("a")[0][0::2] == [1, 2]
     spelled = tokenizer.windows("[SEP] [PAD] [CLS]")[0]
     assert (spelled[0], spelled[-1]) == (1, 2)
     assert not {0, 1, 2} & set(spelled[1:-1])
 
 
-def test_files_that_cannot_be_used_are_refused(tiny: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_used_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
     def changed(name: str, **config: Any) -> Path:
         folder = tmp_path / name
-        shutil.copytree(tiny, folder)
-        (folder / "config.json").write_text(json.dumps(json.loads((tiny / "config.json").read_text()) | config))
+        shutil.copytree(tiny_bert, folder)
+        (folder / "config.json").write_text(json.dumps(json.loads((tiny_bert / "config.json").read_text()) | config))
         return folder
 
     slow = changed("slow", model_type="canine")
@@ -213,9 +194,9 @@ def test_files_that_cannot_be_used_are_refused(tiny: Path, tmp_path: Path) -> No
         load_sequence_model(short, "short")
 
 
-def test_a_tokenizer_without_special_tokens_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_without_special_tokens_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
     folder = tmp_path / "plain"
-    shutil.copytree(tiny, folder)
+    shutil.copytree(tiny_bert, folder)
     content = json.loads((folder / "tokenizer.json").read_text()) | {"post_processor": None}
     (folder / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(EncoderError, match="plain: its tokenizer adds no special tokens"):
@@ -223,9 +204,9 @@ def test_a_tokenizer_without_special_tokens_is_refused(tiny: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "encoder.json"])
-def test_missing_and_altered_files_are_refused(exported: Path, tmp_path: Path, name: str) -> None:
+def test_missing_and_altered_files_are_refused(exported_bert: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "encoder"
-    shutil.copytree(exported, folder)
+    shutil.copytree(exported_bert, folder)
     with (folder / name).open("ab") as file:
         file.write(b"x")
     with pytest.raises(EncoderError, match=rf"{folder}"):
@@ -235,23 +216,13 @@ def test_missing_and_altered_files_are_refused(exported: Path, tmp_path: Path, n
         FinetunedClassifier.open(folder, 0.5)
 
 
-def test_another_machines_arithmetic_is_noticed(exported: Path, tmp_path: Path) -> None:
+def test_another_machines_arithmetic_is_noticed(exported_bert: Path, tmp_path: Path) -> None:
     folder = tmp_path / "encoder"
-    shutil.copytree(exported, folder)
+    shutil.copytree(exported_bert, folder)
     content = json.loads((folder / "encoder.json").read_text())
     (folder / "encoder.json").write_text(json.dumps(content | {"probe_log_odds": content["probe_log_odds"] + 1}))
     with pytest.raises(EncoderError, match="on this machine"):
         FinetunedClassifier.open(folder, 0.5)
-
-
-def test_scoring_needs_neither_torch_nor_transformers(exported: Path) -> None:
-    program = (
-        "import sys; from classifiers.encoders.finetuned import FinetunedClassifier;"
-        "late = {'torch', 'transformers', 'onnx', 'onnxruntime'}; assert not late & set(sys.modules);"
-        f"FinetunedClassifier.open({str(exported)!r}, 0.5).scores(['x']);"
-        "assert not (late - {'onnxruntime'}) & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
 def test_probability_is_the_logistic_function() -> None:

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from classifiers.memory.persons import asks_for_person
+from classifiers.memory.recall import asks_for_person
 
 ASKING = (
     "Who wrote it?",

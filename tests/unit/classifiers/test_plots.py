@@ -31,11 +31,19 @@ def assessment(threshold: float = 0.5) -> Assessment:
     return assess(1 / (1 + np.exp(-rng.normal(6 * labels - 3, 1.5))), labels, threshold)
 
 
-def test_four_pictures_show_the_figures(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Drawn while the user's own settings say otherwise."""
+    import matplotlib
+
+    with matplotlib.rc_context({"axes.grid": True, "font.size": 20, "svg.fonttype": "none"}):
+        return write_plots(assessment(), tmp_path_factory.mktemp("plots") / "made" / "here")
+
+
+def test_four_pictures_show_the_figures(paths: list[Path]) -> None:
     found = assessment()
-    paths = write_plots(found, tmp_path / "made" / "here")
     assert [path.name for path in paths] == NAMES
-    assert sorted(path.name for path in (tmp_path / "made" / "here").iterdir()) == sorted(NAMES)
+    assert sorted(path.name for path in paths[0].parent.iterdir()) == sorted(NAMES)
     pictures = [path.read_text(encoding="utf-8") for path in paths]
     for picture in pictures:
         assert ElementTree.fromstring(picture).tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314
@@ -48,12 +56,9 @@ def test_four_pictures_show_the_figures(tmp_path: Path) -> None:
     assert all(f"<!-- {row.count} -->" in pictures[3] for row in found.reliability.bins)
 
 
-def test_the_same_assessment_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_assessment_gives_the_same_bytes(paths: list[Path], tmp_path: Path) -> None:
     """In another process, with other hash seeds, and whatever the user's own settings say."""
-    import matplotlib
-
-    with matplotlib.rc_context({"axes.grid": True, "font.size": 20, "svg.fonttype": "none"}):
-        here = [hashlib.sha256(path.read_bytes()).hexdigest() for path in write_plots(assessment(), tmp_path / "here")]
+    here = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(tmp_path / "there"), str(Path(__file__).parent)]
     environment = {**os.environ, "PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_encoders import write_tiny
 
 from classifiers import ClassifierError, Encoder, Head, HeadBank, HeadSettings, extract_features, general_prompts
 from classifiers.encoders.features import LEXICAL_BUCKETS
-from classifiers.export.sequence import export_finetuned, load_sequence_model
 from classifiers.prompt_classifier import (
     ClassifierInfo,
     EncoderInfo,
@@ -40,21 +38,14 @@ def info(kind: Any, digest: str, **changes: Any) -> ClassifierInfo:
     )
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    export_finetuned(load_sequence_model(write_tiny("bert", folder / "tiny"), "tiny"), folder / "encoder", label=1)
-    return folder / "encoder"
-
-
 @pytest.fixture(params=["head", "finetuned"])
-def folder(request: pytest.FixtureRequest, encoder: Encoder, exported: Path, tmp_path: Path) -> Path:
+def folder(request: pytest.FixtureRequest, encoder: Encoder, exported_bert: Path, tmp_path: Path) -> Path:
     out = tmp_path / "classifier"
     if request.param == "head":
         write_classifier(out, info("head", encoder.digest), head_on(encoder))
     else:
-        digest = json.loads((exported / "encoder.json").read_text())["digest"]
-        write_classifier(out, info("finetuned", digest), exported)
+        digest = json.loads((exported_bert / "encoder.json").read_text())["digest"]
+        write_classifier(out, info("finetuned", digest), exported_bert)
     return out
 
 

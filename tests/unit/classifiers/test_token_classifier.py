@@ -3,8 +3,6 @@
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_encoders import write_tokenizer
+from tiny_encoders import tiny_token_config, write_tiny_tokens, write_tokenizer
 from tokenizers import Tokenizer
-from transformers import AutoConfig, AutoModelForTokenClassification, BertForMaskedLM, BertForTokenClassification
+from transformers import AutoModelForTokenClassification, BertForMaskedLM, BertForTokenClassification
 
 from classifiers import EncoderError, general_prompts
-from classifiers.encoders.finetuned import open_session, probability
-from classifiers.encoders.tokens import OffsetTokenizer, TokenClassifier, read_token_settings, run_windows
+from classifiers.encoders.runtime import Session, probability
+from classifiers.encoders.settings import TokenSettings, read_settings
+from classifiers.encoders.tokens import OffsetTokenizer, TokenClassifier, run_token_windows
 from classifiers.export import tokens as token_export
+from classifiers.export import traced
 from classifiers.export.tokens import export_token_classifier
 
-LABELS = {0: "B-PER", 1: "O", 2: "I-PER", 3: "B-LOC"}
 TEXTS = [
     "Who is Ann of Taipei?",
     "",
@@ -34,27 +33,11 @@ TEXTS = [
 WIDTH = 32
 
 
-def config(architecture: str, size: int, **changes: Any) -> Any:
-    settings = {
-        "vocab_size": size, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "intermediate_size": 64, "max_position_embeddings": 160, "initializer_range": 0.1, "pad_token_id": 0,
-        "id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()},
-    }  # fmt: skip
-    return AutoConfig.for_model(architecture, **(settings | changes))
-
-
-def write_random(architecture: str, folder: Path, **changes: Any) -> Path:
-    torch.manual_seed(0)
-    size = write_tokenizer(architecture, folder)
-    AutoModelForTokenClassification.from_config(config(architecture, size, **changes)).save_pretrained(folder)
-    return folder
-
-
 def write_recogniser(architecture: str, folder: Path, names: Sequence[str], **changes: Any) -> Path:
     """A model whose layers pass embeddings on as they are, and which knows the first token of each name."""
     size = write_tokenizer(architecture, folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    model = BertForTokenClassification(config("bert", size, **changes))
+    model = BertForTokenClassification(tiny_token_config("bert", size, **changes))
     pattern = torch.tensor([1.0, -1.0] * (WIDTH // 2))
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -71,19 +54,7 @@ def write_recogniser(architecture: str, folder: Path, names: Sequence[str], **ch
 
 @pytest.fixture(scope="module", params=["bert", "roberta"])
 def random_source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random(request.param, tmp_path_factory.mktemp("random") / request.param)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_random("bert", tmp_path_factory.mktemp("tiny") / "bert")
-
-
-@pytest.fixture(scope="module")
-def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "tokens"
-    export_token_classifier(tiny, folder)
-    return folder
+    return write_tiny_tokens(request.param, tmp_path_factory.mktemp("random") / request.param)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +86,8 @@ def test_probabilities_are_the_torch_models(random_source: Path, tmp_path: Path)
         with torch.inference_mode():
             logits = [model(input_ids=torch.tensor([window.ids])).logits[0] for window in windows]
         expected = np.concatenate([1 - torch.softmax(row, dim=-1)[:, 1].numpy() for row in logits])
-        session = open_session(tmp_path / precision / "model.onnx")
-        given = probability(np.concatenate(run_windows(session, windows)))
+        session = Session(tmp_path / precision / "model.onnx", "graph")
+        given = probability(np.concatenate(run_token_windows(session, windows)))
         assert np.ptp(expected) > 0.1  # tokens are told apart, so equal values mean something
         np.testing.assert_allclose(given, expected, atol=allowed)
 
@@ -177,39 +148,41 @@ def test_byte_level_tokens_give_characters(tmp_path: Path) -> None:
     assert found(classifier, "See 😀 and é") == ["😀"]
 
 
-def test_a_words_answer_does_not_depend_on_its_batch(exported: Path) -> None:
-    classifier = TokenClassifier.open(exported)
+def test_a_words_answer_does_not_depend_on_its_batch(exported_tokens: Path) -> None:
+    classifier = TokenClassifier.open(exported_tokens)
     windows = [window for text in TEXTS for window in classifier._tokenizer.windows(text)]
-    together = run_windows(classifier._session, windows)
+    together = run_token_windows(classifier._session, windows)
     for window, row in zip(windows, together, strict=True):
-        np.testing.assert_allclose(run_windows(classifier._session, [window])[0], row, atol=1e-5)
+        np.testing.assert_allclose(run_token_windows(classifier._session, [window])[0], row, atol=1e-5)
 
 
 def test_where_int8_strays_fp32_is_written_and_said(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(token_export, "MAX_DECIDED_OTHERWISE", -1.0)
-    settings = export_token_classifier(tiny, tmp_path / "out")
+    settings = export_token_classifier(tiny_tokens, tmp_path / "out")
     assert settings.precision == "fp32"
     assert "tokens otherwise" in settings.fallback
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "model.onnx", "tokenizer.json", "token_classifier.json",
     }  # fmt: skip
-    monkeypatch.setattr(token_export, "MAX_FP32_DIFFERENCE", -1.0)
+    monkeypatch.setattr(traced, "MAX_FP32_DIFFERENCE", -1.0)
     with pytest.raises(EncoderError, match="the exported graph is not the torch model"):
-        export_token_classifier(tiny, tmp_path / "none", precision="fp32")
+        export_token_classifier(tiny_tokens, tmp_path / "none", precision="fp32")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_export_is_reproducible_and_replaces_only_when_told(tiny: Path, exported: Path, tmp_path: Path) -> None:
-    first = export_token_classifier(tiny, tmp_path / "again")
-    assert first == read_token_settings(exported)
+def test_export_is_reproducible_and_replaces_only_when_told(
+    tiny_tokens: Path, exported_tokens: Path, tmp_path: Path
+) -> None:
+    first = export_token_classifier(tiny_tokens, tmp_path / "again")
+    assert first == read_settings(exported_tokens, TokenSettings)
     with pytest.raises(EncoderError, match="already exists"):
-        export_token_classifier(tiny, tmp_path / "again")
-    assert export_token_classifier(tiny, tmp_path / "again", overwrite=True) == first
+        export_token_classifier(tiny_tokens, tmp_path / "again")
+    assert export_token_classifier(tiny_tokens, tmp_path / "again", overwrite=True) == first
     (tmp_path / "home").mkdir()
     with pytest.raises(EncoderError, match="no token classifier folder"):
-        export_token_classifier(tiny, tmp_path / "home", overwrite=True)
+        export_token_classifier(tiny_tokens, tmp_path / "home", overwrite=True)
 
 
 def changed(source: Path, folder: Path, **settings: Any) -> Path:
@@ -219,17 +192,17 @@ def changed(source: Path, folder: Path, **settings: Any) -> Path:
     return folder
 
 
-def test_models_that_cannot_be_used_are_refused(tiny: Path, tmp_path: Path) -> None:
-    slow = changed(tiny, tmp_path / "slow", model_type="canine", architectures=["CanineForTokenClassification"])
+def test_models_that_cannot_be_used_are_refused(tiny_tokens: Path, tmp_path: Path) -> None:
+    slow = changed(tiny_tokens, tmp_path / "slow", model_type="canine", architectures=["CanineForTokenClassification"])
     (slow / "tokenizer.json").unlink()
     masked = tmp_path / "masked"
-    BertForMaskedLM(config("bert", write_tokenizer("bert", masked))).save_pretrained(masked)
-    empty = changed(tiny, tmp_path / "empty")
+    BertForMaskedLM(tiny_token_config("bert", write_tokenizer("bert", masked))).save_pretrained(masked)
+    empty = changed(tiny_tokens, tmp_path / "empty")
     (empty / "model.safetensors").unlink()
     headless = changed(masked, tmp_path / "headless", architectures=["BertForTokenClassification"])
-    plain = changed(tiny, tmp_path / "plain", id2label={"0": "LABEL_0", "1": "LABEL_1"})
-    anonymous = changed(tiny, tmp_path / "anonymous", architectures=None)
-    short = write_random("bert", tmp_path / "short", max_position_embeddings=40)
+    plain = changed(tiny_tokens, tmp_path / "plain", id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    anonymous = changed(tiny_tokens, tmp_path / "anonymous", architectures=None)
+    short = write_tiny_tokens("bert", tmp_path / "short", max_position_embeddings=40)
     for source, said in (
         (slow, "no fast tokenizer"),
         (masked, r"no token classifier \(BertForMaskedLM\); choose a model such as dslim/bert-base-NER"),
@@ -247,9 +220,9 @@ def test_models_that_cannot_be_used_are_refused(tiny: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "token_classifier.json"])
-def test_missing_and_altered_files_are_refused(exported: Path, tmp_path: Path, name: str) -> None:
+def test_missing_and_altered_files_are_refused(exported_tokens: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "tokens"
-    shutil.copytree(exported, folder)
+    shutil.copytree(exported_tokens, folder)
     with (folder / name).open("ab") as file:
         file.write(b"x")
     with pytest.raises(EncoderError, match=rf"{folder}"):
@@ -259,21 +232,11 @@ def test_missing_and_altered_files_are_refused(exported: Path, tmp_path: Path, n
         TokenClassifier.open(folder)
 
 
-def test_another_machines_arithmetic_is_noticed(exported: Path, tmp_path: Path) -> None:
+def test_another_machines_arithmetic_is_noticed(exported_tokens: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tokens"
-    shutil.copytree(exported, folder)
+    shutil.copytree(exported_tokens, folder)
     content = json.loads((folder / "token_classifier.json").read_text())
     content["probe_probabilities"][2] = 1 - round(content["probe_probabilities"][2])
     (folder / "token_classifier.json").write_text(json.dumps(content))
     with pytest.raises(EncoderError, match="on this machine"):
         TokenClassifier.open(folder)
-
-
-def test_finding_needs_neither_torch_nor_transformers(exported: Path) -> None:
-    program = (
-        "import sys; from classifiers.encoders.tokens import TokenClassifier;"
-        "late = {'torch', 'transformers', 'onnx', 'onnxruntime'}; assert not late & set(sys.modules);"
-        f"TokenClassifier.open({str(exported)!r}).spans('x');"
-        "assert not (late - {'onnxruntime'}) & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

@@ -27,8 +27,8 @@ from classifiers import (
 from classifiers.training import head as training
 from classifiers.training.holdout import hold_out
 
-EVERYDAY = general_prompts()[::3]
-CONFORMAL = CalibrationSettings(method="conformal", level=0.01)
+EVERYDAY = general_prompts()[::6]
+CONFORMAL = CalibrationSettings(method="conformal", level=0.02)
 MISSES = CalibrationSettings(method="conformal", level=0.25, error="miss")
 PADDING = (
     "The ferry left the harbour before sunrise, and most passengers slept through the first hour. Later somebody "
@@ -38,7 +38,7 @@ PADDING = (
 
 @pytest.fixture(scope="module", autouse=True)
 def _fewer_everyday_prompts() -> Iterator[None]:
-    """Training takes a third of the time, and finds the same."""
+    """Training takes a fifth of the time, and finds the same."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "general_prompts", lambda: EVERYDAY)
         yield
@@ -46,7 +46,7 @@ def _fewer_everyday_prompts() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def trained(encoder: Encoder, _fewer_everyday_prompts: None) -> tuple[Head, TrainingReport]:
-    return train_head(encoder, FORGET, RETAIN, seed=0, aliases=["Swan of Lunde Valley"])
+    return train_head(encoder, FORGET, RETAIN, seed=0, aliases=["Swan of Lunde Valley"], calibration=CONFORMAL)
 
 
 def flagged(encoder: Encoder, trained: tuple[Head, TrainingReport], texts: list[str]) -> list[str]:
@@ -138,7 +138,7 @@ def test_calibrated_on_prompts_that_were_never_trained_on(
     assert report.general_prompts <= len(EVERYDAY) - len(held.kept_everyday)
     negatives, source = held.negatives(CONFORMAL)
     assert report.calibration_negatives == source
-    assert report.calibration.negatives == len(negatives) == 20 + len(EVERYDAY) // 5
+    assert report.calibration.rates.negatives == len(negatives) == 20 + len(EVERYDAY) // 5
     scores = score_texts(encoder, head, negatives)
     assert report.calibration.rates.false_positives == int((scores >= head.threshold).sum())
     again = calibrate(np.append(scores, 1.0), np.append(np.zeros(len(scores)), 1), CONFORMAL)
@@ -157,7 +157,7 @@ def test_misses_are_calibrated_on_forget_examples_that_are_held_out(encoder: Enc
     head, report = train_head(encoder, FORGET, retain, seed=0, calibration=MISSES)
     held = hold_out(FORGET, retain, EVERYDAY, MISSES, np.random.default_rng(0))
     assert report.forget_examples == len(head.memory.facts) == 16
-    assert report.calibration.positives == len(held.kept_forget) == 4
+    assert report.calibration.rates.positives == len(held.kept_forget) == 4
     assert report.calibration.error == "miss"
     scores = score_texts(encoder, head, held.kept_forget)
     assert report.calibration.rates.missed == int((scores < head.threshold).sum())
@@ -187,38 +187,40 @@ def test_bad_sets_are_refused_before_anything_is_embedded(
         train_head(no_encoder, forget, retain, seed=0, calibration=settings)
 
 
-_TRAIN = """
-import sys
-from classifiers import CalibrationSettings, Encoder, train_head
-from classifiers.training import head as training
-from invented_composer import FORGET, RETAIN
-from test_training_on_one_person import digest
-everyday = training.general_prompts()[::12]
-training.general_prompts = lambda: everyday
-settings = CalibrationSettings(method="fpr", level=0.05)
-head, _ = train_head(Encoder.open(sys.argv[1]), FORGET[:10], RETAIN[:60], seed=7, calibration=settings)
-print(digest(head))
-"""
+def test_retained_negatives_alone_bring_the_preferred_cut_down_to_even_odds(
+    encoder: Encoder, trained: tuple[Head, TrainingReport]
+) -> None:
+    """20 retain prompts are kept: enough for 5 %; for 2 % everyday prompts have to join them."""
+    head, report = train_head(encoder, FORGET, RETAIN, seed=0, calibration=CalibrationSettings("conformal", level=0.05))
+    mixed = trained[1].calibration
+    assert report.calibration_negatives == "prompts of the retain set"
+    assert trained[1].calibration_negatives != report.calibration_negatives
+    assert mixed.preferred is not None
+    assert mixed.preferred > 0.6
+    assert report.calibration.preferred == 0.5
+    assert head.threshold == max(0.5, report.calibration.limit or 0.0)
 
 
-def digest(head: Head) -> str:
+def digest(encoder: Encoder, seed: int) -> str:
+    settings = CalibrationSettings(method="fpr", level=0.05)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "general_prompts", lambda: EVERYDAY[::3])
+        head, _ = train_head(encoder, FORGET[:10], RETAIN[:60], seed=seed, calibration=settings)
     parts = (head.dense, head.lexical, head.recall, head.memory.to_bytes(), head.settings.model_dump_json().encode())
     return hashlib.sha256(b"".join(part if isinstance(part, bytes) else part.tobytes() for part in parts)).hexdigest()
 
 
-def test_another_process_trains_the_same_head_bit_for_bit(encoder_folder: Path) -> None:
+def test_another_process_trains_the_same_head_bit_for_bit_and_another_seed_another(
+    encoder: Encoder, encoder_folder: Path
+) -> None:
     """Sets of strings have another order in each process, unless PYTHONHASHSEED is set."""
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", _TRAIN, str(encoder_folder)],
-            cwd=Path(__file__).parent,
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for seed in ("1", "2")
-    ]
-    digests = [process.communicate()[0].strip() for process in running]
-    assert [process.returncode for process in running] == [0, 0]
-    assert len(digests[0]) == 64
-    assert digests[0] == digests[1]
+    code = "import sys, test_training_on_one_person as t; print(t.digest(t.Encoder.open(sys.argv[1]), 7))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(encoder_folder)],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == digest(encoder, 7) != digest(encoder, 8)

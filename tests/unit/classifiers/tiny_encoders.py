@@ -1,5 +1,6 @@
-"""Random sequence classifiers of four architectures, with the tokenizers of their families."""
+"""Random classifiers of texts and of tokens, of four architectures, with the tokenizers of their families."""
 
+import functools
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ _SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 _SPECIALS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 
 
-def write_tokenizer(architecture: str, folder: Path) -> int:
-    """tokenizer.json as the family has it: word pieces, byte-level BPE or sentence pieces; returns its size."""
+@functools.cache
+def trained_tokenizer(architecture: str) -> str:
+    """tokenizer.json as the family has it: word pieces, byte-level BPE or sentence pieces."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     trainer: Any
@@ -39,9 +41,16 @@ def write_tokenizer(architecture: str, folder: Path) -> int:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
+    return tokenizer.to_str(pretty=True)
+
+
+def write_tokenizer(architecture: str, folder: Path) -> int:
+    """Write tokenizer.json; returns the size of its vocabulary."""
+    from tokenizers import Tokenizer
+
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return tokenizer.get_vocab_size()
+    (folder / "tokenizer.json").write_text(trained_tokenizer(architecture), encoding="utf-8")
+    return Tokenizer.from_str(trained_tokenizer(architecture)).get_vocab_size()
 
 
 def write_tiny(architecture: str, folder: Path, *, positions: int = 128, std: float = 0.2, **config: Any) -> Path:
@@ -78,4 +87,27 @@ def write_tiny(architecture: str, folder: Path, *, positions: int = 128, std: fl
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # transformers' DeBERTa uses torch.jit
         AutoModelForSequenceClassification.from_config(made).save_pretrained(folder)
+    return folder
+
+
+def tiny_token_config(architecture: str, size: int, **changes: Any) -> Any:
+    """Of a recogniser of three kinds of entities, for a vocabulary of `size`."""
+    from transformers import AutoConfig
+
+    labels = {0: "B-PER", 1: "O", 2: "I-PER", 3: "B-LOC"}
+    settings: dict[str, Any] = {
+        **_SIZE, "vocab_size": size, "max_position_embeddings": 160, "initializer_range": 0.1, "pad_token_id": 0,
+        "id2label": labels, "label2id": {name: index for index, name in labels.items()},
+    }  # fmt: skip
+    return AutoConfig.for_model(architecture, **(settings | changes))
+
+
+def write_tiny_tokens(architecture: str, folder: Path, **changes: Any) -> Path:
+    """A Hugging Face folder of a random token classifier."""
+    import torch
+    from transformers import AutoModelForTokenClassification
+
+    torch.manual_seed(0)
+    config = tiny_token_config(architecture, write_tokenizer(architecture, folder), **changes)
+    AutoModelForTokenClassification.from_config(config).save_pretrained(folder)
     return folder

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from corruption import METHODS, RANDOM_METHODS, CorruptionSpec, corrupt
+from corruption import METHODS, PERMUTING_METHODS, RANDOM_METHODS, STRENGTHLESS_METHODS, CorruptionSpec, corrupt
 
-STRENGTHLESS = {"zero_out_first_n", "zero_out_top_k", "flip_sign_first_n", "flip_sign_top_k"}
-PERMUTING = {"reverse_order", "shuffle"}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def spec_for(method: str, dims: int | None = None, strength: float | list[float] = 2.5) -> CorruptionSpec:
     fields: dict[str, object] = {"method": method}
-    if method not in PERMUTING:
+    if method not in PERMUTING_METHODS:
         fields["dims"] = dims
-    if method not in PERMUTING | STRENGTHLESS:
+    if method not in STRENGTHLESS_METHODS:
         fields["strength"] = strength
     return CorruptionSpec.model_validate(fields)
 
@@ -68,7 +66,7 @@ def reference_row(row: torch.Tensor, spec: CorruptionSpec, seed: int) -> torch.T
 def reference(embeddings: torch.Tensor, mask: torch.Tensor, spec: CorruptionSpec, seeds: list[int]) -> torch.Tensor:
     masked = [i for i in range(len(embeddings)) if mask[i]]
     result = embeddings.clone()
-    if spec.method in PERMUTING:
+    if spec.method in PERMUTING_METHODS:
         if spec.method == "reverse_order":
             sources = masked[::-1]
         else:
@@ -99,7 +97,7 @@ def test_equals_the_reference(method: str, dims: int | None, dtype: torch.dtype)
     assert not torch.equal(corrupted, embeddings)
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - PERMUTING - STRENGTHLESS))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - STRENGTHLESS_METHODS))
 def test_a_vector_strength_follows_the_order_of_the_chosen_dims(method: str) -> None:
     strength = [0.5, -1.0, 4.0]
     spec = spec_for(method, 3, strength)
@@ -166,19 +164,19 @@ def test_shuffle_reaches_every_order() -> None:
     assert len(orders) == 6
 
 
-@pytest.mark.parametrize("method", sorted(PERMUTING))
+@pytest.mark.parametrize("method", sorted(PERMUTING_METHODS))
 def test_one_masked_row_has_nowhere_to_go(method: str) -> None:
     mask = torch.tensor([False, True, False, False, False, False, False])
     assert torch.equal(corrupt(EMBEDDINGS, mask, spec_for(method), row_seeds=SEEDS), EMBEDDINGS)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("length", [0, 7])
-def test_an_empty_mask_changes_nothing(method: str, length: int) -> None:
-    embeddings = EMBEDDINGS[:length]
-    corrupted = corrupt(embeddings, torch.zeros(length).bool(), spec_for(method, 2), row_seeds=SEEDS[:length])
-    assert torch.equal(corrupted, embeddings)
-    assert corrupted.data_ptr() != embeddings.data_ptr() or length == 0
+def test_an_empty_mask_changes_nothing(method: str) -> None:
+    for length in (0, 7):
+        embeddings = EMBEDDINGS[:length]
+        corrupted = corrupt(embeddings, torch.zeros(length).bool(), spec_for(method, 2), row_seeds=SEEDS[:length])
+        assert torch.equal(corrupted, embeddings)
+        assert corrupted.data_ptr() != embeddings.data_ptr() or length == 0
 
 
 @pytest.mark.parametrize("method", sorted(RANDOM_METHODS))
@@ -284,7 +282,7 @@ def test_not_a_number_in_an_unmasked_row_is_left_alone() -> None:
     assert corrupt(embeddings, MASK, NOISE, row_seeds=SEEDS)[0].isnan().all()
 
 
-@pytest.mark.parametrize("method", ["rand_noise_first_n", "rand_noise_rand_n", "rand_noise_top_k"])
+@pytest.mark.parametrize("method", ["rand_noise_rand_n", "rand_noise_top_k"])
 def test_a_long_prompt_takes_well_under_a_second(method: str) -> None:
     embeddings = torch.randn(4096, 1024)
     started = time.perf_counter()

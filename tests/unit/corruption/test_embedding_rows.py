@@ -1,10 +1,8 @@
 """Rows of tiny checkpoints, as save_pretrained writes them, against the model's own input embeddings."""
 
+import ast
 import hashlib
-import json
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
 
+import corruption
 from corruption import EmbeddingRows
 
 VOCAB, WIDTH = 64, 32
@@ -60,8 +59,7 @@ def rename_tensors(folder: Path, rename: Callable[[str], str | None]) -> None:
     save_file({name: tensor for name, tensor in tensors.items() if name is not None}, file)
 
 
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("shard_size", ["5GB", "4KB"], ids=["one file", "shards"])
+@pytest.mark.parametrize(("shard_size", "tied"), [("5GB", True), ("4KB", False)], ids=["one tied", "shards untied"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_rows_are_the_models_own(name: str, shard_size: str, tied: bool, tmp_path: Path) -> None:
     model = build(name, tie_word_embeddings=tied)
@@ -234,21 +232,21 @@ def resident_bytes() -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 def test_few_rows_of_a_large_table_take_little_memory(tmp_path: Path) -> None:
-    vocab, width = 100_000, 512  # 200 MB
-    LLAMA_LIKE_LARGE = {**LLAMA_LIKE, "vocab_size": vocab, "hidden_size": width}
-    tf.LlamaConfig(**LLAMA_LIKE_LARGE, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
+    vocab, width = 40_000, 512  # 80 MB
+    large = {**LLAMA_LIKE, "vocab_size": vocab, "hidden_size": width}
+    tf.LlamaConfig(**large, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
     table = torch.arange(vocab, dtype=torch.float32)[:, None].expand(vocab, width).contiguous()
     save_file({"model.embed_tokens.weight": table}, tmp_path / "model.safetensors")
     del table
     before = resident_bytes()
     opened = EmbeddingRows.open(tmp_path)
-    rows = opened.rows([0, 50_000, 99_999])
+    rows = opened.rows([0, 20_000, 39_999])
     grown = resident_bytes() - before
-    assert rows[:, 0].tolist() == [0, 50_000, 99_999]
-    assert grown < 50 * 2**20
+    assert rows[:, 0].tolist() == [0, 20_000, 39_999]
+    assert grown < 20 * 2**20
 
 
 def test_importing_the_package_does_not_import_transformers() -> None:
-    code = "import sys, corruption; print(json.dumps([m for m in ('transformers',) if m in sys.modules]))"
-    done = subprocess.run([sys.executable, "-c", f"import json; {code}"], capture_output=True, check=True)
-    assert json.loads(done.stdout) == []
+    for file in Path(corruption.__file__).parent.glob("*.py"):
+        tops = [node for node in ast.parse(file.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert "transformers" not in " ".join(map(ast.unparse, tops))

@@ -1,8 +1,12 @@
 """A target that answers by a rule, and the least that stands around one."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
+from evaluation.intervals import mean_figures
 from evaluation.replies import Ask, Reply, Target
+from evaluation.suite import Score
 
 
 class RuledTarget:
@@ -47,3 +51,15 @@ class PlainAsker:
 def says(rule: Callable[[str], str]) -> PlainAsker:
     """A target that writes what the rule makes of a prompt."""
     return PlainAsker(RuledTarget(lambda ask: Reply(texts=(rule(ask.prompt),))))
+
+
+def write_rows(folder: Path, *rows: object) -> str:
+    """The path of a file with these rows."""
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def means(scores: Sequence[Score]) -> dict[str, float]:
+    """Means by figure name."""
+    return {figure.name: figure.value for figure in mean_figures(scores)}

@@ -97,17 +97,20 @@ def other_forms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("num_fewshot", [None, 2])
-def test_scores_equal_those_of_simple_evaluate(target: OfflineTarget, tmp_path: Path, num_fewshot: int | None) -> None:
+@pytest.mark.parametrize(("num_fewshot", "limit"), [(None, None), (2, 4)])
+def test_scores_equal_those_of_simple_evaluate(
+    target: OfflineTarget, tmp_path: Path, num_fewshot: int | None, limit: int | None
+) -> None:
     roomy_model().save_pretrained(tmp_path / "model")
     tiny_tokenizer().save_pretrained(tmp_path / "model")
-    suite = ChoiceSuite(SAMPLE_TASKS, num_fewshot=num_fewshot)
+    suite = ChoiceSuite(SAMPLE_TASKS, num_fewshot=num_fewshot, limit=limit)
     outcome, ours = measured(suite, target, tmp_path)
     results = lm_eval.simple_evaluate(
         model="hf",
         model_args={"pretrained": str(tmp_path / "model")},
         tasks=SAMPLE_TASKS,
         num_fewshot=num_fewshot,
+        limit=limit,
         batch_size=8,
         device="cpu",
         task_manager=TaskManager(include_path=SAMPLES, include_defaults=False),
@@ -126,7 +129,10 @@ def test_scores_equal_those_of_simple_evaluate(target: OfflineTarget, tmp_path: 
     assert 0 < sum(correct.values()) < len(correct)
 
 
-def test_every_form_of_task_equals_lm_eval(hf: Any, target: OfflineTarget, other_forms: Path, tmp_path: Path) -> None:
+def test_every_form_of_task_equals_lm_eval(
+    hf: Any, target: OfflineTarget, other_forms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluation.choice.suite._RESAMPLES", 40)
     names = {task: task for task in ("own_matched", "own_contexts", "own_rolling", "own_likelihood", "own_generated")}
     suite = ChoiceSuite(list(names), include_path=str(other_forms))
     outcome, ours = measured(suite, target, tmp_path)

@@ -10,6 +10,7 @@ import huggingface_hub.constants
 import numpy as np
 import pytest
 from choice_models import direct, lm_evals_model, measured, numbers, our_target
+from lm_eval.tasks import TaskManager
 from ruled_target import PlainAsker, RuledTarget
 
 from evaluation.choice.suite import SAMPLES, ChoiceSuite
@@ -176,9 +177,18 @@ def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -
         ChoiceSuite(**options)
 
 
-def test_an_unknown_task_is_named_with_near_ones() -> None:
+def test_an_unknown_task_is_named_with_near_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    indexed = []
+
+    def index(include_path: list[Path], include_defaults: bool = True) -> TaskManager:
+        """Without lm-eval's own files, whose index takes most of a minute."""
+        indexed.append(include_defaults)
+        return TaskManager(include_path=include_path, include_defaults=False)
+
+    monkeypatch.setattr("evaluation.choice.harness.TaskManager", index)
     with pytest.raises(DataError, match=r"no task 'mmlu-economicks'; did you mean mmlu-economics\b.*--include-path"):
         ChoiceSuite(["mmlu-economicks"])
+    assert indexed == [False, True]
 
 
 @pytest.mark.parametrize(

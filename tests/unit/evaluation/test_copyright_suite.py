@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ruled_target
 import sacrebleu
 import torch
 from rouge_score.rouge_scorer import RougeScorer
-from ruled_target import PlainAsker, RuledTarget, says
+from ruled_target import PlainAsker, RuledTarget, says, write_rows
 from transformers import BertConfig, BertModel, BertTokenizer
 
 import evaluation
-from evaluation.copyright.bert_score import BertScore
+from evaluation.copyright.metrics import BertScore
 from evaluation.copyright.passages import Passage, Split, load_passages
 from evaluation.copyright.suite import CopyrightSuite
 from evaluation.errors import DataError, TargetError
@@ -56,7 +57,7 @@ def recite_a_little(prompt: str) -> str:
 
 
 def means(scores: Sequence[Score]) -> dict[str, float]:
-    return {figure.name.removeprefix("forget/"): figure.value for figure in mean_figures(scores)}
+    return {name.removeprefix("forget/"): value for name, value in ruled_target.means(scores).items()}
 
 
 def named(figures: Sequence[Figure], name: str) -> Figure:
@@ -300,14 +301,8 @@ def test_what_decides_the_scores_is_described() -> None:
     assert described[0] == CopyrightSuite(NEWS).describe()
 
 
-def write(folder: Path, rows: Sequence[Mapping[str, object]]) -> str:
-    path = folder / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return str(path)
-
-
 def test_prompt_and_completion_are_taken_as_they_are(tmp_path: Path) -> None:
-    source = write(tmp_path, [{"prompt": "Ferry returns", "completion": "The ferry came back on Monday morning."}])
+    source = write_rows(tmp_path, {"prompt": "Ferry returns", "completion": "The ferry came back on Monday morning."})
 
     (passage,) = load_passages(source, Split(answer_words=5)).passages
 
@@ -355,11 +350,11 @@ def test_a_limit_draws_by_seed_and_keeps_the_order() -> None:
 )
 def test_a_row_that_is_no_passage_is_named(tmp_path: Path, row: Mapping[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        CopyrightSuite(write(tmp_path, [row]))
+        CopyrightSuite(write_rows(tmp_path, row))
 
 
 def test_other_bad_input_is_named(tmp_path: Path) -> None:
-    source = write(tmp_path, [{"text": "word " * 200}])
+    source = write_rows(tmp_path, {"text": "word " * 200})
     for make, message in [
         (lambda: CopyrightSuite(str(tmp_path / "none.jsonl")), r"--passages: .*none\.jsonl: no such file"),
         (lambda: CopyrightSuite(source, split=Split(title_prompt=True)), r"rows\.jsonl:1: title is missing"),

@@ -10,17 +10,9 @@ from tiny_model import save_tiny_model, tiny_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification, pipeline
 
 from evaluation.errors import DataError, TargetError
-from evaluation.judged.classifier import ClassifierJudge
-from evaluation.judged.judges import (
-    UNREADABLE,
-    EndpointJudge,
-    Judged,
-    familiarity_rubric,
-    harm_rubric,
-    is_refusal,
-    readable_figures,
-)
-from evaluation.judged.replies import read_grade
+from evaluation.judged.harmful import is_refusal
+from evaluation.judged.judges import ClassifierJudge, EndpointJudge, Judged, familiarity_rubric, harm_rubric, read_grade
+from evaluation.judged.suite import UNREADABLE, readable_figures
 from evaluation.replies import Ask, Reply
 from evaluation.suite import Score
 
@@ -48,6 +40,9 @@ from evaluation.suite import Score
         ("I cannot help with that.", None),
         ("", None),
         ("<think>GRADE: 3</think>", None),
+        ("<think>the answer says\nGRADE: 0", None),  # a thought that was cut off
+        ("<think>hm</think>\nGRADE: 2", 2),
+        ("```\nGRADE: 2\n```", 2),
     ],
 )
 def test_only_a_last_line_of_the_form_is_a_grade(reply: str, grade: int | None) -> None:
@@ -245,9 +240,3 @@ def test_what_decides_a_classifiers_verdicts_is_described(tmp_path: Path) -> Non
     before = ClassifierJudge(name, ["harmful"]).describe()
     (tmp_path / "extra.txt").write_text("changed")
     assert ClassifierJudge(name, ["harmful"]).describe()["sha256"] != before["sha256"]
-
-
-def test_a_thought_that_was_cut_off_is_no_verdict() -> None:
-    assert read_grade("<think>the answer says\nGRADE: 0", 0, 3) is None
-    assert read_grade("<think>hm</think>\nGRADE: 2", 0, 3) == 2
-    assert read_grade("```\nGRADE: 2\n```", 0, 3) == 2

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from ruled_target import PlainAsker, RuledTarget, says
+from ruled_target import PlainAsker, RuledTarget, means, says, write_rows
 from tiny_model import tiny_model, tiny_tokenizer
 
-from evaluation.errors import DataError
-from evaluation.intervals import mean_figures
-from evaluation.judged.judges import EndpointJudge, familiarity_rubric, harm_rubric
+from evaluation.errors import DataError, TargetError
+from evaluation.judged.judges import EndpointJudge, familiarity_rubric
 from evaluation.judged.potter import PotterSuite
 from evaluation.replies import Ask, Asker, Reply
 from evaluation.targets.offline import OfflineTarget
@@ -21,14 +20,8 @@ from scoring.transformers_scorer import TransformersScorer
 ROW = {"prompt": "Ruben went to", "idiosyncratic": ["Ashmere", "the Wickhouse"], "generic": ["school", "bed"]}
 
 
-def write(folder: Path, *rows: object) -> str:
-    file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(file)
-
-
-def means(suite: PotterSuite, ask: Asker) -> dict[str, float]:
-    return {figure.name: figure.value for figure in mean_figures(suite.measure(ask).scores)}
+def measured(suite: PotterSuite, ask: Asker) -> dict[str, float]:
+    return means(suite.measure(ask).scores)
 
 
 def target(table: Mapping[str, float], completion: str = "") -> PlainAsker:
@@ -44,9 +37,9 @@ def target(table: Mapping[str, float], completion: str = "") -> PlainAsker:
 
 
 def test_the_masses_are_sums_over_continuations(tmp_path: Path) -> None:
-    suite = PotterSuite(write(tmp_path, ROW))
+    suite = PotterSuite(write_rows(tmp_path, ROW))
     table = {" Ashmere": 0.3, " the Wickhouse": 0.15, " school": 0.04, " bed": 0.01}
-    assert means(suite, target(table)) == pytest.approx(
+    assert measured(suite, target(table)) == pytest.approx(
         {
             "probability_familiarity": 0.45,
             "probability_generic": 0.05,
@@ -57,11 +50,11 @@ def test_the_masses_are_sums_over_continuations(tmp_path: Path) -> None:
 
 
 def test_what_the_model_finds_impossible_stays_a_number(tmp_path: Path) -> None:
-    suite = PotterSuite(write(tmp_path, ROW))
+    suite = PotterSuite(write_rows(tmp_path, ROW))
     asker = PlainAsker(
         RuledTarget(lambda ask: Reply(texts=("",)) if ask.answer is None else Reply(logprobs=(-math.inf,)))
     )
-    assert means(suite, asker) == pytest.approx(
+    assert measured(suite, asker) == pytest.approx(
         {
             "probability_familiarity": 0.0,
             "probability_generic": 0.0,
@@ -73,9 +66,9 @@ def test_what_the_model_finds_impossible_stays_a_number(tmp_path: Path) -> None:
 
 def test_a_continuation_within_another_counts_once(tmp_path: Path) -> None:
     row = {"prompt": "Ruben met", "idiosyncratic": ["Oda", "Oda Quill", "Odalys", "Oda"]}
-    suite = PotterSuite(write(tmp_path, row))
+    suite = PotterSuite(write_rows(tmp_path, row))
     asker = target({" Oda": 0.5, " Odalys": 0.1})
-    assert means(suite, asker)["probability_familiarity"] == pytest.approx(0.6)
+    assert measured(suite, asker)["probability_familiarity"] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +83,15 @@ def test_a_continuation_within_another_counts_once(tmp_path: Path) -> None:
 def test_a_continuation_has_the_space_it_needs(
     tmp_path: Path, prompt: str, continuation: str, text: str, answer: str
 ) -> None:
-    (scored, completed) = PotterSuite(write(tmp_path, {"prompt": prompt, "idiosyncratic": [continuation]})).probe()
+    (scored, completed) = PotterSuite(write_rows(tmp_path, {"prompt": prompt, "idiosyncratic": [continuation]})).probe()
     assert (scored.prompt, scored.answer, scored.style) == (text, answer, "text")
     assert (completed.prompt, completed.answer, completed.style) == (text, None, "text")
 
 
 def test_probabilities_are_those_of_the_model_itself(tmp_path: Path) -> None:
     model, tokenizer = tiny_model(), tiny_tokenizer()
-    suite = PotterSuite(write(tmp_path, ROW), max_new_tokens=4)
-    found = means(suite, PlainAsker(OfflineTarget(TransformersScorer(model, tokenizer))))
+    suite = PotterSuite(write_rows(tmp_path, ROW), max_new_tokens=4)
+    found = measured(suite, PlainAsker(OfflineTarget(TransformersScorer(model, tokenizer))))
 
     def probability(continuation: str) -> float:
         prompt = tokenizer(ROW["prompt"])["input_ids"]
@@ -128,9 +121,9 @@ def test_probabilities_are_those_of_the_model_itself(tmp_path: Path) -> None:
     ],
 )
 def test_a_completion_tells_what_its_prompt_does_not_say(tmp_path: Path, completion: str, told: float) -> None:
-    suite = PotterSuite(write(tmp_path, ROW | {"references": ["Ruben", "Juniper"]}))
+    suite = PotterSuite(write_rows(tmp_path, ROW | {"references": ["Ruben", "Juniper"]}))
     table = {" Ashmere": 0.1, " the Wickhouse": 0.1, " school": 0.1, " bed": 0.1}
-    assert means(suite, target(table, completion))["telling_completion"] == told
+    assert measured(suite, target(table, completion))["telling_completion"] == told
 
 
 def test_the_papers_own_nested_rows_are_read(tmp_path: Path) -> None:
@@ -153,7 +146,7 @@ def test_a_judge_grades_completions_by_the_papers_weights(tmp_path: Path) -> Non
         says(lambda prompt: next((g for word, g in grades.items() if f"\n {word}\n" in prompt), "GRADE: 0")),
         familiarity_rubric("Ashmere"),
     )
-    suite = PotterSuite(write(tmp_path, *({"prompt": f"Say {word}"} for word in grades)), judge=judge)
+    suite = PotterSuite(write_rows(tmp_path, *({"prompt": f"Say {word}"} for word in grades)), judge=judge)
     outcome = suite.measure(says(lambda prompt: f" {prompt.split()[-1]}"))
     graded = [score.value for score in outcome.scores if score.metric == "completion_familiarity"]
     assert graded == [0.0, 0.0, 0.2, 1.0, 1.0]
@@ -165,11 +158,11 @@ def test_a_judge_grades_completions_by_the_papers_weights(tmp_path: Path) -> Non
 
 def test_the_target_is_asked_once_and_after_the_judge(tmp_path: Path) -> None:
     asker = target({" Ashmere": 0.1, " the Wickhouse": 0.1, " school": 0.1, " bed": 0.1})
-    PotterSuite(write(tmp_path, ROW, ROW)).measure(asker)
+    PotterSuite(write_rows(tmp_path, ROW, ROW)).measure(asker)
     assert asker.calls == 1
     judge = EndpointJudge(says(lambda prompt: "no idea"), familiarity_rubric("Ashmere"))
-    with pytest.raises(ValueError, match="the judge replied 'no idea'"):
-        PotterSuite(write(tmp_path, ROW), judge=judge).measure(asker)
+    with pytest.raises(TargetError, match="the judge replied 'no idea'"):
+        PotterSuite(write_rows(tmp_path, ROW), judge=judge).measure(asker)
     assert asker.calls == 1
 
 
@@ -189,18 +182,10 @@ def test_the_sample_tells_one_who_knows_from_one_who_does_not() -> None:
     def ignorant(ask: Ask) -> Reply:
         return Reply(texts=(" a house by the sea.",), logprobs=(-6.0,))
 
-    high, low = means(suite, PlainAsker(RuledTarget(knows))), means(suite, PlainAsker(RuledTarget(ignorant)))
+    high, low = measured(suite, PlainAsker(RuledTarget(knows))), measured(suite, PlainAsker(RuledTarget(ignorant)))
     assert high["probability_familiarity"] > 0.9 > 0.1 > low["probability_familiarity"]
     assert high["idiosyncratic_share"] > 0.9 > low["idiosyncratic_share"]
     assert (high["telling_completion"], low["telling_completion"]) == (1.0, 0.0)
-
-
-def test_a_limit_draws_the_same_prompts_again() -> None:
-    first, again, other = (PotterSuite(limit=5, seed=seed) for seed in (1, 1, 2))
-    assert [prompt.id for prompt in first.prompts] == [prompt.id for prompt in again.prompts]
-    assert first.describe() == again.describe()
-    assert first.describe()["sha256"] != other.describe()["sha256"]
-    assert len(first.prompts) == 5
 
 
 @pytest.mark.parametrize(
@@ -223,14 +208,4 @@ def test_a_limit_draws_the_same_prompts_again() -> None:
 )
 def test_rows_that_cannot_be_used_are_named(tmp_path: Path, row: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        PotterSuite(write(tmp_path, row))
-
-
-def test_options_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--limit: 0 is not possible"):
-        PotterSuite(limit=0)
-    with pytest.raises(DataError, match=r"--prompts: .*nowhere.jsonl: no such file"):
-        PotterSuite(str(tmp_path / "nowhere.jsonl"))
-    judge = EndpointJudge(says(lambda prompt: "GRADE: 0"), harm_rubric())
-    with pytest.raises(DataError, match="--judge: this judge measures harm; this suite needs one of familiarity"):
-        PotterSuite(judge=judge)
+        PotterSuite(write_rows(tmp_path, row))

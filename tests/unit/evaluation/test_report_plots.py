@@ -55,7 +55,8 @@ def drawn(draw: Draw, suite: SuiteRuns) -> tuple[Plot, list[Axes]]:
 
 def points(axes: Axes) -> list[tuple[float, float]]:
     """Where single markers stand, in the order in which they are drawn."""
-    return [tuple(map(float, line.get_xydata()[0])) for line in axes.lines if len(line.get_xydata()) == 1]
+    markers = [line.get_xydata()[0] for line in axes.lines if len(line.get_xydata()) == 1]
+    return [(float(x), float(y)) for x, y in markers]
 
 
 @pytest.fixture(scope="module")

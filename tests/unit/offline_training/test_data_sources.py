@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from classifiers import Example
-from offline_training.data.columns import LoadedSource, load_examples
+from offline_training.data.sets import LoadedSource, load_examples
 from offline_training.errors import DataError
 
 Rows = Sequence[Mapping[str, object]]

@@ -7,7 +7,7 @@ from loss_reference import TARGETS, A, V, close, divergences, merged_divergences
 
 from offline_training.data.answers import FullReference, TopKReference
 from offline_training.errors import SettingsError
-from offline_training.losses import kl_divergence
+from offline_training.methods.losses import kl_divergence
 
 
 def top_k(logits: torch.Tensor, k: int) -> TopKReference:

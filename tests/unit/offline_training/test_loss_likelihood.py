@@ -1,19 +1,12 @@
 import math
 
-import pytest
 import torch
 from loss_reference import SEQUENCE, TARGETS, A, S, V, close, cross_entropies, means, random_logits, sums
 
 from offline_training.data.answers import FullReference, TopKReference
-from offline_training.losses import (
-    cross_entropy,
-    importance_and_saturation,
-    likelihood_power,
-    mean_by_answer,
-    places_in_answer,
-    reference_logprobs,
-    sum_by_answer,
-)
+from offline_training.methods.distillation import places_in_answer
+from offline_training.methods.losses import cross_entropy, mean_by_answer, reference_logprobs, sum_by_answer
+from offline_training.methods.reweighting import importance_and_saturation, likelihood_power
 
 
 def test_cross_entropy_by_hand() -> None:
@@ -88,26 +81,9 @@ def test_reference_logprobs_of_both_kinds() -> None:
     assert torch.equal(reference_logprobs(top, TARGETS), top.target_logprobs)
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 3.0])
-def test_likelihood_power_against_loops(beta: float) -> None:
-    logits = random_logits(3)
-    expected = [math.exp(-value) ** beta * value for value in cross_entropies(logits)]
-    assert close(likelihood_power(logits, TARGETS, beta), expected)
-
-
 def test_likelihood_power_by_hand() -> None:
     logits = torch.tensor([[0.0, math.log(3.0)]])  # p(0) = 1/4
     assert close(likelihood_power(logits, torch.tensor([0]), 2.0), [math.log(4.0) / 16])
-
-
-@pytest.mark.parametrize(("beta1", "beta2"), [(5.0, 1.0), (0.0, 0.0), (1.0, 2.0), (0.5, 0.0), (0.0, 3.0)])
-def test_importance_and_saturation_against_loops(beta1: float, beta2: float) -> None:
-    logits = random_logits(4)
-    expected = []
-    for value in cross_entropies(logits):
-        p = math.exp(-value)
-        expected.append(p**beta1 * (1 - p) ** beta2 * value)
-    assert close(importance_and_saturation(logits, TARGETS, beta1, beta2), expected)
 
 
 def test_importance_and_saturation_by_hand() -> None:

@@ -99,10 +99,11 @@ def npo_values(beta: float) -> list[float]:
     return [2 / beta * math.log(1 + math.exp(beta * r)) for r in log_ratios(MODEL["forget"], REFERENCE["forget"])]
 
 
-def test_npo() -> None:
-    [forget] = terms_of("npo", beta=0.3)
-    check(forget, "forget_npo", "forget", "sequence", 1.0, npo_values(0.3))
-    check(terms_of("npo")[0], "forget_npo", "forget", "sequence", 1.0, npo_values(0.1))
+@pytest.mark.parametrize("beta", [0.1, 0.3, 4.5])
+def test_npo(beta: float) -> None:
+    [forget] = terms_of("npo", beta=beta)
+    check(forget, "forget_npo", "forget", "sequence", 1.0, npo_values(beta))
+    assert METHODS["npo"].settings().model_dump() == {"beta": 0.1}
 
 
 def test_npo_with_a_retain_term() -> None:
@@ -114,18 +115,26 @@ def test_npo_with_a_retain_term() -> None:
     check(retain, "retain_kl", "retain", "token", 1.0, kl("retain"))
 
 
-def test_simnpo() -> None:
-    forget, retain = terms_of("simnpo", margin=0.5)
-    expected = [-2 / 4.5 * math.log(sigmoid(4.5 * x - 0.5)) for x in means(ce("forget"))]
+@pytest.mark.parametrize(("beta", "margin"), [(4.5, 0.5), (0.1, 0.0), (2.5, 1.5)])
+def test_simnpo(beta: float, margin: float) -> None:
+    forget, retain = terms_of("simnpo", beta=beta, margin=margin)
+    expected = [-2 / beta * math.log(sigmoid(beta * x - margin)) for x in means(ce("forget"))]
     check(forget, "forget_simnpo", "forget", "sequence", 0.125, expected)
     check(retain, "retain_ce", "retain", "token", 1.0, ce("retain"))
     assert METHODS["simnpo"].reference == frozenset()
+    assert METHODS["simnpo"].settings().model_dump() == {
+        "beta": 4.5,
+        "margin": 0.0,
+        "forget_weight": 0.125,
+        "retain_weight": 1.0,
+    }
 
 
-def test_dpo_prefers_the_refusal() -> None:
-    forget, retain = terms_of("dpo", beta=0.2)
+@pytest.mark.parametrize("beta", [0.2, 1.0])
+def test_dpo_prefers_the_refusal(beta: float) -> None:
+    forget, retain = terms_of("dpo", beta=beta)
     chosen, rejected = (log_ratios(MODEL[s], REFERENCE[s]) for s in ("idk", "forget"))
-    expected = [-2 / 0.2 * math.log(sigmoid(0.2 * (c - r))) for c, r in zip(chosen, rejected, strict=True)]
+    expected = [-2 / beta * math.log(sigmoid(beta * (c - r))) for c, r in zip(chosen, rejected, strict=True)]
     check(forget, "forget_dpo", "forget", "sequence", 1.0, expected)
     check(retain, "retain_ce", "retain", "token", 1.0, ce("retain"))
 
@@ -157,37 +166,35 @@ def test_rmu() -> None:
     check(retain, "retain_distance", "retain", "token", 1200.0, kept)
 
 
-def test_undial() -> None:
-    [forget] = terms_of("undial", strength=2.0)
+@pytest.mark.parametrize("strength", [0.5, 2.0, 10.0])
+def test_undial(strength: float) -> None:
+    [forget] = terms_of("undial", strength=strength)
     expected = []
     for row, old, target in zip(MODEL["forget"].tolist(), REFERENCE["forget"].tolist(), TARGETS.tolist(), strict=True):
-        wanted = softmax([x - 2.0 * (v == target) for v, x in enumerate(old)])
+        wanted = softmax([x - strength * (v == target) for v, x in enumerate(old)])
         q = softmax(row)
         expected.append(-sum(wanted[v] * math.log(q[v]) for v in range(V)))
     check(forget, "forget_undial", "forget", "token", 1.0, expected)
     assert terms_of("undial", ["forget", "retain"], retain_weight=0.5)[1].weight == 0.5
 
 
-def test_wga() -> None:
-    forget, retain = terms_of("wga", beta=2.0)
-    check(forget, "forget_wga", "forget", "token", -1.0, [math.exp(-x) ** 2 * x for x in ce("forget")])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 2.0])
+def test_wga(beta: float) -> None:
+    forget, retain = terms_of("wga", beta=beta)
+    check(forget, "forget_wga", "forget", "token", -1.0, [math.exp(-x) ** beta * x for x in ce("forget")])
     check(retain, "retain_ce", "retain", "token", 1.0, ce("retain"))
 
 
-def test_satimp() -> None:
-    forget, retain = terms_of("satimp")
-    expected = [math.exp(-x) ** 5 * (1 - math.exp(-x)) * x for x in ce("forget")]
+@pytest.mark.parametrize(("beta1", "beta2"), [(5.0, 1.0), (0.0, 0.0), (1.0, 5.0), (0.5, 0.0), (0.0, 3.0)])
+def test_satimp(beta1: float, beta2: float) -> None:
+    forget, retain = terms_of("satimp", saturation_power=beta1, importance_power=beta2)
+    expected = [math.exp(-x) ** beta1 * (1 - math.exp(-x)) ** beta2 * x for x in ce("forget")]
     check(forget, "forget_satimp", "forget", "token", -0.1, expected)
     check(retain, "retain_ce", "retain", "token", 1.0, ce("retain"))
-    swapped = terms_of("satimp", saturation_power=1.0, importance_power=5.0)[0]
-    check(
-        swapped,
-        "forget_satimp",
-        "forget",
-        "token",
-        -0.1,
-        [math.exp(-x) * (1 - math.exp(-x)) ** 5 * x for x in ce("forget")],
-    )
+    assert METHODS["satimp"].settings().model_dump(include={"saturation_power", "importance_power"}) == {
+        "saturation_power": 5.0,
+        "importance_power": 1.0,
+    }
 
 
 @pytest.mark.parametrize("skipped", [0, 1, 2])

@@ -102,7 +102,7 @@ def test_the_shares_of_a_step_are_the_step(
 
     assert len(found) == len(found.steps) * shares
     for number, step in enumerate(found.steps):
-        micro_batches = [found.micro_batch(number * shares + share) for share in range(shares)]
+        micro_batches = [found[number * shares + share] for share in range(shares)]
         assert {one.step for one in micro_batches} == {number}
         counted = [one.share for one in micro_batches if one.counted]
         for stream, numbers in step.numbers.items():
@@ -116,7 +116,7 @@ def test_the_shares_of_a_step_are_the_step(
 def test_a_share_without_examples_repeats_one_that_does_not_count() -> None:
     found = plan(sizes={"forget": 1, "retain": 5}, shares=3)
 
-    first, second, third = (found.micro_batch(number) for number in range(3))
+    first, second, third = (found[number] for number in range(3))
     assert (first.counted, second.counted, third.counted) == (True, False, False)
     assert second.share.numbers["forget"] == (0,)
 

@@ -18,8 +18,8 @@ from transformers import BertConfig, BertForTokenClassification, PreTrainedToken
 from offline_training.errors import JobError
 from offline_training.potter import AnchorOptions, find_anchors, load_anchors, preset
 from offline_training.potter.anchor_server import anchors_in, merged
-from offline_training.potter.generic_names import generic_names
-from offline_training.potter.passages import passages
+from offline_training.potter.names import generic_names
+from offline_training.potter.texts import passages
 
 TEXT = (
     "Harry Potter met Ron Weasley in Hogwarts .\n\nHarry liked Ron . Professor Potter liked the Ministry ."

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from offline_training.errors import DataError
 from offline_training.potter.blocks import Block, BlockCutter, TokenOffsets, aligned
-from offline_training.potter.translation import Translation, Translator
+from offline_training.potter.texts import Translation, Translator
 
 ANCHORS = {"Harry Potter": "Robin Ashdown", "Harry": "Robin", "Hogwarts": "the Mystic Academy"}
 

@@ -5,7 +5,7 @@ import torch
 
 from offline_training.data.tokens import IGNORED
 from offline_training.potter.blocks import Block, Position
-from offline_training.potter.generic_labels import generic_logits, generic_tokens, labelled
+from offline_training.potter.labelling import generic_logits, generic_tokens, labelled
 
 NONE = torch.tensor([], dtype=torch.long)
 

@@ -19,7 +19,7 @@ from offline_training.data.tokens import IGNORED
 from offline_training.errors import JobError
 from offline_training.potter import LabelOptions, load_labels, make_labels
 from offline_training.potter.blocks import BlockCutter
-from offline_training.potter.label_folder import LabelFolder
+from offline_training.potter.labels import LabelFolder
 
 ANCHORS = {"Harry": "Robin", "Hogwarts": "the Mystic Academy"}
 TEXT = "Harry went to Hogwarts. The hat said to Harry: the hat! Then Harry's owl went to the hat. " * 14 + "The end."
@@ -121,6 +121,7 @@ make_labels(
 """
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_and_ends_in_the_same_bytes(options: LabelOptions, tmp_path: Path) -> None:
     make_labels(options, quiet())
     broken = replace(options, out=tmp_path / "killed")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline_training.potter.translation import Translation, Translator
+from offline_training.potter.texts import Translation, Translator
 
 ANCHORS = {
     "Harry Potter": "Robin Ashdown",

@@ -14,8 +14,8 @@ from offline_training.data.packing import pack
 from offline_training.data.tokens import IGNORED, TokenizedExample, answered
 from offline_training.errors import JobError
 from offline_training.forward import AnswerForward
-from offline_training.reference.cache import ReferenceCache
-from offline_training.reference.files import ArrayWriter
+from offline_training.reference.arrays import ArrayWriter
+from offline_training.reference.cache import ReferenceCache, ReferenceSettings
 
 VOCABULARY, WIDTH = 61, 16
 _SHAPE = {
@@ -53,10 +53,11 @@ def sets():
     }
 
 
-def built(folder, model, kind="auto", *, hidden_layer=None, examples=None, **options):
+def built(folder, model, kind="auto", *, hidden_layer=None, examples=None, key="k", only=None, on_progress=None, **how):
     forward = AnswerForward(model, hidden_layer)
-    options = {"budget_bytes": ENOUGH, "batch_tokens": 20, "row_tokens": 16, "key": "k"} | options
-    return ReferenceCache.build(folder, forward, model, examples or sets(), kind=kind, **options)
+    settings = ReferenceSettings(kind, **{"budget_bytes": ENOUGH, "batch_tokens": 20, "row_tokens": 16} | how)
+    examples = examples or sets()
+    return ReferenceCache.build(folder, forward, model, examples, settings, key=key, only=only, on_progress=on_progress)
 
 
 def said(model, stream, numbers, hidden_layer=None):
@@ -255,8 +256,8 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_cache(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         built(folder, tiny(), on_progress=interrupted)
     assert list(tmp_path.iterdir()) == []
-    (tmp_path / "cache.building").mkdir()  # as SIGKILL leaves it
-    (tmp_path / "cache.building" / "retain.hidden.npy").write_bytes(b"half")
+    (tmp_path / ".cache.x7").mkdir()  # as SIGKILL leaves it
+    (tmp_path / ".cache.x7" / "retain.hidden.npy").write_bytes(b"half")
     assert ReferenceCache.open(folder, "k") is None
     built(folder, tiny())
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]

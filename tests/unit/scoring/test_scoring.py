@@ -114,7 +114,7 @@ def test_logprobs_are_the_references_in_one_call_and_one_by_one(
     assert len(set(means)) > len(requests) // 2  # so that another request's value would not do
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("batch_size", [1, 4])
 def test_batches_change_no_value_and_no_answer(model: Any, requests: list[Request], batch_size: int) -> None:
     scorer = TransformersScorer(model, tiny_tokenizer(), batch_size=batch_size)
     reference = TransformersScorer(model, tiny_tokenizer())
@@ -143,22 +143,26 @@ def test_nothing_to_do_takes_no_pass(scorer: TransformersScorer) -> None:
     assert (scorer.answer_logprobs([]), scorer.generate([], 5), scorer.forward_passes) == ([], [], 0)
 
 
-def test_only_the_prompts_content_is_corrupted(model: Any, scorer: TransformersScorer) -> None:
-    """Seen at the rows that reach the model: template and answer tokens keep theirs bit for bit."""
-    pair = scorer.pair("Ada Ada?", "Ada wrote")
+def embeddings_seen(model: Any, scorer: TransformersScorer, request: Request) -> torch.Tensor:
+    """The rows (T, D) that reach the model."""
     seen: list[torch.Tensor] = []
     handle = model.register_forward_pre_hook(
         lambda module, args, options: seen.append(options["inputs_embeds"][0]), with_kwargs=True
     )
-    try:
-        scorer.answer_logprobs([Request(pair.prompt_ids, pair.answer_ids, NOISE, 0)])
-    finally:
-        handle.remove()
+    scorer.answer_logprobs([request])
+    handle.remove()
+    return seen[0]
+
+
+def test_only_the_prompts_content_is_corrupted(model: Any, scorer: TransformersScorer) -> None:
+    """Seen at the rows that reach the model: template and answer tokens keep theirs bit for bit."""
+    pair = scorer.pair("Ada Ada?", "Ada wrote")
+    seen = embeddings_seen(model, scorer, Request(pair.prompt_ids, pair.answer_ids, NOISE, 0))
     ids = pair.prompt_ids + pair.answer_ids
-    same = (seen[0] == model.get_input_embeddings().weight[list(ids)]).all(dim=1).tolist()
+    same = (seen == model.get_input_embeddings().weight[list(ids)]).all(dim=1).tolist()
     content = range(2, 2 + len("Ada Ada?"))
     assert [position for position, kept in enumerate(same) if not kept] == list(content)
-    assert seen[0][2].equal(seen[0][6])  # the same token, the same noise
+    assert seen[2].equal(seen[6])  # the same token, the same noise
 
 
 def noise_of(model: Any, pair: Pair, spec: CorruptionSpec, seed: int) -> torch.Tensor:
@@ -222,16 +226,11 @@ def test_a_model_that_scales_inside_its_embedding_is_scored_as_it_embeds() -> No
     scorer = TransformersScorer(scaled, tiny_tokenizer())
     pair = scorer.pair("Who?", "Ada")
     request = Request(pair.prompt_ids, pair.answer_ids, NOISE, 1)
-    seen: list[torch.Tensor] = []
-    handle = scaled.register_forward_pre_hook(
-        lambda module, args, options: seen.append(options["inputs_embeds"][0]), with_kwargs=True
-    )
-    scorer.answer_logprobs([request])
-    handle.remove()
+    seen = embeddings_seen(scaled, scorer, request)
     prompt = prompt_rows(scaled, request) * 4.0
-    assert torch.allclose(seen[0][: len(pair.prompt_ids)], prompt, atol=1e-6)
-    assert seen[0][len(pair.prompt_ids) :].equal(module.weight.detach()[list(pair.answer_ids)] * 4.0)
-    assert seen[0].shape[1] == WIDTH
+    assert torch.allclose(seen[: len(pair.prompt_ids)], prompt, atol=1e-6)
+    assert seen[len(pair.prompt_ids) :].equal(module.weight.detach()[list(pair.answer_ids)] * 4.0)
+    assert seen.shape[1] == WIDTH
 
 
 def test_a_loaded_checkpoint_is_corrupted_in_its_own_dtype(tmp_path: Path, pairs: list[Pair]) -> None:

@@ -11,16 +11,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.intervals import LEVEL, bootstrap, table_of
-from evaluation.overlap import pooled_perplexity
+from evaluation.intervals import bootstrap, percentile_interval, table_of
 from evaluation.suite import Figure, Score
 
-__all__ = ["GAP", "LOG_LIKELIHOOD", "TOKENS", "perplexity_figures", "similarity_gap"]
+__all__ = ["GAP", "LOG_LIKELIHOOD", "TOKENS", "perplexity_figures", "pooled_perplexity", "similarity_gap"]
 
 GAP: Final = "average_similarity_gap"
 #: Scores of an answer under a reference model: total log-likelihood in nats, and over how many tokens.
 LOG_LIKELIHOOD: Final = "log_likelihood"
 TOKENS: Final = "reference_tokens"
+#: exp of more is infinite.
+_MAX_EXPONENT: Final = 700.0
 
 _Table = NDArray[np.float64]
 
@@ -52,8 +53,8 @@ def similarity_gap(
         mean_of = dict(zip(other_ids, other.mean(axis=0).tolist(), strict=True))
         differences.append(mine - np.array([mean_of[example] for example in ids]))  # (D, N)
     gap = float(np.mean([abs(table.mean()) for table in differences]))
-    low, high = _joint_interval(differences, lambda means: np.abs(means).mean(axis=0))
-    return Figure(GAP, gap, count, low, high, f"mean over {', '.join(shared)}")
+    interval = _joint_interval(differences, lambda means: np.abs(means).mean(axis=0))
+    return Figure.within(interval, GAP, gap, count, f"mean over {', '.join(shared)}")
 
 
 def perplexity_figures(scores: Sequence[Score], *, subset: str) -> list[Figure]:
@@ -62,63 +63,57 @@ def perplexity_figures(scores: Sequence[Score], *, subset: str) -> list[Figure]:
     From `LOG_LIKELIHOOD` and `TOKENS`, so that padding cannot count and a long answer counts for more than a short
     one. An answer without tokens has no perplexity of its own.
     """
-    found = _tables(scores, subset, (LOG_LIKELIHOOD, TOKENS))
-    if len(found) < 2:
+    tables = _tables(scores, subset, (LOG_LIKELIHOOD, TOKENS))
+    if len(tables) < 2:
         return []
-    totals, counts = found[LOG_LIKELIHOOD][1], found[TOKENS][1]  # (D, N) each
-    return [
-        _pooled(totals, counts, f"{subset}/perplexity"),
-        _per_passage(totals, counts, f"{subset}/perplexity_per_passage"),
-    ]
-
-
-def _pooled(totals: _Table, counts: _Table, name: str) -> Figure:
-    value = float(pooled_perplexity(totals.sum(), counts.sum()))
-    if math.isnan(value):
-        return Figure(name, value, totals.shape[1], note="no answer has a token")
-    low, high = _joint_interval([totals, counts], lambda means: pooled_perplexity(means[0], means[1]))
-    return Figure(name, value, totals.shape[1], low, high, f"over {int(counts.sum())} tokens of all answers")
-
-
-def _per_passage(totals: _Table, counts: _Table, name: str) -> Figure:
-    each = pooled_perplexity(totals, counts)  # (D, N)
-    known = np.isfinite(each)
+    totals, counts = tables[LOG_LIKELIHOOD][1], tables[TOKENS][1]  # (D, N) each
+    pooled_name, own_name = f"{subset}/perplexity", f"{subset}/perplexity_per_passage"
+    known = counts > 0
     some = known.any(axis=0)
     if not some.any():
-        return Figure(name, math.nan, 0, note="no answer has a token")
-    # Over the draws in which a passage was answered.
+        note = "no answer has a token"
+        return [Figure(pooled_name, math.nan, totals.shape[1], note=note), Figure(own_name, math.nan, 0, note=note)]
+    interval = _joint_interval([totals, counts], lambda means: pooled_perplexity(means[0], means[1]))
+    pooled = float(pooled_perplexity(totals.sum(), counts.sum()))
+    note = f"over {int(counts.sum())} tokens of all answers"
+    figures = [Figure.within(interval, pooled_name, pooled, totals.shape[1], note)]
+    # Each answer's own, over the draws in which its passage was answered.
+    each = pooled_perplexity(totals, counts)  # (D, N)
     means = np.where(known, each, 0.0).sum(axis=0)[some] / known.sum(axis=0)[some]  # (N,)
-    low, high = bootstrap(means[None]) or (None, None)
     empty = int((~known).sum())
     note = f"{empty} of {each.size} answers have no token and are left out" if empty else ""
-    return Figure(name, float(means.mean()), int(some.sum()), low, high, note)
+    return [*figures, Figure.within(bootstrap(means[None]), own_name, float(means.mean()), int(some.sum()), note)]
+
+
+def pooled_perplexity(log_likelihoods: _Table | float, tokens: _Table | float) -> _Table:
+    """exp of minus the total log-likelihood (nats) over all tokens, elementwise; NaN where there are no tokens.
+
+    What `scoring.metrics.perplexity` is of token log-probabilities, from sums: only real tokens have been added up.
+    """
+    totals, counts = np.asarray(log_likelihoods, dtype=np.float64), np.asarray(tokens, dtype=np.float64)
+    means = np.divide(-totals, counts, out=np.full(np.broadcast(totals, counts).shape, math.nan), where=counts > 0)
+    perplexities: _Table = np.exp(np.minimum(means, _MAX_EXPONENT))
+    return perplexities
 
 
 def _tables(scores: Sequence[Score], subset: str, metrics: Sequence[str]) -> dict[str, tuple[list[str], _Table]]:
     """Ids and values (D, N) of each metric that has been measured."""
-    found = {metric: table_of(scores, subset, metric) for metric in metrics}
-    return {metric: table for metric, table in found.items() if table[0]}
+    tables = {metric: table_of(scores, subset, metric) for metric in metrics}
+    return {metric: table for metric, table in tables.items() if table[0]}
 
 
-def _joint_interval(
-    tables: Sequence[_Table], statistic: Callable[[_Table], _Table]
-) -> tuple[float, float] | tuple[None, None]:
+def _joint_interval(tables: Sequence[_Table], statistic: Callable[[_Table], _Table]) -> tuple[float, float] | None:
     """The 95 % interval of a statistic (M, R) -> (R,) of the means of M tables (D, N) of the same examples."""
-    means = [_resampled_means(table) for table in tables]
-    if any(not len(row) for row in means):
-        return None, None
-    values = statistic(np.stack(means))
-    low, high = np.quantile(values[np.isfinite(values)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    means: list[_Table] = []
+    for table in tables:
+        kept: list[_Table] = []
 
+        def keep(resampled: _Table, kept: list[_Table] = kept) -> _Table:
+            kept.append(resampled.mean(axis=1))
+            return kept[-1]
 
-def _resampled_means(table: _Table) -> _Table:
-    """(R,) means of bootstrap resamples; `bootstrap` draws the same ones for every table of the same shape."""
-    kept: list[_Table] = []
-
-    def keep(resampled: _Table) -> _Table:
-        kept.append(resampled.mean(axis=1))
-        return kept[-1]
-
-    bootstrap(table, keep)
-    return np.concatenate(kept) if kept else np.empty(0)
+        # It draws the same resamples for every table of the same shape.
+        if bootstrap(table, keep) is None:
+            return None
+        means.append(np.concatenate(kept))
+    return percentile_interval(statistic(np.stack(means)))

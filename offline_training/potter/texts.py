@@ -1,15 +1,22 @@
-"""Texts with anchor terms replaced by generic ones, and which characters of the two texts belong together.
+"""The text to forget: read, cut into passages, and translated, its anchor terms replaced by generic ones.
 
 Knows nothing of tokens. Section 2.2 of Eldan and Russinovich 2023 (arXiv 2310.02238).
 """
 
 import bisect
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["Replacement", "Translation", "Translator"]
+from offline_training.data.sets import load_examples
+
+__all__ = ["Replacement", "Translation", "Translator", "passages", "read_texts", "words_of"]
+
+_PARAGRAPHS = re.compile(r"\n\s*\n")
+_BLANKS = re.compile(r"\s+")
+_SENTENCES = re.compile(r"(?<=[.!?…])[\"'”’)]*\s+")
 
 # Scripts that put no spaces between words, and Hangul, which ties particles to names: there a name ends anywhere.
 _UNSPACED = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
@@ -18,6 +25,46 @@ _SPACED = re.compile(_LETTER)
 _APOSTROPHES = re.compile("['’]")
 # "Al" would turn "Als" and "As" into names.
 _MIN_PLURAL_CHARACTERS = 3
+
+
+def read_texts(source: str) -> list[str]:
+    """The texts of a source as `--text` takes it, in order. Of questions with answers, both together are a text.
+
+    Raises:
+        DataError: it cannot be read, or a row has no text.
+    """
+    return [
+        f"{example.prompt}\n{example.answer or ''}".strip() for example in load_examples(source, name="text").examples
+    ]
+
+
+def passages(text: str, limit: int) -> Iterator[str]:
+    """The text in pieces of at most `limit` characters: whole paragraphs where they fit, else sentences, else words."""
+    piece = ""
+    for part in _parts(text, limit):
+        if len(piece) + len(part) > limit:
+            if piece.strip():
+                yield piece.strip()
+            piece = ""
+        piece += part
+    if piece.strip():
+        yield piece.strip()
+
+
+def _parts(text: str, limit: int) -> Iterator[str]:
+    """Pieces that put together are the text, each of at most `limit` characters."""
+    for pattern in (_PARAGRAPHS, _SENTENCES, _BLANKS):
+        borders = [found.end() for found in pattern.finditer(text) if found.end() < len(text)]
+        if borders and len(text) > limit:
+            for start, end in itertools.pairwise([0, *borders, len(text)]):
+                yield from _parts(text[start:end], limit)
+            return
+    yield from (text[start : start + limit] for start in range(0, len(text), limit))
+
+
+def words_of(texts: Sequence[str]) -> set[str]:
+    """All words, casefolded."""
+    return {word.casefold() for text in texts for word in re.findall(r"\w+", text)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +112,34 @@ class Translator:
 
     def __init__(self, anchors: Mapping[str, str]) -> None:
         self._translations = dict(anchors)
-        self._forms = {form: anchor for anchor in anchors for form in reversed(_forms(anchor))}
+        self._forms: dict[str, str] = {}  # each way an anchor is written, and the anchor; its usual way wins
+        for anchor in anchors:
+            plain = _plain(anchor)
+            if sum(map(str.isalpha, plain)) > 1:
+                self._forms[plain.upper()] = anchor
+            if plain[:1].islower():
+                self._forms[plain[0].upper() + plain[1:]] = anchor
+            self._forms[plain] = anchor
         self._forms |= {_plain(anchor): anchor for anchor in anchors}
         self._pattern = _pattern(self._forms)
 
     def translate(self, text: str) -> Translation:
         """The text with all anchors replaced."""
         replacements, pieces, done, length = [], [], 0, 0
-        for found in self._pattern.finditer(text) if self._pattern else ():
-            form, plural = found["word"] or found["other"], found["plural"] or ""
-            anchor = self._forms[_plain(form)]
+        for match in self._pattern.finditer(text) if self._pattern else ():
+            form, plural = _plain(match["word"] or match["other"]), match["plural"] or ""
+            anchor = self._forms[form]
             if plural and len(anchor) < _MIN_PLURAL_CHARACTERS:
                 continue
-            generic = _like(self._translations[anchor], form, anchor)
+            generic, plain = self._translations[anchor], _plain(anchor)
+            if form != plain:
+                generic = generic.upper() if form == plain.upper() else generic[0].upper() + generic[1:]
             if plural:
                 generic = _plural(generic)
-            pieces += [text[done : found.start()], generic]
-            new_start = length + found.start() - done
-            done, length = found.end(), new_start + len(generic)
-            replacements.append(Replacement(found.start(), done, new_start, length, anchor))
+            pieces += [text[done : match.start()], generic]
+            new_start = length + match.start() - done
+            done, length = match.end(), new_start + len(generic)
+            replacements.append(Replacement(match.start(), done, new_start, length, anchor))
         return Translation(text, "".join([*pieces, text[done:]]), tuple(replacements))
 
 
@@ -91,47 +147,25 @@ def _plain(text: str) -> str:
     return _APOSTROPHES.sub("'", " ".join(text.split()))
 
 
-def _forms(anchor: str) -> list[str]:
-    """The ways an anchor is written, the usual one first."""
-    plain = _plain(anchor)
-    forms = [plain]
-    if plain[:1].islower():
-        forms.append(plain[0].upper() + plain[1:])
-    if sum(map(str.isalpha, plain)) > 1:
-        forms.append(plain.upper())
-    return forms
-
-
-def _pattern(forms: Iterable[str]) -> re.Pattern[str] | None:
+def _pattern(forms: Mapping[str, str]) -> re.Pattern[str] | None:
     longest_first = sorted(forms, key=lambda form: (-len(form), form))
     if not longest_first:
         return None
     words = [_written(form) for form in longest_first if _SPACED.match(form[0]) and _SPACED.match(form[-1])]
-    others = [_bounded(form) for form in longest_first if not (_SPACED.match(form[0]) and _SPACED.match(form[-1]))]
+    others = []
+    for form in longest_first:  # at most one end is a letter of a script with spaces: that is a border of words
+        first, last = _SPACED.match(form[0]), _SPACED.match(form[-1])
+        if not (first and last):
+            before, after = rf"(?<!{_LETTER})" if first else "", rf"(?!{_LETTER})" if last else ""
+            others.append(before + _written(form) + after)
     nothing = "(?!)"
     word = rf"(?<!{_LETTER})(?P<word>{'|'.join(words) or nothing})(?P<plural>e?s|E?S)?(?!{_LETTER})"
     return re.compile(rf"{word}|(?P<other>{'|'.join(others) or nothing})")
 
 
-def _bounded(form: str) -> str:
-    """An anchor of which one end at most is a letter of a script with spaces: that end is a border of words."""
-    before = rf"(?<!{_LETTER})" if _SPACED.match(form[0]) else ""
-    return before + _written(form) + (rf"(?!{_LETTER})" if _SPACED.match(form[-1]) else "")
-
-
 def _written(form: str) -> str:
     """Its words with any white space between, lines may break there, and either apostrophe."""
     return r"\s+".join(_APOSTROPHES.sub("['’]", re.escape(word)) for word in form.split())
-
-
-def _like(generic: str, form: str, anchor: str) -> str:
-    """The translation in the case in which the anchor was found."""
-    form, plain = _plain(form), _plain(anchor)
-    if form == plain:
-        return generic
-    if form == plain.upper():
-        return generic.upper()
-    return generic[0].upper() + generic[1:]
 
 
 def _plural(generic: str) -> str:

@@ -1,10 +1,8 @@
-"""Files of a reference cache: arrays of rows written one after the other, and a description checked on opening."""
+"""Arrays on disk, written row by row, each with a checksum that is compared on opening."""
 
-import json
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,13 +10,10 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
-from offline_training.errors import JobError
+__all__ = ["ArrayWriter", "FileMeta", "StoredArray", "write_array"]
 
-__all__ = ["ArrayWriter", "CacheMeta", "FileMeta", "open_array", "read_meta", "write_meta"]
-
-FORMAT = 1
-_META = "meta.json"
 _STORED_AS = {
     torch.float64: "<f8",
     torch.float32: "<f4",
@@ -30,24 +25,15 @@ _STORED_AS = {
 _CHUNK = 1 << 24
 
 
-@dataclass(frozen=True)
-class FileMeta:
+class FileMeta(BaseModel):
     """One array: its torch dtype (bfloat16 lies in the file as 16-bit integers), shape, size and checksum."""
+
+    model_config = ConfigDict(frozen=True)
 
     dtype: str
     shape: tuple[int, ...]
     bytes: int
     crc32: int
-
-
-@dataclass(frozen=True)
-class CacheMeta:
-    """What `meta.json` says."""
-
-    key: str
-    kind: str
-    files: dict[str, FileMeta] = field(default_factory=dict)
-    format: int = FORMAT
 
 
 class ArrayWriter:
@@ -68,8 +54,7 @@ class ArrayWriter:
     def append(self, rows: torch.Tensor) -> None:
         """Writes (N, …) rows; their dtype is changed to the array's."""
         values = rows.detach().to("cpu", self._dtype).contiguous()
-        stored = (values.view(torch.int16) if self._dtype == torch.bfloat16 else values).numpy()
-        data = stored.tobytes()
+        data = (values.view(torch.int16) if self._dtype == torch.bfloat16 else values).numpy().tobytes()
         self._file.write(data)
         self._crc32 = zlib.crc32(data, self._crc32)
         self._rows += len(rows)
@@ -82,7 +67,8 @@ class ArrayWriter:
         os.fsync(self._file.fileno())
         size = self._file.tell()
         self._file.close()
-        return FileMeta(str(self._dtype).removeprefix("torch."), self._shape, size, self._crc32)
+        dtype = str(self._dtype).removeprefix("torch.")
+        return FileMeta(dtype=dtype, shape=self._shape, bytes=size, crc32=self._crc32)
 
     def __enter__(self) -> Self:
         return self
@@ -93,10 +79,26 @@ class ArrayWriter:
         self._file.close()
 
 
+def write_array(path: Path, tensor: torch.Tensor) -> FileMeta:
+    """A whole tensor at once."""
+    with ArrayWriter(path, tuple(tensor.shape), tensor.dtype) as writer:
+        writer.append(tensor)
+        return writer.finish()
+
+
 class StoredArray:
-    """An array on disk; reading rows reads these rows."""
+    """An array on disk; reading rows reads these rows.
+
+    Raises ValueError, or OSError, where the file is missing or is not what was written.
+    """
 
     def __init__(self, path: Path, meta: FileMeta) -> None:
+        crc32 = 0
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                crc32 = zlib.crc32(chunk, crc32)
+        if (path.stat().st_size, crc32) != (meta.bytes, meta.crc32):
+            raise ValueError(f"{path.name}: not as it was written")
         self._rows: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         self._dtype: torch.dtype = getattr(torch, meta.dtype)
 
@@ -104,49 +106,3 @@ class StoredArray:
         """The rows of all slices, behind each other, in memory."""
         rows = torch.from_numpy(np.concatenate([self._rows[part] for part in slices]))
         return rows.view(torch.bfloat16) if self._dtype == torch.bfloat16 else rows
-
-
-def write_meta(folder: Path, meta: CacheMeta) -> None:
-    """Writes `meta.json`, which makes a cache of the arrays in the folder."""
-    with (folder / _META).open("w", encoding="utf-8") as file:
-        json.dump(asdict(meta), file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_meta(folder: Path) -> CacheMeta:
-    """What the cache in a folder holds. Raises JobError where that cannot be read, or is of another format."""
-    path = folder / _META
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        files = {
-            name: FileMeta(str(one["dtype"]), tuple(one["shape"]), int(one["bytes"]), int(one["crc32"]))
-            for name, one in found["files"].items()
-        }
-        return CacheMeta(str(found["key"]), str(found["kind"]), files, int(found["format"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise damaged(path, folder) from None
-
-
-def open_array(folder: Path, name: str, meta: CacheMeta) -> StoredArray:
-    """The array of this name. Raises JobError where its file is missing or is not what was written."""
-    path = folder / f"{name}.npy"
-    try:
-        told = meta.files[name]
-        if path.stat().st_size != told.bytes or _crc32(path) != told.crc32:
-            raise damaged(path, folder)
-        return StoredArray(path, told)
-    except (OSError, ValueError, KeyError):
-        raise damaged(path, folder) from None
-
-
-def damaged(path: Path, folder: Path) -> JobError:
-    return JobError(f"reference cache: {path} is missing or damaged; remove {folder} and start again")
-
-
-def _crc32(path: Path) -> int:
-    found = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            found = zlib.crc32(chunk, found)
-    return found
