@@ -22,7 +22,6 @@ __all__ = [
     "load_questions",
 ]
 
-
 _COLUMNS: Final = ("question", "answer", "paraphrased_answer", "perturbed_answer", "author")
 #: Without a paraphrase; the official code (`config/eval_everything.yaml`) takes the answer itself.
 _PLAIN: Final = frozenset({"real_authors", "world_facts"})
