@@ -11,9 +11,9 @@ from evaluation.errors import DataError
 from evaluation.rows import digest_of_rows, question_id, read_rows
 from evaluation.tofu.metrics import FORGET, SUBSETS, Subset
 from sources import HUB_PREFIX, Row
+from sources.presets.names import TOFU_SPLITS
 
 __all__ = [
-    "SPLITS",
     "Question",
     "digests_of_questions",
     "drawn_questions",
@@ -21,8 +21,6 @@ __all__ = [
     "hub_sources",
     "load_questions",
 ]
-
-SPLITS: Final = ("forget01", "forget05", "forget10")
 
 _COLUMNS: Final = ("question", "answer", "paraphrased_answer", "perturbed_answer", "author")
 #: Without a paraphrase; the official code (`config/eval_everything.yaml`) takes the answer itself.
@@ -82,8 +80,8 @@ def hub_sources(split: str = "forget10") -> dict[Subset, str]:
 
 def _names(split: str) -> dict[Subset, str]:
     """Of TOFU's files, and of its configurations on the hub."""
-    if split not in SPLITS:
-        raise DataError(f"--split: {split!r} is none of {', '.join(SPLITS)}")
+    if split not in TOFU_SPLITS:
+        raise DataError(f"--split: {split!r} is none of {', '.join(TOFU_SPLITS)}")
     return {subset: f"{split if subset == FORGET else subset}_perturbed" for subset in SUBSETS}
 
 
