@@ -1,6 +1,5 @@
 """A token-classification model to the folder that `classifiers.encoders.tokens` serves. Offline only: needs torch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +46,13 @@ _NAMED = (
 
 
 def export_token_classifier(
-    name: str | Path,
-    out: str | Path,
-    *,
-    precision: Precision = "int8",
-    texts: Sequence[str] = (),
-    overwrite: bool = False,
+    name: str | Path, out: str | Path, *, precision: Precision = "int8", overwrite: bool = False
 ) -> TokenSettings:
     """Export the token classifier `name`, a folder of Hugging Face files or a hub id, as the folder `out`, whole or
     not at all. Every label but O counts as entity.
 
-    The graph is compared with the torch model on a few dozen built-in texts and on `texts`. Where int8 decides more
-    than `MAX_DECIDED_OTHERWISE` of the tokens otherwise, fp32 is written and the settings say so (`fallback`).
+    The graph is compared with the torch model on a few dozen built-in texts. Where int8 decides more than
+    `MAX_DECIDED_OTHERWISE` of the tokens otherwise, fp32 is written and the settings say so (`fallback`).
 
     Raises:
         EncoderError: `out` must not be written; no fast tokenizer, no token classifier, no label O, or files are
@@ -76,8 +70,6 @@ def export_token_classifier(
     config, outside = _read_config(folder, source)
     entities = [index for index in range(config.num_labels) if index != outside]
     max_tokens = longest_input(config)
-    if max_tokens < MIN_TOKENS:
-        raise EncoderError(f"{source}: takes {max_tokens} tokens; at least {MIN_TOKENS} are needed")
     tokenizer = load_tokenizer(folder, source)
     refusal = f"{source}: cannot be loaded as a token classifier"
     model, missing = load_model(AutoModelForTokenClassification, folder, refusal)
@@ -98,7 +90,7 @@ def export_token_classifier(
         with whole_folder(out) as work:
             tokenizer.save(work / TOKENIZER_FILE)
             cut = OffsetTokenizer(work / TOKENIZER_FILE, max_tokens).windows
-            windows = [window.ids for text in (_PROBE, *_NAMED, *parity_texts(), *texts) for window in cut(text)]
+            windows = [window.ids for text in (_PROBE, *_NAMED, *parity_texts()) for window in cut(text)]
             traced = Tracing(source, model, log_odds, windows, tokenwise=True).write(work, precision, too_far)
             probabilities = probability(traced.parity.log_odds)
             settings = TokenSettings(
@@ -139,4 +131,6 @@ def _read_config(folder: Path, source: str) -> tuple[Any, int]:
         raise EncoderError(
             f"{source}: config.json: id2label: needs one label O beside those of entities, found {', '.join(names)}"
         )
+    if longest_input(config) < MIN_TOKENS:
+        raise EncoderError(f"{source}: takes {longest_input(config)} tokens; at least {MIN_TOKENS} are needed")
     return config, outside[0]
