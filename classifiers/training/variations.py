@@ -102,9 +102,9 @@ def _vary(
             return " ".join(around)
         case "reworded":  # another opening ("What is" -> "Can you tell me"), and a few words left out
             question = example.prompt
-            for pattern, others in phrases.OPENINGS:
+            for pattern, openings in phrases.OPENINGS:
                 if opening := pattern.match(question):
-                    question = _pick(others, rng) + question[opening.end() :]
+                    question = _pick(openings, rng) + question[opening.end() :]
                     break
             return " ".join(w for w in question.split() if w[:1].isupper() or rng.random() > 0.15) or question
         case "mistyped":  # two letters swapped, one lost, or one doubled, in about every third longer word
