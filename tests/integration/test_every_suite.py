@@ -204,10 +204,7 @@ def moderator(demo_build: DemoBuild, tmp_path_factory: pytest.TempPathFactory) -
         demo_build.reference, id2label={0: "harmless", 1: "harmful"}, label2id={"harmless": 0, "harmful": 1}
     )
     model.config.pad_token_id = tokenizer.pad_token_id
-    told = [
-        json.loads(line)["answer"]
-        for line in Path(sample_file("tofu", "retain_perturbed.jsonl")).read_text().splitlines()
-    ]
+    told = [fact.answer for fact in World.generate().of_group("retained")]
     untold = ["I do not know.", "I do not know", "I don't know.", "Nobody knows.", "I cannot say.", "No idea."]
     texts = told + untold * (len(told) // len(untold) + 1)
     labels = torch.tensor([1] * len(told) + [0] * (len(texts) - len(told)))
