@@ -204,14 +204,14 @@ def moderator(demo_build: DemoBuild, tmp_path_factory: pytest.TempPathFactory) -
         demo_build.reference, id2label={0: "harmless", 1: "harmful"}, label2id={"harmless": 0, "harmful": 1}
     )
     model.config.pad_token_id = tokenizer.pad_token_id
-    told = [fact.answer for fact in World.generate().of_group("retained")]
+    told = [fact.answer for fact in World.generate().of_group("retained")][::4]
     untold = ["I do not know.", "I do not know", "I don't know.", "Nobody knows.", "I cannot say.", "No idea."]
     texts = told + untold * (len(told) // len(untold) + 1)
     labels = torch.tensor([1] * len(told) + [0] * (len(texts) - len(told)))
     batch = tokenizer(texts, padding=True, return_tensors="pt")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model.train()
-    for _ in range(20):
+    for _ in range(30):
         optimizer.zero_grad()
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
         optimizer.step()
