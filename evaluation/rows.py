@@ -10,7 +10,7 @@ from evaluation.errors import DataError
 from sources import Row, SourceError, read_source
 from storage.digests import sha256_of_json
 
-__all__ = ["check_limit", "digest_of_rows", "drawn", "question_id", "read_rows", "sample_file"]
+__all__ = ["check_limit", "drawn", "question_id", "read_rows", "sample_file"]
 
 _T = TypeVar("_T")
 
@@ -45,11 +45,6 @@ def drawn(rows: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
     check_limit(limit)
     picked = np.random.default_rng(seed).permutation(len(rows))[:limit].tolist()
     return [rows[number] for number in sorted(picked)]
-
-
-def digest_of_rows(rows: object) -> str:
-    """sha256 in hex of JSON values."""
-    return sha256_of_json(rows, sort_keys=True)
 
 
 def question_id(row: int, question: str, answer: str) -> str:

@@ -6,7 +6,7 @@ from typing import Protocol, Self, TypeVar
 
 from evaluation.replies import Ask, Asker
 
-__all__ = ["Answer", "Direction", "Figure", "Outcome", "Score", "Suite", "spread"]
+__all__ = ["Answer", "Direction", "Figure", "Outcome", "Score", "Suite", "scores_of", "spread"]
 
 #: Examples that a target is tried on before a run.
 _TRIED = 4
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One metric of one example.
+    """One metric of one example (see `scores_of`).
 
     Attributes:
         subset: the part of the suite's data, such as "forget" or "retain"; "" where there is one.
@@ -94,7 +94,7 @@ class Suite(Protocol):
     """
 
     name: str
-    unbounded_metrics: Collection[str]
+    unbounded_metrics: Collection[str] = ()
     headline: Sequence[str]
     directions: Direction
 
@@ -121,6 +121,11 @@ class Suite(Protocol):
             reference: the same suite's scores of a retain model, one that never learned; None without one.
         """
         ...
+
+
+def scores_of(subset: str, example: str, values: Mapping[str, float], group: str = "") -> list[Score]:
+    """The scores of one example, from its values by metric."""
+    return [Score(subset, metric, example, value, group) for metric, value in values.items()]
 
 
 def spread(examples: Sequence[_T]) -> Sequence[_T]:
