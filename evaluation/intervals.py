@@ -14,16 +14,6 @@ from numpy.typing import NDArray
 from classifiers.calibration.conformal import clopper_pearson
 from evaluation.suite import Figure, Score
 
-__all__ = [
-    "RESAMPLES",
-    "bootstrap",
-    "exact_where_unanimous",
-    "mean_figures",
-    "percentile_interval",
-    "resampled_shares",
-    "table_of",
-]
-
 _LEVEL: Final = 0.95
 RESAMPLES: Final = 2000
 _SEED: Final = 20260101

@@ -10,8 +10,6 @@ from evaluation.errors import DataError
 from sources import Row, SourceError, read_source
 from storage.digests import sha256_of_json
 
-__all__ = ["check_limit", "drawn", "question_id", "read_rows", "sample_file"]
-
 _T = TypeVar("_T")
 
 

@@ -6,8 +6,6 @@ from typing import Protocol, Self, TypeVar
 
 from evaluation.replies import Ask, Asker
 
-__all__ = ["Answer", "Direction", "Figure", "Outcome", "Score", "Suite", "scores_of", "spread"]
-
 #: Examples that a target is tried on before a run.
 _TRIED = 4
 _T = TypeVar("_T")

@@ -21,8 +21,6 @@ from evaluation.replies import Style
 from evaluation.suite import Figure, Score, scores_of
 from guard import Guard, GuardError, ProtectedPrompt, decoder_of, load_bundle, load_policy, template_of
 
-__all__ = ["Gate", "GateVerdict", "gate_figures", "gate_scores"]
-
 _BATCH_PROMPTS = 64
 
 

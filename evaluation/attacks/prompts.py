@@ -15,8 +15,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-__all__ = ["ATTACKS", "DEFAULT_ATTACKS", "PLAIN", "attacked"]
-
 PLAIN: Final = "plain"
 """The question as it stands: no attack."""
 

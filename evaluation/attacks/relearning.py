@@ -28,8 +28,6 @@ from scoring.metrics import answer_probability
 from scoring.scorer import Renderer, Request, ScorerError
 from scoring.transformers_scorer import TransformersScorer
 
-__all__ = ["Knowledge", "RelearnSettings", "Relearner", "relearning_figures"]
-
 _IGNORED = -100  # torch's own mark of a target that does not count
 _MAX_GRADIENT_NORM = 1.0
 

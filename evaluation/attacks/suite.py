@@ -23,8 +23,6 @@ from evaluation.suite import Answer, Figure, Outcome, Score, Suite, scores_of
 from scoring.load import weights_digest
 from storage.digests import sha256_of_json
 
-__all__ = ["PARTS", "AttackSettings", "AttackSuite", "Part"]
-
 Part = Literal["gate", "sampling", "indirect", "relearning"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 

@@ -25,8 +25,6 @@ from rapidfuzz import process
 from evaluation.errors import DataError, TargetError
 from evaluation.replies import Ask, Asker, Reply
 
-__all__ = ["AskerLM", "Loaded", "ask_of", "load_tasks", "requests_of", "run_tasks"]
-
 #: Settings of a generation that an `Ask` has.
 _KNOWN_SETTINGS: Final = {"until", "max_gen_toks", "temperature", "do_sample"}
 _NEAR: Final = 3

@@ -23,8 +23,6 @@ from evaluation.intervals import bootstrap
 from evaluation.replies import Ask, Asker
 from evaluation.suite import Answer, Figure, Outcome, Score, Suite
 
-__all__ = ["SAMPLES", "ChoiceSuite"]
-
 SAMPLES: Final = Path(__file__).with_name("samples")
 _SEED: Final = 1234
 #: Fewer than for means: scikit-learn's F1 takes milliseconds each time.

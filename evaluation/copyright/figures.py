@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from evaluation.intervals import bootstrap, table_of
 from evaluation.suite import Figure, Score
 
-__all__ = ["GAP", "LOG_LIKELIHOOD", "TOKENS", "perplexity_figures", "pooled_perplexity", "similarity_gap"]
-
 GAP: Final = "average_similarity_gap"
 #: Scores of an answer under a reference model: total log-likelihood in nats, and over how many tokens.
 LOG_LIKELIHOOD: Final = "log_likelihood"

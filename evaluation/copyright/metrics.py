@@ -12,20 +12,6 @@ from console.errors import first_line
 from console.quiet import quiet_transformers
 from evaluation.errors import DataError
 
-__all__ = [
-    "BertScore",
-    "exact_match",
-    "installed_wordnet",
-    "longest_verbatim_run",
-    "meteor",
-    "meteor_name",
-    "ngram_containment",
-    "rouge_f1",
-    "sentence_bleu",
-    "unique_token_ratio",
-    "word_tokens",
-]
-
 _PERCENT: Final = 100.0
 #: Positions that RoBERTa's table has beyond its tokens.
 _SPARE_POSITIONS: Final = 2

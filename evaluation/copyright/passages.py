@@ -16,8 +16,6 @@ from evaluation.errors import DataError
 from evaluation.rows import drawn
 from sources import HUB_PREFIX, Row, SourceError, read_source
 
-__all__ = ["LEAST_WORDS", "LoadedPassages", "Passage", "Split", "first_words", "load_passages"]
-
 #: A continuation of fewer words says nothing of copying; verbatim n-grams are of this many words too.
 LEAST_WORDS: Final = 5
 

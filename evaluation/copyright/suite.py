@@ -19,8 +19,6 @@ from evaluation.suite import Answer, Figure, Outcome, Score, Suite, scores_of
 from scoring.metrics import repetition
 from storage.digests import sha256_of_json
 
-__all__ = ["CopyrightSuite"]
-
 SUBSET: Final = "forget"
 _INSTRUCTION: Final = "Here is the beginning of a text. Continue it from where it stops, and write nothing else.\n\n"
 #: English has about 1.3 tokens to a word; rare names have more.

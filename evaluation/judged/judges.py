@@ -20,8 +20,6 @@ from evaluation.errors import DataError, TargetError
 from evaluation.replies import Ask, Asker
 from storage.digests import sha256_of_file
 
-__all__ = ["ClassifierJudge", "EndpointJudge", "Judge", "Judged", "Rubric", "familiarity_rubric", "harm_rubric"]
-
 #: Characters of a judged text that are shown: a runaway answer must not fill the judge's context.
 _MAX_SHOWN: Final = 8000
 #: Where neither a classifier's tokenizer nor the options bound its input.

@@ -27,8 +27,6 @@ from evaluation.replies import Ask, Asker, Reply
 from evaluation.suite import Answer, Outcome, Score, scores_of, spread
 from sources import Row
 
-__all__ = ["PotterSuite"]
-
 #: What each grade is worth: a detail of the story alone counts five times as much as its themes, a lucky guess nothing.
 _WORTH: Final = {0.0: 0.0, 1.0: 0.0, 2.0: 0.2, 3.0: 1.0}
 #: Signs that follow a word without a space.

@@ -16,8 +16,6 @@ from evaluation.suite import Figure, Score, Suite
 from sources import Row
 from storage.digests import sha256_of_json
 
-__all__ = ["UNREADABLE", "JudgedPrompt", "JudgedSuite", "prompt_of", "readable_figures"]
-
 #: The metric that is 1 where a verdict could not be read.
 UNREADABLE: Final = "unreadable_verdict"
 

@@ -18,8 +18,6 @@ from scoring.metrics import choice_prompt
 from sources import Row, flag_of
 from storage.digests import sha256_of_json
 
-__all__ = ["WRONG_ANSWERS", "ChoiceQuestion", "Question", "Subset", "choice_questions", "load_subset"]
-
 #: Wrong answers of one probe question: four options, as ECO's WMDP has.
 WRONG_ANSWERS = 3
 

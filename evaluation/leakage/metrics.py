@@ -19,24 +19,6 @@ from numpy.typing import NDArray
 from evaluation.intervals import bootstrap, exact_where_unanimous, percentile_interval, resampled_shares, table_of
 from evaluation.suite import Figure, Score
 
-__all__ = [
-    "PRIVLEAK_K",
-    "PRIVLEAK_METRIC",
-    "auc",
-    "auc_figures",
-    "auc_with_interval",
-    "chance_figures",
-    "exact_memorization",
-    "extraction_strength",
-    "likelihood",
-    "min_k",
-    "min_k_plus_plus",
-    "priv_leak",
-    "priv_leak_figures",
-    "priv_leak_with_interval",
-    "zlib_ratio",
-]
-
 _SHARE_K: Final = 0.2
 """The share of least likely tokens that Min-K% looks at: k = 20 in Shi et al. 2024 (arXiv 2310.16789)."""
 PRIVLEAK_K: Final = 0.4

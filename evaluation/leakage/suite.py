@@ -17,8 +17,6 @@ from evaluation.replies import Ask, Asker, Reply
 from evaluation.suite import Answer, Figure, Outcome, Score, Suite, scores_of, spread
 from scoring.metrics import CHOICE_LETTERS, rouge_l_recall
 
-__all__ = ["LEAKAGE_PARTS", "LeakagePart", "LeakageSuite"]
-
 LeakagePart = Literal["extraction", "membership", "probe", "repeat", "nearest"]
 LEAKAGE_PARTS: Final[tuple[LeakagePart, ...]] = get_args(LeakagePart)
 """extraction: extraction strength and exact memorization. membership: membership inference and PrivLeak. probe: a

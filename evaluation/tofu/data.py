@@ -14,8 +14,6 @@ from sources import HUB_PREFIX, Row
 from sources.presets.names import TOFU_SPLITS
 from storage.digests import sha256_of_json
 
-__all__ = ["Question", "digests_of_questions", "drawn_questions", "folder_sources", "hub_sources", "load_questions"]
-
 _COLUMNS: Final = ("question", "answer", "paraphrased_answer", "perturbed_answer", "author")
 #: Without a paraphrase; the official code (`config/eval_everything.yaml`) takes the answer itself.
 _PLAIN: Final = frozenset({"real_authors", "world_facts"})

@@ -36,27 +36,6 @@ from evaluation.suite import Figure, Score
 from scoring.metrics import preference_for_truth
 from scoring.metrics import truth_ratio as arithmetic_truth_ratio
 
-__all__ = [
-    "DIRECTIONS",
-    "FORGET",
-    "HEADLINE",
-    "QUALITY_NAMES",
-    "SUBSETS",
-    "UTILITY_COMPONENTS",
-    "KsTest",
-    "Mean",
-    "Subset",
-    "example_metrics",
-    "forget_quality",
-    "forget_quality_figures",
-    "harmonic_mean",
-    "indifference",
-    "model_utility_figure",
-    "normalised_probability",
-    "tofu_figures",
-    "truth_ratio",
-]
-
 Subset = Literal["forget", "retain", "real_authors", "world_facts"]
 SUBSETS: Final[tuple[Subset, ...]] = get_args(Subset)
 FORGET: Final = "forget"

@@ -36,8 +36,6 @@ from evaluation.tofu.metrics import (
     tofu_figures,
 )
 
-__all__ = ["TofuLog", "answers_of_log", "check_logs", "figures_of_logs", "read_log", "run_tofu_logs", "scores_of_log"]
-
 _LOG_NAME: Final = "eval_log_aggregated.json"
 
 _TASKS: Final[Mapping[Subset, str]] = {

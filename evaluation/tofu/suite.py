@@ -23,8 +23,6 @@ from evaluation.tofu.metrics import DIRECTIONS, HEADLINE, SUBSETS, Mean, Subset,
 from scoring.metrics import rouge_l_recall
 from sources import flag_of
 
-__all__ = ["MAX_NEW_TOKENS", "TofuSuite"]
-
 MAX_NEW_TOKENS: Final = 200
 
 
