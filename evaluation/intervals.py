@@ -49,7 +49,8 @@ def bootstrap(
             resampled = np.take(values[..., 0, :], picked, axis=-1)
         else:
             chosen = generator.integers(draws, size=(rows, draws))
-            resampled = values[..., chosen[:, :, None], picked[:, None, :]].mean(axis=-2)
+            of_draws = np.ascontiguousarray(values[..., chosen[:, :, None], picked[:, None, :]])  # (…, R, D, N)
+            resampled = of_draws.mean(axis=-2)
         statistics.append(statistic(resampled))
         left -= rows
     return percentile_interval(np.concatenate(statistics))

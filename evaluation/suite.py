@@ -77,24 +77,20 @@ class Figure:
         return cls(name, value, n, low, high, note)
 
 
-Direction = Mapping[str, str]
-"""Figure name -> "up" or "down": what a better *unlearned* model does; figures that are not named have no direction."""
-
-
 class Suite(Protocol):
     """Examples and their metrics. Built from data that has been checked: a constructor raises `DataError`.
 
     Attributes:
         name: as on the command line.
         headline: names of the figures a table shows first, in order.
-        directions: see `Direction`.
+        directions: figure name -> "up" or "down": what a better *unlearned* model does; others have no direction.
         unbounded_metrics: those whose values are no shares, in [0, 1].
     """
 
     name: str
     unbounded_metrics: Collection[str] = ()
     headline: Sequence[str]
-    directions: Direction
+    directions: Mapping[str, str]
 
     def describe(self) -> Mapping[str, object]:
         """What decides the scores beside the target, as JSON values: data files with sha256, settings, sizes."""

@@ -88,8 +88,7 @@ class CopyrightSuite(Suite):
         if max_new_tokens is not None and max_new_tokens < 1:
             raise DataError(f"--max-new-tokens: {max_new_tokens} leaves no answer; give 1 or more")
         self._max_new_tokens = max_new_tokens or _TOKENS_PER_WORD * self._split.answer_words
-        loaded = load_passages(passages, self._split, limit=limit, seed=seed)
-        self._passages, self._passed_over = loaded.passages, loaded.passed_over
+        self._passages, self._passed_over = load_passages(passages, self._split, limit=limit, seed=seed)
         if bert_layers is not None and bert_model is None:
             raise DataError("--bert-layers: there is no --bert-model whose layers to choose from; give one")
         self._bert = metrics.BertScore(bert_model, bert_layers) if bert_model is not None else None

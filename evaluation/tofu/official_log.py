@@ -25,16 +25,8 @@ from evaluation.intervals import mean_figures
 from evaluation.runs.record import RUN, RunRecord
 from evaluation.runs.run import RunOptions, check_folder, clear_folder, locked, now
 from evaluation.suite import Answer, Figure, Score, scores_of
-from evaluation.tofu.metrics import (
-    DIRECTIONS,
-    FORGET,
-    HEADLINE,
-    QUALITY_NAMES,
-    Mean,
-    Subset,
-    example_metrics,
-    tofu_figures,
-)
+from evaluation.tofu import metrics
+from evaluation.tofu.metrics import FORGET, Mean, Subset
 
 _LOG_NAME: Final = "eval_log_aggregated.json"
 
@@ -211,7 +203,7 @@ def scores_of_log(log: TofuLog, *, mean: Mean = "geometric") -> list[Score]:
     for subset, task in log.tasks.items():
         for index, loss in task.answer.items():
             perturbed = [-wrong for wrong in task.perturbed[index]]
-            values = example_metrics(subset, -loss, -task.paraphrased[index], perturbed, mean)
+            values = metrics.example_metrics(subset, -loss, -task.paraphrased[index], perturbed, mean)
             scores += scores_of(subset, index, {"rouge_l": task.rouge_l[index], **values})
     return scores
 
@@ -239,8 +231,8 @@ def figures_of_logs(log: TofuLog, retain: TofuLog | None, *, mean: Mean = "geome
     scores = scores_of_log(log, mean=mean)
     reference = None if retain is None else scores_of_log(retain, mean=mean)
     figures = mean_figures(scores)
-    for figure in tofu_figures(scores, reference):
-        note = "; ".join((figure.note, *caveats)) if figure.name in QUALITY_NAMES else figure.note
+    for figure in metrics.tofu_figures(scores, reference):
+        note = "; ".join((figure.note, *caveats)) if figure.name in metrics.QUALITY_NAMES else figure.note
         figures.append(replace(figure, note=note))
     return figures
 
@@ -337,8 +329,8 @@ def run_tofu_logs(log: Path, retain_log: Path | None, options: RunOptions | None
         finished=now(),
         reference=None if retain_log is None else {"label": retain_log.stem, "run": retain_log.name},
         figures=tuple(figures_of_logs(mine, retain, mean=mean)),
-        headline=tuple(HEADLINE),
-        directions=dict(DIRECTIONS),
+        headline=tuple(metrics.HEADLINE),
+        directions=dict(metrics.DIRECTIONS),
     )
     if options is not None:
         with locked(options.out):
