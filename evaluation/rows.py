@@ -25,12 +25,6 @@ def read_rows(source: str, *, name: str, columns: Iterable[str]) -> tuple[tuple[
         raise DataError(str(error)) from error
 
 
-def check_limit(limit: int | None) -> None:
-    """Raise `DataError` where a limit lets nothing through."""
-    if limit is not None and limit < 1:
-        raise DataError(f"--limit: {limit} is not possible; give 1 or more, or leave it out for all")
-
-
 def drawn(rows: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
     """At most `limit` of the rows, in their order: the same for the same seed, and more for a higher limit.
 
@@ -40,7 +34,8 @@ def drawn(rows: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
     Raises:
         DataError: the limit is below 1.
     """
-    check_limit(limit)
+    if limit is not None and limit < 1:
+        raise DataError(f"--limit: {limit} is not possible; give 1 or more, or leave it out for all")
     picked = np.random.default_rng(seed).permutation(len(rows))[:limit].tolist()
     return [rows[number] for number in sorted(picked)]
 

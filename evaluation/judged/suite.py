@@ -11,7 +11,7 @@ import numpy as np
 from evaluation.errors import DataError
 from evaluation.intervals import bootstrap, exact_where_unanimous, table_of
 from evaluation.judged.judges import Judge
-from evaluation.rows import check_limit, drawn, read_rows, sample_file
+from evaluation.rows import drawn, read_rows, sample_file
 from evaluation.suite import Figure, Score, Suite
 from sources import Row
 from storage.digests import sha256_of_json
@@ -69,7 +69,6 @@ class JudgedSuite(Suite, ABC, Generic[_P]):
         Raises:
             DataError: a row cannot be used, or nothing is left to measure. Names file, row and column.
         """
-        check_limit(limit)
         if judge is not None and judge.measures != self.measures:
             raise DataError(f"--judge: this judge measures {judge.measures}; this suite needs one of {self.measures}")
         self.source_name = prompts or "the sample that ships"

@@ -13,7 +13,7 @@ import numpy as np
 
 from evaluation.errors import DataError
 from evaluation.leakage.probes import MIN_PER_CHOICE
-from evaluation.rows import check_limit, drawn, question_id, read_rows
+from evaluation.rows import drawn, question_id, read_rows
 from scoring.metrics import choice_prompt
 from sources import Row, flag_of
 from storage.digests import sha256_of_json
@@ -76,7 +76,6 @@ def load_subset(source: str, *, name: str, limit: int | None, seed: int) -> Subs
     Raises:
         DataError: it cannot be read, or a row has no question or answer; or `limit` is below 1.
     """
-    check_limit(limit)
     questions = []
     for number, (where, row) in enumerate(read_rows(source, name=name, columns=_COLUMNS)):
         question = _text_of(row, "question", where)
