@@ -2,8 +2,6 @@
 
 from console.errors import EcoError
 
-__all__ = ["DataError", "EvaluationError", "RunError", "TargetError"]
-
 
 class EvaluationError(EcoError):
     """The root of the evaluation's errors, for the command line."""

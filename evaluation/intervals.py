@@ -14,17 +14,7 @@ from numpy.typing import NDArray
 from classifiers.calibration.conformal import clopper_pearson
 from evaluation.suite import Figure, Score
 
-__all__ = [
-    "LEVEL",
-    "RESAMPLES",
-    "bootstrap",
-    "exact_where_unanimous",
-    "mean_figures",
-    "percentile_interval",
-    "table_of",
-]
-
-LEVEL: Final = 0.95
+_LEVEL: Final = 0.95
 RESAMPLES: Final = 2000
 _SEED: Final = 20260101
 #: Numbers drawn at once: resamples x examples.
@@ -36,32 +26,31 @@ def bootstrap(
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
     *,
     resamples: int = RESAMPLES,
-    seed: int = _SEED,
 ) -> tuple[float, float] | None:
     """The 95 % interval of a statistic over N examples.
 
     Args:
-        values: (D, N), for D noise draws.
-        statistic: (R, N) resampled values, each a mean over its resampled draws, -> (R,); None: the mean.
-        seed: of the resampling.
+        values: (D, N), for D noise draws; or (M, D, N) of M metrics, which are resampled alike.
+        statistic: (R, N) or (M, R, N) resampled values, each a mean over its resampled draws, -> (R,); None: the mean.
 
     Returns:
         Lower and upper end; None for fewer than two examples.
     """
-    draws, count = values.shape
+    draws, count = values.shape[-2:]
     if count < 2:
         return None
     statistic = statistic or (lambda resampled: resampled.mean(axis=1))
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(_SEED)
     statistics, left = [], resamples
     while left:
         rows = max(1, min(left, _MAX_DRAWN // (count * draws)))
         picked = generator.integers(count, size=(rows, count))
         if draws == 1:
-            resampled = values[0][picked]
+            resampled = np.take(values[..., 0, :], picked, axis=-1)
         else:
             chosen = generator.integers(draws, size=(rows, draws))
-            resampled = values[chosen[:, :, None], picked[:, None, :]].mean(axis=1)
+            of_draws = np.ascontiguousarray(values[..., chosen[:, :, None], picked[:, None, :]])  # (…, R, D, N)
+            resampled = of_draws.mean(axis=-2)
         statistics.append(statistic(resampled))
         left -= rows
     return percentile_interval(np.concatenate(statistics))
@@ -72,8 +61,13 @@ def percentile_interval(statistics: NDArray[np.float64]) -> tuple[float, float] 
     finite = statistics[np.isfinite(statistics)]
     if not len(finite):
         return None
-    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(finite, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(low), float(high)
+
+
+def resampled_shares(generator: np.random.Generator, size: int, resamples: int = RESAMPLES) -> NDArray[np.float64]:
+    """How often each of `size` examples, or draws, is in a resample (R, size), as shares of it."""
+    return generator.multinomial(size, np.full(size, 1 / size), size=resamples) / size
 
 
 def table_of(scores: Sequence[Score], subset: str, metric: str) -> tuple[list[str], NDArray[np.float64]]:
@@ -100,7 +94,7 @@ def exact_where_unanimous(values: NDArray[np.float64]) -> tuple[float, float] | 
     first = values.flat[0]
     if first not in (0.0, 1.0) or (values != first).any():
         return None
-    return clopper_pearson(int(first) * values.shape[1], values.shape[1], LEVEL)
+    return clopper_pearson(int(first) * values.shape[1], values.shape[1], _LEVEL)
 
 
 def mean_figures(scores: Sequence[Score], unbounded: Collection[str] = ()) -> list[Figure]:

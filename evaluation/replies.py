@@ -10,8 +10,6 @@ from typing import Literal, Protocol
 
 from storage.digests import sha256_of_json
 
-__all__ = ["Ask", "Asker", "Need", "Reply", "Style", "Target", "digest_of"]
-
 Style = Literal["chat", "text"]
 """chat: the prompt is a user's message, put through the model's chat template where it has one (plain text where it has
 none). text: the model continues the prompt as it stands, chat template or not."""

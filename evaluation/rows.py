@@ -10,8 +10,6 @@ from evaluation.errors import DataError
 from sources import Row, SourceError, read_source
 from storage.digests import sha256_of_json
 
-__all__ = ["check_limit", "digest_of_rows", "drawn", "question_id", "read_rows", "sample_file"]
-
 _T = TypeVar("_T")
 
 
@@ -27,12 +25,6 @@ def read_rows(source: str, *, name: str, columns: Iterable[str]) -> tuple[tuple[
         raise DataError(str(error)) from error
 
 
-def check_limit(limit: int | None) -> None:
-    """Raise `DataError` where a limit lets nothing through."""
-    if limit is not None and limit < 1:
-        raise DataError(f"--limit: {limit} is not possible; give 1 or more, or leave it out for all")
-
-
 def drawn(rows: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
     """At most `limit` of the rows, in their order: the same for the same seed, and more for a higher limit.
 
@@ -42,14 +34,10 @@ def drawn(rows: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
     Raises:
         DataError: the limit is below 1.
     """
-    check_limit(limit)
+    if limit is not None and limit < 1:
+        raise DataError(f"--limit: {limit} is not possible; give 1 or more, or leave it out for all")
     picked = np.random.default_rng(seed).permutation(len(rows))[:limit].tolist()
     return [rows[number] for number in sorted(picked)]
-
-
-def digest_of_rows(rows: object) -> str:
-    """sha256 in hex of JSON values."""
-    return sha256_of_json(rows, sort_keys=True)
 
 
 def question_id(row: int, question: str, answer: str) -> str:

@@ -6,8 +6,6 @@ from typing import Protocol, Self, TypeVar
 
 from evaluation.replies import Ask, Asker
 
-__all__ = ["Answer", "Direction", "Figure", "Outcome", "Score", "Suite", "spread"]
-
 #: Examples that a target is tried on before a run.
 _TRIED = 4
 _T = TypeVar("_T")
@@ -15,7 +13,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One metric of one example.
+    """One metric of one example (see `scores_of`).
 
     Attributes:
         subset: the part of the suite's data, such as "forget" or "retain"; "" where there is one.
@@ -79,24 +77,20 @@ class Figure:
         return cls(name, value, n, low, high, note)
 
 
-Direction = Mapping[str, str]
-"""Figure name -> "up" or "down": what a better *unlearned* model does; figures that are not named have no direction."""
-
-
 class Suite(Protocol):
     """Examples and their metrics. Built from data that has been checked: a constructor raises `DataError`.
 
     Attributes:
         name: as on the command line.
         headline: names of the figures a table shows first, in order.
-        directions: see `Direction`.
+        directions: figure name -> "up" or "down": what a better *unlearned* model does; others have no direction.
         unbounded_metrics: those whose values are no shares, in [0, 1].
     """
 
     name: str
-    unbounded_metrics: Collection[str]
+    unbounded_metrics: Collection[str] = ()
     headline: Sequence[str]
-    directions: Direction
+    directions: Mapping[str, str]
 
     def describe(self) -> Mapping[str, object]:
         """What decides the scores beside the target, as JSON values: data files with sha256, settings, sizes."""
@@ -121,6 +115,11 @@ class Suite(Protocol):
             reference: the same suite's scores of a retain model, one that never learned; None without one.
         """
         ...
+
+
+def scores_of(subset: str, example: str, values: Mapping[str, float], group: str = "") -> list[Score]:
+    """The scores of one example, from its values by metric."""
+    return [Score(subset, metric, example, value, group) for metric, value in values.items()]
 
 
 def spread(examples: Sequence[_T]) -> Sequence[_T]:

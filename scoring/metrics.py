@@ -6,7 +6,7 @@ what the model knows, so that a corrupted model is above or below one that never
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
@@ -140,7 +140,7 @@ def perplexity(logprobs: Sequence[Sequence[float] | NDArray[np.float64]]) -> flo
     return float(np.exp(-everything.mean())) if everything.size else math.nan
 
 
-def repetition(answers: Sequence[Sequence[int]]) -> float:
+def repetition(answers: Sequence[Sequence[Hashable]]) -> float:
     """The mean share of repeated 4-grams, 1 - |distinct| / |all|, in [0, 1): seq-rep-4 of arXiv 1908.04319, section 6.
 
     Answers of fewer than four tokens repeat nothing; 0 without answers.

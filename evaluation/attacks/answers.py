@@ -14,8 +14,6 @@ from evaluation.attacks.gate import Gate
 from evaluation.suite import Score
 from scoring.metrics import has_rouge_words, rouge_l_recall
 
-__all__ = ["LEAK_ROUGE", "any_of", "any_of_scores", "gives_away", "new_in", "output_scores", "sizes_up_to"]
-
 LEAK_ROUGE: Final = 0.75
 """ROUGE-L recall of what is new in the reference from which an answer counts as a leak."""
 

@@ -9,8 +9,6 @@ from evaluation.errors import DataError
 from evaluation.rows import read_rows
 from sources.examples import example_of
 
-__all__ = ["IndirectQuestion", "options_of", "read_indirect", "read_questions"]
-
 _QUESTION_COLUMNS: Final = ("question", "prompt", "text", "answer", "completion", "choices")
 _INDIRECT_COLUMNS: Final = ("prompt", "kind", "forget", "answer")
 _OPTIONS = 4

@@ -16,12 +16,10 @@ from classifiers.calibration.conformal import clopper_pearson
 from console.errors import first_line
 from corruption import CorruptionError
 from evaluation.errors import EvaluationError
-from evaluation.intervals import bootstrap
+from evaluation.intervals import bootstrap, exact_where_unanimous
 from evaluation.replies import Style
-from evaluation.suite import Figure, Score
+from evaluation.suite import Figure, Score, scores_of
 from guard import Guard, GuardError, ProtectedPrompt, decoder_of, load_bundle, load_policy, template_of
-
-__all__ = ["Gate", "GateVerdict", "gate_figures", "gate_scores"]
 
 _BATCH_PROMPTS = 64
 
@@ -51,16 +49,12 @@ class Gate:
     """
 
     def __init__(self, guard: Guard, tokenizer: Any) -> None:
-        self._guard = guard
-        self._tokenizer = tokenizer
+        self._guard, self._tokenizer = guard, tokenizer
         self._templated = bool(getattr(tokenizer, "chat_template", None))
 
     @classmethod
-    def open(cls, policies: Sequence[str | Path], model: str, *, encoder: str | None = None) -> Self:
+    def open(cls, policies: Sequence[str | Path], model: str) -> Self:
         """Load policy folders for a model, a local folder or a hub id.
-
-        Args:
-            encoder: the heads' encoder, a name or folder; None: the one that the policies name.
 
         Raises:
             EvaluationError: a policy, its encoder or the model cannot be loaded, or they do not belong together.
@@ -75,45 +69,32 @@ class Gate:
         try:
             bundles = [load_bundle(path) for path in policies]
             wanted = {b.config.classifier.encoder for b in bundles if b.config.classifier.kind == "head"}
-            if encoder is None and len(wanted) > 1:
-                raise EvaluationError(
-                    f"--gate-policy: different encoders ({', '.join(sorted(wanted))}); evaluate each alone"
-                )
+            if len(wanted) > 1:
+                several = ", ".join(sorted(wanted))
+                raise EvaluationError(f"--gate-policy: different encoders ({several}); evaluate each alone")
             rows = EmbeddingRows.open(model)
             digest = rows.digest()
-            shared = Encoder.open(resolve_encoder(encoder or wanted.pop())) if wanted else None
+            shared = Encoder.open(resolve_encoder(wanted.pop())) if wanted else None
             loaded = [load_policy(b, shared, hidden_size=rows.hidden_size, embedding_digest=digest) for b in bundles]
             tokenizer = AutoTokenizer.from_pretrained(model)
+            decode, template = decoder_of(tokenizer), template_of(tokenizer)
             # Any secret will do: noise is drawn for what is flagged, and nobody looks at it.
-            guard = Guard(
-                loaded,
-                encoder=shared,
-                decode=decoder_of(tokenizer),
-                template=template_of(tokenizer),
-                rows=rows,
-                secret=bytes(32),
-            )
+            guard = Guard(loaded, encoder=shared, decode=decode, template=template, rows=rows, secret=bytes(32))
         except (GuardError, ClassifierError) as error:
             raise EvaluationError(f"--gate-policy: {error}") from error
         except (CorruptionError, OSError, ValueError) as error:
-            raise EvaluationError(
-                f"--gate-model: {model}: cannot be used for the gate ({first_line(error)})"
-            ) from error
+            why = first_line(error)
+            raise EvaluationError(f"--gate-model: {model}: cannot be used for the gate ({why})") from error
         return cls(guard, tokenizer)
 
     def describe(self) -> Mapping[str, object]:
         """The policies with digest, threshold and action, as JSON values."""
-        return {
-            "policies": [
-                {
-                    "name": bundle.config.name,
-                    "digest": bundle.digest,
-                    "threshold": bundle.config.classifier.threshold,
-                    "action": bundle.config.action,
-                }
-                for bundle in (policy.bundle for policy in self._guard.policies)
-            ]
-        }
+        policies = []
+        for bundle in (policy.bundle for policy in self._guard.policies):
+            config, threshold = bundle.config, bundle.config.classifier.threshold
+            described = {"name": config.name, "digest": bundle.digest, "threshold": threshold, "action": config.action}
+            policies.append(described)
+        return {"policies": policies}
 
     def flags(self, texts: Sequence[str], *, style: Style = "chat") -> list[GateVerdict]:
         """A verdict for each text.
@@ -162,11 +143,10 @@ def gate_scores(gate: Gate, subset: str, texts: Iterable[tuple[str, str, str]]) 
         texts: the example's id within the subset, the kind of attack, and the prompt.
     """
     rows = list(texts)
-    scores = []
+    scores: list[Score] = []
     for (example, kind, _), verdict in zip(rows, gate.flags([text for _, _, text in rows]), strict=True):
-        name = f"{example}/{kind}"
-        scores.append(Score(subset, "flagged", name, float(verdict.flagged), kind))
-        scores.append(Score(subset, "gate_score", name, verdict.score, kind))
+        values = {"flagged": float(verdict.flagged), "gate_score": verdict.score}
+        scores += scores_of(subset, f"{example}/{kind}", values, kind)
     return scores
 
 
@@ -183,18 +163,13 @@ def gate_figures(scores: Sequence[Score], *, forgotten: frozenset[str]) -> list[
         mine = [score for score in scores if (score.subset, score.draw) == (subset, first)]
         missed = subset in forgotten
         name = f"{subset}/{'missed' if missed else 'falsely_flagged'}"
-        wrong = [
-            replace(score, value=1.0 - score.value if missed else score.value)
-            for score in mine
-            if score.metric == "flagged"
-        ]
+        of_metric = {
+            metric: [score for score in mine if score.metric == metric] for metric in ("flagged", "gate_score")
+        }
+        wrong = [replace(score, value=1.0 - score.value if missed else score.value) for score in of_metric["flagged"]]
         figures.append(_by_question(name, wrong))
         # The plain means, in whose place these stand: a run takes an example's variants for examples of their own.
-        figures += [
-            _by_question(f"{subset}/{metric}", [score for score in mine if score.metric == metric])
-            for metric in ("flagged", "gate_score")
-            if any(score.metric == metric for score in mine)
-        ]
+        figures += [_by_question(f"{subset}/{metric}", plain) for metric, plain in of_metric.items() if plain]
         for kind in dict.fromkeys(score.group for score in wrong):
             values = [score.value for score in wrong if score.group == kind]
             count, prompts = round(sum(values)), len(values)
@@ -210,10 +185,6 @@ def _by_question(name: str, scores: Sequence[Score]) -> Figure:
     for score in scores:
         variants.setdefault(score.example.removesuffix(f"/{score.group}"), []).append(score.value)
     values = np.array([np.mean(one) for one in variants.values()])
-    mean, count = float(values.mean()), len(values)
-    if mean in (0.0, 1.0):  # every resample would be the same: counting questions says how little that proves
-        interval: tuple[float, float] | None = clopper_pearson(int(values.sum()), count)
-        kind = "Clopper-Pearson"
-    else:
-        interval, kind = bootstrap(values[None]), "bootstrap"
-    return Figure.within(interval, name, mean, count, f"{len(scores)} prompts; {kind} by question")
+    exact = exact_where_unanimous(values[None])
+    note = f"{len(scores)} prompts; {'Clopper-Pearson' if exact else 'bootstrap'} by question"
+    return Figure.within(exact or bootstrap(values[None]), name, float(values.mean()), len(values), note)

@@ -28,8 +28,6 @@ from scoring.metrics import answer_probability
 from scoring.scorer import Renderer, Request, ScorerError
 from scoring.transformers_scorer import TransformersScorer
 
-__all__ = ["Knowledge", "RelearnSettings", "Relearner", "relearning_figures"]
-
 _IGNORED = -100  # torch's own mark of a target that does not count
 _MAX_GRADIENT_NORM = 1.0
 
@@ -87,11 +85,7 @@ class Relearner:
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        examples: Sequence[tuple[str, str]],
-        settings: RelearnSettings | None = None,
+        self, model: Any, tokenizer: Any, examples: Sequence[tuple[str, str]], settings: RelearnSettings | None = None
     ) -> None:
         self._model = model
         self._tokenizer = tokenizer
@@ -135,9 +129,8 @@ class Relearner:
         Raises:
             EvaluationError: a question or answer does not fit into the model.
         """
-        pairs = [
-            (question, answer) for (question, _), answer in zip(self._examples, answers, strict=True) if answer.strip()
-        ]
+        taught = zip(self._examples, answers, strict=True)
+        pairs = [(question, answer) for (question, _), answer in taught if answer.strip()]
         return self._knowledge(self._fine_tuned(pairs)) if pairs else self.before()
 
     def _knowledge(self, model: Any) -> Knowledge:
@@ -151,9 +144,8 @@ class Relearner:
             generated = scorer.generate([Request(pair.prompt_ids) for pair in pairs], room)
         except ScorerError as error:
             raise EvaluationError(f"--relearn-base: {error}") from error
-        return Knowledge(
-            tuple(answer_probability(one) for one in logprobs), tuple(scorer.decode(ids).strip() for ids in generated)
-        )
+        answers = tuple(scorer.decode(ids).strip() for ids in generated)
+        return Knowledge(tuple(map(answer_probability, logprobs)), answers)
 
     def _fine_tuned(self, pairs: Sequence[tuple[str, str]]) -> Any:
         settings = self._settings

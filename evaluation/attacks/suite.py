@@ -4,8 +4,9 @@
 with a policy at hand they say what classifying its answers would stop.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -17,15 +18,33 @@ from evaluation.attacks.prompts import ATTACKS, DEFAULT_ATTACKS, PLAIN, attacked
 from evaluation.attacks.relearning import Relearner, RelearnSettings, relearning_figures
 from evaluation.errors import DataError
 from evaluation.replies import Ask, Asker, Reply
-from evaluation.rows import digest_of_rows, drawn
-from evaluation.suite import Answer, Direction, Figure, Outcome, Score
+from evaluation.rows import drawn
+from evaluation.suite import Answer, Figure, Outcome, Score, Suite, scores_of
 from scoring.load import weights_digest
-
-__all__ = ["PARTS", "AttackSettings", "AttackSuite", "Part"]
+from storage.digests import sha256_of_json
 
 Part = Literal["gate", "sampling", "indirect", "relearning"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
+#: Options without which a part cannot be.
+_NEEDED: Final[Mapping[Part, tuple[str, ...]]] = {
+    "gate": ("gate_policy", "gate_model"),
+    "sampling": (),
+    "indirect": ("indirect",),
+    "relearning": ("relearn_base",),
+}
+
+#: What must be flagged should not be missed, what is kept should pass, and nothing should leak.
+_DOWN: Final = (
+    *(f"{subset}/missed" for subset in ("forget", "indirect")),
+    *(f"{subset}/falsely_flagged" for subset in ("retain", "general", "neighbour")),
+    *(f"{subset}/output_flagged" for subset in ("retain", "neighbour")),
+    "indirect/leak",
+    "indirect/leak_output_classified",
+    "relearned/share",
+    "forget/relearn_leak_after",
+    "forget/relearn_probability_after",
+)
 #: Subsets whose prompts must be flagged.
 _FORGOTTEN: Final = frozenset({"forget", "indirect"})
 
@@ -71,7 +90,7 @@ class AttackSettings:
             raise DataError(f"--leak-rouge: {self.leak_rouge}; give a share above 0, at most 1")
 
 
-class AttackSuite:
+class AttackSuite(Suite):
     """Attacks on the guard. What a part needs must be given; parts that are not named are those with all they need.
 
     Args:
@@ -82,7 +101,6 @@ class AttackSuite:
         indirect: source of hand-written questions (see `read_indirect`).
         policy: policy folders, for `gate` and for classifying answers.
         model: the model they were built for, a folder or hub id: its tokenizer, chat template and embedding table.
-        encoder: the policies' encoder; None: the one they name.
         relearn_base: the clean model that an attacker fine-tunes, a folder or hub id.
         parts: of `PARTS`.
         settings: how; None: `AttackSettings()`.
@@ -93,7 +111,6 @@ class AttackSuite:
     """
 
     name = "attacks"
-    unbounded_metrics: Collection[str] = ()
 
     def __init__(
         self,
@@ -104,31 +121,38 @@ class AttackSuite:
         indirect: str | None = None,
         policy: Sequence[str | Path] = (),
         model: str | None = None,
-        encoder: str | None = None,
         relearn_base: str | None = None,
         parts: Sequence[str] | None = None,
         settings: AttackSettings | None = None,
     ) -> None:
-        given = {"gate_policy": bool(policy), "gate_model": model is not None, "indirect": indirect is not None}
-        given["relearn_base"] = relearn_base is not None
-        self.parts = _checked_parts(parts, given)
+        options = {
+            "gate_policy": policy or None,
+            "gate_model": model,
+            "indirect": indirect,
+            "relearn_base": relearn_base,
+        }
+        self.parts = _checked_parts(parts, {name for name, value in options.items() if value is not None})
         self._settings = settings = settings or AttackSettings()
-        self._relearn = settings.relearn or RelearnSettings(seed=settings.seed, max_new_tokens=settings.max_new_tokens)
         answered = [part for part in self.parts if part in ("sampling", "relearning")]
-        everyday = (
-            [Example(text) for text in general_prompts()] if general is None else read_questions(general, "general")
-        )
-        limit, seed = settings.limit, settings.seed
-        self._forget = drawn(read_questions(forget, "forget", answers_for=answered), limit, seed)
-        self._retain = drawn(read_questions(retain, "retain"), limit, seed)
-        self._general = drawn(everyday, limit, seed)
-        self._indirect = drawn(read_indirect(indirect), limit, seed) if indirect is not None else []
-        self._gate = Gate.open(policy, model, encoder=encoder) if policy and model is not None else None
-        self._base = relearn_base
+        everyday = map(Example, general_prompts()) if general is None else read_questions(general, "general")
+        sets = {
+            "forget": read_questions(forget, "forget", answers_for=answered),
+            "retain": read_questions(retain, "retain"),
+            "general": list(everyday),
+        }
+        self._sets = {name: drawn(examples, settings.limit, settings.seed) for name, examples in sets.items()}
+        #: Forget questions with their answers.
+        self._pairs = [(example.prompt, example.answer or "") for example in self._sets["forget"]]
+        asked_aside = read_indirect(indirect) if indirect is not None else []
+        self._indirect = drawn(asked_aside, settings.limit, settings.seed)
+        self._gate = Gate.open(policy, model) if policy and model is not None else None
         self._relearner: Relearner | None = None
-        self._base_sha256 = None if relearn_base is None else weights_digest(relearn_base)
+        self._relearning: dict[str, object] | None = None  # as described
         if relearn_base is not None and "relearning" in self.parts:
-            self._relearner = Relearner.load(relearn_base, self._pairs(), self._relearn)
+            relearn = settings.relearn or RelearnSettings(seed=settings.seed, max_new_tokens=settings.max_new_tokens)
+            self._relearning = {"base": relearn_base, "base_sha256": weights_digest(relearn_base), **asdict(relearn)}
+            del self._relearning["max_new_tokens"]  # decides no training
+            self._relearner = Relearner.load(relearn_base, self._pairs, relearn)
         headline = {
             "gate": ["forget/missed", "retain/falsely_flagged", "general/falsely_flagged"],
             "sampling": ["forget/leak_at_1", f"forget/leak_at_{settings.samples}"],
@@ -136,47 +160,26 @@ class AttackSuite:
             "relearning": ["relearned/share"],
         }
         self.headline = list(dict.fromkeys(name for part in self.parts for name in headline[part]))
-
-    def _pairs(self) -> list[tuple[str, str]]:
-        return [(example.prompt, example.answer or "") for example in self._forget]
-
-    @property
-    def directions(self) -> Direction:
-        """What must be flagged should not be missed, what is kept should pass, and nothing should leak."""
-        down = ["forget/missed", "indirect/missed", "retain/falsely_flagged", "general/falsely_flagged"]
-        down += ["neighbour/falsely_flagged", "indirect/leak", "indirect/leak_output_classified"]
-        down += ["retain/output_flagged", "neighbour/output_flagged", "relearned/share"]
-        down += ["forget/relearn_leak_after", "forget/relearn_probability_after"]
-        down += [f"forget/leak_at_{k}" for k in sizes_up_to(self._settings.samples)]
-        return dict.fromkeys(down, "down")
+        leaks = [f"forget/leak_at_{k}" for k in sizes_up_to(settings.samples)]
+        self.directions = dict.fromkeys([*_DOWN, *leaks], "down")
 
     def describe(self) -> Mapping[str, object]:
-        sets = {"forget": self._forget, "retain": self._retain, "general": self._general}
         rows: dict[str, list[list[object]]] = {
-            name: [[example.prompt, example.answer] for example in examples] for name, examples in sets.items()
+            name: [[example.prompt, example.answer] for example in examples] for name, examples in self._sets.items()
         }
         rows["indirect"] = [[one.prompt, one.kind, one.forget, one.answer] for one in self._indirect]
-        settings, relearning = self._settings, None
-        if self._relearner is not None:
-            relearning = {
-                "base": self._base,
-                "base_sha256": self._base_sha256,
-                "epochs": self._relearn.epochs,
-                "learning_rate": self._relearn.learning_rate,
-                "batch_size": self._relearn.batch_size,
-                "seed": self._relearn.seed,
-            }
+        settings = self._settings
         return {
             "suite": self.name,
             "parts": list(self.parts),
-            "sets": {name: {"examples": len(one), "sha256": digest_of_rows(one)} for name, one in rows.items()},
+            "sets": {name: {"examples": len(one), "sha256": sha256_of_json(one)} for name, one in rows.items()},
             "gate": self._gate.describe() if self._gate else None,
             "attacks": list(settings.attacks),
             "samples": settings.samples,
             "temperature": settings.temperature,
             "leak_rouge": settings.leak_rouge,
             "max_new_tokens": settings.max_new_tokens,
-            "relearning": relearning,
+            "relearning": self._relearning,
             "seed": settings.seed,
         }
 
@@ -206,27 +209,25 @@ class AttackSuite:
         """Everything the target is asked: keys begin with the part, and the subset where it has several."""
         asks: dict[str, Ask] = {}
         settings, room = self._settings, self._settings.max_new_tokens
-        for number, example in enumerate(self._forget):
+        for number, (question, _) in enumerate(self._pairs):
+            plain = Ask(question, max_new_tokens=room)
             if "sampling" in self.parts:
-                asks[f"sampling/{number}"] = Ask(
-                    example.prompt,
-                    max_new_tokens=room,
-                    temperature=settings.temperature,
-                    samples=settings.samples,
-                    seed=settings.seed,
+                asks[f"sampling/{number}"] = replace(
+                    plain, temperature=settings.temperature, samples=settings.samples, seed=settings.seed
                 )
             if "relearning" in self.parts:
-                asks[f"relearning/{number}"] = Ask(example.prompt, max_new_tokens=room)
+                asks[f"relearning/{number}"] = plain
         if "indirect" in self.parts:
             asks |= {f"indirect/{n}": Ask(one.prompt, max_new_tokens=room) for n, one in enumerate(self._indirect)}
             if self._gate is not None:  # what classifying answers costs those who ask for what is kept
-                asks |= {f"retain/{n}": Ask(one.prompt, max_new_tokens=room) for n, one in enumerate(self._retain)}
+                kept = enumerate(self._sets["retain"])
+                asks |= {f"retain/{n}": Ask(one.prompt, max_new_tokens=room) for n, one in kept}
         return asks
 
     def _gate_scores(self, gate: Gate) -> list[Score]:
         scores: list[Score] = []
         seed = self._settings.seed
-        for subset, examples in (("forget", self._forget), ("retain", self._retain), ("general", self._general)):
+        for subset, examples in self._sets.items():
             rows = [
                 (str(number), kind, attacked(kind, example.prompt, seed=seed, options=options_of(examples, number)))
                 for kind in (PLAIN, *self._settings.attacks)
@@ -239,7 +240,7 @@ class AttackSuite:
         return scores
 
     def _add_sampling(self, replies: Mapping[str, Reply], scores: list[Score], answers: list[Answer]) -> None:
-        for number, (question, truth) in enumerate(self._pairs()):
+        for number, (question, truth) in enumerate(self._pairs):
             texts = replies[f"sampling/{number}"].texts
             leaks = [self._leaks(text, truth, question) for text in texts]
             scores += any_of_scores("forget", str(number), leaks)
@@ -258,42 +259,36 @@ class AttackSuite:
                 answers.append(Answer(subset, str(number), one.prompt, text, one.answer or ""))
             scores += output_scores(self._gate, subset, rows)
         if self._gate is not None:
-            kept = [(str(n), "", replies[f"retain/{n}"].text, None) for n in range(len(self._retain))]
+            kept = [(str(n), "", replies[f"retain/{n}"].text, None) for n in range(len(self._sets["retain"]))]
             scores += output_scores(self._gate, "retain", kept)
 
     def _add_relearning(self, relearner: Relearner, replies: Mapping[str, Reply], scores: list[Score]) -> None:
         known = {
             "before": relearner.before(),
-            "after": relearner.after([replies[f"relearning/{n}"].text for n in range(len(self._forget))]),
+            "after": relearner.after([replies[f"relearning/{n}"].text for n in range(len(self._pairs))]),
             "true": relearner.upper_bound(),
         }
         for when, knowledge in known.items():
-            for number, (question, truth) in enumerate(self._pairs()):
-                leak = self._leaks(knowledge.answers[number], truth, question)
-                scores.append(Score("forget", f"relearn_leak_{when}", str(number), float(leak)))
+            for number, (question, truth) in enumerate(self._pairs):
+                leak = float(self._leaks(knowledge.answers[number], truth, question))
                 probability = knowledge.probabilities[number]
-                scores.append(Score("forget", f"relearn_probability_{when}", str(number), probability))
+                values = {f"relearn_leak_{when}": leak, f"relearn_probability_{when}": probability}
+                scores += scores_of("forget", str(number), values)
 
     def _leaks(self, answer: str, reference: str, question: str) -> bool:
         return gives_away(answer, reference, question, threshold=self._settings.leak_rouge)
 
 
-def _checked_parts(parts: Sequence[str] | None, given: Mapping[str, bool]) -> tuple[Part, ...]:
-    needed: dict[Part, tuple[str, ...]] = {
-        "gate": ("gate_policy", "gate_model"),
-        "sampling": (),
-        "indirect": ("indirect",),
-        "relearning": ("relearn_base",),
-    }
-    if given["gate_policy"] and not given["gate_model"]:
+def _checked_parts(parts: Sequence[str] | None, given: AbstractSet[str]) -> tuple[Part, ...]:
+    if "gate_policy" in given and "gate_model" not in given:
         raise DataError("--gate-model: missing; --gate-policy needs the model it was built for")
     if parts is None:
-        return tuple(part for part in PARTS if all(given[name] for name in needed[part]))
+        return tuple(part for part in PARTS if given >= set(_NEEDED[part]))
     for part in parts:
         if part not in PARTS:
             raise DataError(f"--parts: {part!r} is none of {', '.join(PARTS)}")
-        for name in needed[part]:
-            if not given[name]:
+        for name in _NEEDED[part]:
+            if name not in given:
                 raise DataError(f"--{name.replace('_', '-')}: missing; --parts {part} needs it")
     if not parts:
         raise DataError(f"--parts: empty; name some of {', '.join(PARTS)}")

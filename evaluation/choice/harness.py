@@ -25,8 +25,6 @@ from rapidfuzz import process
 from evaluation.errors import DataError, TargetError
 from evaluation.replies import Ask, Asker, Reply
 
-__all__ = ["AskerLM", "Loaded", "ask_of", "load_tasks", "requests_of", "run_tasks"]
-
 #: Settings of a generation that an `Ask` has.
 _KNOWN_SETTINGS: Final = {"until", "max_gen_toks", "temperature", "do_sample"}
 _NEAR: Final = 3
@@ -47,11 +45,8 @@ def ask_of(instance: Any) -> Ask:
     if instance.request_type == "loglikelihood":
         return Ask(first, answer=others[0], style="text")
     settings = normalize_gen_kwargs(others[0])
-    unknown = sorted(settings.keys() - _KNOWN_SETTINGS)
-    if unknown:
-        raise DataError(
-            f"--tasks: {instance.task_name}: generation_kwargs {', '.join(unknown)} cannot be asked for; remove them"
-        )
+    if unknown := ", ".join(sorted(settings.keys() - _KNOWN_SETTINGS)):
+        raise DataError(f"--tasks: {instance.task_name}: generation_kwargs {unknown} cannot be asked for; remove them")
     return Ask(
         first,
         style="text",
@@ -76,7 +71,7 @@ class AskerLM(LM):  # type: ignore[misc]
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """The continuation's log-likelihood in nats, and whether greedy decoding would give it."""
         replies = self._score(requests)
-        self.scored.update({request.args: reply for request, reply in zip(requests, replies, strict=True)})
+        self.scored |= {request.args: reply for request, reply in zip(requests, replies, strict=True)}
         return [(sum(reply.logprobs), all(reply.greedy)) for reply in replies]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
@@ -192,12 +187,11 @@ def run_tasks(loaded: Loaded, lm: AskerLM, *, limit: int | None, seed: int) -> M
         limit: the first documents of each task; None: all.
         seed: of the few-shot examples that are drawn; the same ones at every call.
     """
+    known = {"tasks": loaded.tasks, "groups": loaded.groups}
     with _undisturbed():
         for task in loaded.tasks.values():
             task.set_fewshot_seed(seed=seed)
-        results: Mapping[str, Any] = evaluate(
-            lm, {"tasks": loaded.tasks, "groups": loaded.groups}, limit=limit, bootstrap_iters=0, log_samples=True
-        )
+        results: Mapping[str, Any] = evaluate(lm, known, limit=limit, bootstrap_iters=0, log_samples=True)
     return results
 
 
@@ -213,15 +207,11 @@ def _built(manager: Any, name: str) -> Any:
     try:
         return manager.load([name])
     except OSError as error:
-        raise DataError(
-            f"--tasks: {name}: its data cannot be had ({_line(error)}); "
-            "it needs the network, or a copy in the Hugging Face cache, or own tasks with --include-path"
-        ) from error
+        remedy = "it needs the network, or a copy in the Hugging Face cache, or own tasks with --include-path"
+        raise DataError(f"--tasks: {name}: its data cannot be had ({_line(error)}); {remedy}") from error
     except Exception as error:
-        raise DataError(
-            f"--tasks: {name}: lm-eval cannot read its first document ({_line(error)}); "
-            "check the columns that its YAML names"
-        ) from error
+        problem = f"lm-eval cannot read its first document ({_line(error)}); check the columns that its YAML names"
+        raise DataError(f"--tasks: {name}: {problem}") from error
 
 
 def _line(error: Exception) -> str:

@@ -21,8 +21,6 @@ import numpy as np
 from evaluation.replies import Reply
 from evaluation.suite import Answer, Score
 
-__all__ = ["TOP_LOGIT", "TOP_PROB", "TaskSamples", "chooses", "is_mean", "metric_name"]
-
 TOP_LOGIT: Final = "acc_top_logit"
 TOP_PROB: Final = "acc_top_prob"
 

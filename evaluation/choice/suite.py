@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +21,7 @@ from evaluation.choice.tasks import SETS, TASKS, chosen_tasks
 from evaluation.errors import DataError
 from evaluation.intervals import bootstrap
 from evaluation.replies import Ask, Asker
-from evaluation.suite import Answer, Figure, Outcome, Score
-
-__all__ = ["SAMPLES", "ChoiceSuite"]
+from evaluation.suite import Answer, Figure, Outcome, Score, Suite
 
 SAMPLES: Final = Path(__file__).with_name("samples")
 _SEED: Final = 1234
@@ -46,8 +44,8 @@ class _Own:
     aggregate: Callable[[Sequence[Any]], float] | None
 
 
-class ChoiceSuite:
-    """A `Suite` (see `evaluation.suite`) of lm-eval tasks. A subset is a task of ours, or one of lm-eval's by its name.
+class ChoiceSuite(Suite):
+    """A suite of lm-eval tasks. A subset is a task of ours, or one of lm-eval's by its name.
 
     A score's group is the task's role (`evaluation.choice.tasks.Role`), with the lm-eval task after it where the subset
     joins several: "forget: mmlu_high_school_macroeconomics". The mean over a subset weighs documents alike, as ECO and
@@ -65,7 +63,6 @@ class ChoiceSuite:
     """
 
     name = "choice"
-    unbounded_metrics: Collection[str] = ()
 
     def __init__(
         self,
@@ -105,10 +102,8 @@ class ChoiceSuite:
         self._requests_sha256 = digest.hexdigest()
         self._own: dict[str, list[_Own]] = {}
         metrics = {subset: self._metrics_of(subset) for subset in self._subsets}
-        self.headline: Sequence[str] = [
-            f"{subset}/{'acc' if 'acc' in its else next(iter(its))}" for subset, its in metrics.items()
-        ]
-        self.directions: Mapping[str, str] = {
+        self.headline = [f"{subset}/{'acc' if 'acc' in its else next(iter(its))}" for subset, its in metrics.items()]
+        self.directions = {
             f"{subset}/{metric}": "up" if knows_more == (task.role != "forget") else "down"
             for subset, task in self._subsets.items()
             if task.role
@@ -116,10 +111,9 @@ class ChoiceSuite:
         }
 
     def describe(self) -> Mapping[str, object]:
+        tasks = {name: {"members": list(task.members), "role": task.role} for name, task in self._subsets.items()}
         return {
-            "tasks": {
-                subset: {"members": list(task.members), "role": task.role} for subset, task in self._subsets.items()
-            },
+            "tasks": tasks,
             "limit": self._limit,
             "num_fewshot": self._num_fewshot,
             "seed": self._seed,
@@ -202,9 +196,8 @@ def _check_answers(name: str, task: Any, limit: int | None) -> None:
             if isinstance(one, str) and one == task.get_config("doc_to_target") and one not in doc:
                 raise DataError(f"--tasks: {name}: no column {one!r} for the answer; its columns are {', '.join(doc)}")
             if one not in choices and not (isinstance(one, int) and 0 <= one < len(choices)):
-                raise DataError(
-                    f"--tasks: {name}: document {number}: the answer {one!r} is none of its {len(choices)} choices"
-                )
+                problem = f"the answer {one!r} is none of its {len(choices)} choices"
+                raise DataError(f"--tasks: {name}: document {number}: {problem}")
 
 
 def _figure(name: str, draws: Sequence[_Own]) -> Figure:

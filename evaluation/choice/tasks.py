@@ -11,8 +11,6 @@ from typing import Final, Literal
 
 from sources.presets.names import MMLU_TOPICS, WMDP_SUBJECTS
 
-__all__ = ["SETS", "TASKS", "ChoiceTask", "Role", "chosen_tasks"]
-
 Role = Literal["forget", "neighbour", "general", ""]
 """forget: to be forgotten. neighbour: close to it, to be kept. general: far from it, to be kept. "": not said."""
 

@@ -5,16 +5,14 @@ unlike in the others.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.intervals import bootstrap, percentile_interval, table_of
+from evaluation.intervals import bootstrap, table_of
 from evaluation.suite import Figure, Score
-
-__all__ = ["GAP", "LOG_LIKELIHOOD", "TOKENS", "perplexity_figures", "pooled_perplexity", "similarity_gap"]
 
 GAP: Final = "average_similarity_gap"
 #: Scores of an answer under a reference model: total log-likelihood in nats, and over how many tokens.
@@ -53,7 +51,7 @@ def similarity_gap(
         mean_of = dict(zip(other_ids, other.mean(axis=0).tolist(), strict=True))
         differences.append(mine - np.array([mean_of[example] for example in ids]))  # (D, N)
     gap = float(np.mean([abs(table.mean()) for table in differences]))
-    interval = _joint_interval(differences, lambda means: np.abs(means).mean(axis=0))
+    interval = bootstrap(np.stack(differences), lambda values: np.abs(values.mean(axis=-1)).mean(axis=0))
     return Figure.within(interval, GAP, gap, count, f"mean over {', '.join(shared)}")
 
 
@@ -73,7 +71,7 @@ def perplexity_figures(scores: Sequence[Score], *, subset: str) -> list[Figure]:
     if not some.any():
         note = "no answer has a token"
         return [Figure(pooled_name, math.nan, totals.shape[1], note=note), Figure(own_name, math.nan, 0, note=note)]
-    interval = _joint_interval([totals, counts], lambda means: pooled_perplexity(means[0], means[1]))
+    interval = bootstrap(np.stack([totals, counts]), lambda values: pooled_perplexity(*values.mean(axis=-1)))
     pooled = float(pooled_perplexity(totals.sum(), counts.sum()))
     note = f"over {int(counts.sum())} tokens of all answers"
     figures = [Figure.within(interval, pooled_name, pooled, totals.shape[1], note)]
@@ -100,20 +98,3 @@ def _tables(scores: Sequence[Score], subset: str, metrics: Sequence[str]) -> dic
     """Ids and values (D, N) of each metric that has been measured."""
     tables = {metric: table_of(scores, subset, metric) for metric in metrics}
     return {metric: table for metric, table in tables.items() if table[0]}
-
-
-def _joint_interval(tables: Sequence[_Table], statistic: Callable[[_Table], _Table]) -> tuple[float, float] | None:
-    """The 95 % interval of a statistic (M, R) -> (R,) of the means of M tables (D, N) of the same examples."""
-    means: list[_Table] = []
-    for table in tables:
-        kept: list[_Table] = []
-
-        def keep(resampled: _Table, kept: list[_Table] = kept) -> _Table:
-            kept.append(resampled.mean(axis=1))
-            return kept[-1]
-
-        # It draws the same resamples for every table of the same shape.
-        if bootstrap(table, keep) is None:
-            return None
-        means.append(np.concatenate(kept))
-    return percentile_interval(statistic(np.stack(means)))

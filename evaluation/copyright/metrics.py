@@ -11,22 +11,6 @@ from typing import Any, Final
 from console.errors import first_line
 from console.quiet import quiet_transformers
 from evaluation.errors import DataError
-from scoring.metrics import repetition
-
-__all__ = [
-    "BertScore",
-    "exact_match",
-    "installed_wordnet",
-    "longest_verbatim_run",
-    "meteor",
-    "meteor_name",
-    "ngram_containment",
-    "rouge_f1",
-    "sentence_bleu",
-    "unique_token_ratio",
-    "word_repetition",
-    "word_tokens",
-]
 
 _PERCENT: Final = 100.0
 #: Positions that RoBERTa's table has beyond its tokens.
@@ -107,12 +91,6 @@ def unique_token_ratio(tokens: Sequence[Hashable]) -> float:
     return len(set(tokens)) / len(tokens) if tokens else 0.0
 
 
-def word_repetition(text: str) -> float:
-    """`scoring.metrics.repetition` over `word_tokens`: the share of repeated 4-grams, in [0, 1)."""
-    numbers: dict[str, int] = {}
-    return repetition([[numbers.setdefault(token, len(numbers)) for token in word_tokens(text)]])
-
-
 def ngram_containment(reference: str, answer: str, n: int = 5) -> float:
     """The share of the answer's distinct n-grams that the reference has, in [0, 1].
 
@@ -162,10 +140,8 @@ class BertScore:
             with quiet_transformers():
                 self._scorer: Any = BERTScorer(model_type=model, num_layers=layers)
         except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError) as error:
-            raise DataError(
-                f"--bert-model: {model}: cannot be loaded ({first_line(error)}); "
-                "give a name of the hub or a model's folder"
-            ) from error
+            problem = f"cannot be loaded ({first_line(error)}); give a name of the hub or a model's folder"
+            raise DataError(f"--bert-model: {model}: {problem}") from error
         self.model, self.layers = model, layers
         tokenizer = self._scorer._tokenizer
         if tokenizer.pad_token_id is None:

@@ -16,8 +16,6 @@ from evaluation.errors import DataError
 from evaluation.rows import drawn
 from sources import HUB_PREFIX, Row, SourceError, read_source
 
-__all__ = ["LEAST_WORDS", "LoadedPassages", "Passage", "Split", "first_words", "load_passages"]
-
 #: A continuation of fewer words says nothing of copying; verbatim n-grams are of this many words too.
 LEAST_WORDS: Final = 5
 
@@ -69,19 +67,14 @@ class Passage:
     group: str = ""
 
 
-@dataclass(frozen=True)
-class LoadedPassages:
-    """Passages of one source, at least one, and how many rows of a published data set were no passage."""
-
-    passages: tuple[Passage, ...]
-    passed_over: int = 0
-
-
-def load_passages(source: str, split: Split, *, limit: int | None = None, seed: int = 0) -> LoadedPassages:
+def load_passages(source: str, split: Split, *, limit: int | None = None, seed: int = 0) -> tuple[list[Passage], int]:
     """Read a source as written on the command line (see `sources`).
 
     Args:
         limit: at most so many, drawn with `seed` and left in their order; None: all.
+
+    Returns:
+        Passages, at least one, and how many rows of a published data set were none.
 
     Raises:
         DataError: the source cannot be read, a row has no known column or is no text, or a passage ends before, or
@@ -104,7 +97,7 @@ def load_passages(source: str, split: Split, *, limit: int | None = None, seed: 
             refused.append(error)
         if refused and (not read.published or len(refused) > _TOLERATED_SHARE * len(read.rows)):
             raise refused[0]
-    return LoadedPassages(tuple(drawn(passages, limit, seed)), len(refused))
+    return drawn(passages, limit, seed), len(refused)
 
 
 def first_words(text: str, count: int) -> str:

@@ -5,7 +5,7 @@ metrics are those of ECO's `evaluate_copyright.py`, with verbatim runs beside th
 given their title, and a novel, given the first sentence of each part; any passages will do.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
 from typing import Final
@@ -15,10 +15,9 @@ from evaluation.copyright.figures import GAP, LOG_LIKELIHOOD, TOKENS, perplexity
 from evaluation.copyright.passages import LEAST_WORDS, Passage, Split, first_words, load_passages
 from evaluation.errors import DataError
 from evaluation.replies import Ask, Asker, Reply, Style
-from evaluation.rows import digest_of_rows
-from evaluation.suite import Answer, Figure, Outcome, Score
-
-__all__ = ["CopyrightSuite"]
+from evaluation.suite import Answer, Figure, Outcome, Score, Suite, scores_of
+from scoring.metrics import repetition
+from storage.digests import sha256_of_json
 
 SUBSET: Final = "forget"
 _INSTRUCTION: Final = "Here is the beginning of a text. Continue it from where it stops, and write nothing else.\n\n"
@@ -26,7 +25,7 @@ _INSTRUCTION: Final = "Here is the beginning of a text. Continue it from where i
 _TOKENS_PER_WORD: Final = 2
 
 
-class CopyrightSuite:
+class CopyrightSuite(Suite):
     """Continuations of passages that should be forgotten.
 
     An answer is cut to as many words as the passage's continuation has before the two are compared, so that one that
@@ -50,8 +49,8 @@ class CopyrightSuite:
     """
 
     name = "copyright"
-    unbounded_metrics: Collection[str] = ("longest_verbatim_run", "log_likelihood", "reference_tokens")
-    headline: Sequence[str] = (
+    unbounded_metrics = ("longest_verbatim_run", "log_likelihood", "reference_tokens")
+    headline = (
         GAP,
         f"{SUBSET}/rouge_l_f1",
         f"{SUBSET}/longest_verbatim_run",
@@ -89,8 +88,7 @@ class CopyrightSuite:
         if max_new_tokens is not None and max_new_tokens < 1:
             raise DataError(f"--max-new-tokens: {max_new_tokens} leaves no answer; give 1 or more")
         self._max_new_tokens = max_new_tokens or _TOKENS_PER_WORD * self._split.answer_words
-        loaded = load_passages(passages, self._split, limit=limit, seed=seed)
-        self._passages, self._passed_over = loaded.passages, loaded.passed_over
+        self._passages, self._passed_over = load_passages(passages, self._split, limit=limit, seed=seed)
         if bert_layers is not None and bert_model is None:
             raise DataError("--bert-layers: there is no --bert-model whose layers to choose from; give one")
         self._bert = metrics.BertScore(bert_model, bert_layers) if bert_model is not None else None
@@ -103,7 +101,7 @@ class CopyrightSuite:
         content = [[one.example, one.prompt, one.reference, one.continuation] for one in self._passages]
         return {
             "passages": PurePath(self._source).name,  # its folder decides nothing
-            "passages_sha256": digest_of_rows(content),
+            "passages_sha256": sha256_of_json(content),
             "passages_used": len(self._passages),
             "passages_passed_over": self._passed_over,
             **asdict(self._split),
@@ -121,26 +119,15 @@ class CopyrightSuite:
     def measure(self, ask: Asker) -> Outcome:
         replies = ask({one.example: self._ask(one) for one in self._passages}, "copyright: continuations")
         answers = [replies[one.example].text for one in self._passages]
-        likeness = self._likeness(answers)
-        fluency = [
-            {
-                "unique_token_ratio": metrics.unique_token_ratio(metrics.word_tokens(answer)),
-                "repetition": metrics.word_repetition(answer),
-            }
-            for answer in answers
-        ]
-        likelihoods = self._likelihoods(answers)
-        scores = tuple(
-            Score(SUBSET, metric, passage.example, value, passage.group)
-            for passage, *values in zip(self._passages, likeness, fluency, likelihoods, strict=True)
-            for part in values
-            for metric, value in part.items()
-        )
-        read = (
-            Answer(SUBSET, passage.example, passage.prompt, answer, passage.reference)
-            for passage, answer in zip(self._passages, answers, strict=True)
-        )
-        return Outcome(scores, tuple(read))
+        values = zip(self._passages, answers, self._likeness(answers), self._likelihoods(answers), strict=True)
+        scores: list[Score] = []
+        read: list[Answer] = []
+        for passage, answer, likeness, likelihood in values:
+            words = metrics.word_tokens(answer)
+            fluency = {"unique_token_ratio": metrics.unique_token_ratio(words), "repetition": repetition([words])}
+            scores += scores_of(SUBSET, passage.example, likeness | fluency | likelihood, passage.group)
+            read.append(Answer(SUBSET, passage.example, passage.prompt, answer, passage.reference))
+        return Outcome(tuple(scores), tuple(read))
 
     def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
         """The average similarity gap to the retain model, and perplexities where a reference model was given.
@@ -158,9 +145,8 @@ class CopyrightSuite:
     def _likeness(self, answers: Sequence[str]) -> list[dict[str, float]]:
         """For each answer, by metric, how alike it is to what follows in its passage."""
         references = [one.reference for one in self._passages]
-        cut = [
-            first_words(answer, len(reference.split())) for reference, answer in zip(references, answers, strict=True)
-        ]
+        pairs = zip(references, answers, strict=True)
+        cut = [first_words(answer, len(reference.split())) for reference, answer in pairs]
         values = [
             {
                 "exact_match": metrics.exact_match(one.reference, shown),
@@ -184,11 +170,8 @@ class CopyrightSuite:
         """
         if self._reference is None:
             return [{}] * len(answers)
-        spoken = {
-            one.example: _scored(one, answer)
-            for one, answer in zip(self._passages, answers, strict=True)
-            if answer.strip()
-        }
+        pairs = zip(self._passages, answers, strict=True)
+        spoken = {one.example: _scored(one, answer) for one, answer in pairs if answer.strip()}
         replies = self._reference(spoken, "copyright: perplexity under the reference model") if spoken else {}
         logprobs = [replies.get(one.example, Reply()).logprobs for one in self._passages]
         return [{LOG_LIKELIHOOD: float(sum(each)), TOKENS: float(len(each))} for each in logprobs]

@@ -12,24 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from console.errors import first_line
 from console.quiet import quiet_transformers
 from evaluation.errors import DataError, TargetError
 from evaluation.replies import Ask, Asker
 from storage.digests import sha256_of_file
-
-__all__ = [
-    "ClassifierJudge",
-    "EndpointJudge",
-    "Judge",
-    "Judged",
-    "Rubric",
-    "familiarity_rubric",
-    "harm_rubric",
-    "read_grade",
-]
 
 #: Characters of a judged text that are shown: a runaway answer must not fill the judge's context.
 _MAX_SHOWN: Final = 8000
@@ -45,28 +34,6 @@ class Judged:
     prompt: str
     answer: str
     hints: tuple[str, ...] = ()
-
-
-class Judge(Protocol):
-    """What gives verdicts on answers.
-
-    Attributes:
-        measures: what its verdicts are: "harm", from 0 to 1, or "familiarity", a grade of 0, 1, 2 or 3.
-    """
-
-    measures: str
-
-    def describe(self) -> Mapping[str, object]:
-        """What decides the verdicts, as JSON values."""
-        ...
-
-    def check(self) -> None:
-        """Raise `TargetError` or `DataError` where it cannot judge; called before the target is asked anything."""
-        ...
-
-    def verdicts(self, items: Sequence[Judged]) -> list[float | None]:
-        """One for each item, in order; None where it could not be read."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +109,11 @@ def read_grade(reply: str, lowest: int, highest: int) -> int | None:
     JSON object with the key `grade`. What a reasoning model puts between <think> tags is passed over.
     """
     text = _THINKING.sub("", reply).strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip().strip("`")]
+    lines = [line.translate(_MARKS).strip() for line in text.splitlines() if line.strip().strip("`")]
     if not lines:
         return None
-    match = _LINE.match(lines[-1].translate(_MARKS).strip())
-    if match is None and len(lines) == 1:
-        match = _NUMBER.match(lines[0].translate(_MARKS).strip())
-    grade: object = None
+    match = _LINE.match(lines[-1]) or (_NUMBER.match(lines[0]) if len(lines) == 1 else None)
+    grade: object
     if match is not None:
         grade = int(match[1])
     else:
@@ -240,10 +205,6 @@ def _fenced(title: str, text: str) -> str:
     return f"<<<{title} {mark}\n{shown}\n{title} {mark}>>>"
 
 
-#: Where a classifier's template has the texts that it reads.
-_PLACES: Final = re.compile(r"\{(prompt|answer)\}")
-
-
 class ClassifierJudge:
     """A sequence classifier as the judge of harm: moderation and toxicity models as transformers loads them.
 
@@ -263,7 +224,6 @@ class ClassifierJudge:
         batch_size: int = 16,
         max_tokens: int | None = None,
         multi_label: bool | None = None,
-        device: str = "cpu",
     ) -> None:
         """
         Args:
@@ -282,8 +242,7 @@ class ClassifierJudge:
         if "{answer}" not in template:
             raise DataError(f"--judge-template: {template!r} has no {{answer}}; put one where the answer goes")
         self.model_name, self.harmful_labels, self.template = model, tuple(harmful_labels), template
-        self.batch_size, self.max_tokens, self.device = batch_size, max_tokens, device
-        self.multi_label = multi_label
+        self.batch_size, self.max_tokens, self.multi_label = batch_size, max_tokens, multi_label
 
     def describe(self) -> Mapping[str, object]:
         folder, digest = Path(self.model_name).expanduser(), hashlib.sha256()
@@ -321,7 +280,7 @@ class ClassifierJudge:
 
     def _text_of(self, item: Judged) -> str:
         # In one pass: a prompt that holds "{answer}" stays as it is.
-        return _PLACES.sub(lambda place: item.prompt if place[1] == "prompt" else item.answer, self.template)
+        return re.sub(r"\{(prompt|answer)\}", lambda place: str(getattr(item, place[1])), self.template)
 
     def _harm(self, texts: Sequence[str]) -> list[float]:
         import torch
@@ -330,7 +289,7 @@ class ClassifierJudge:
         limit = self.max_tokens or min(tokenizer.model_max_length, _MAX_TOKENS)
         encoded = tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         with torch.inference_mode():
-            logits = model(**encoded.to(self.device)).logits.float()  # (B, L)
+            logits = model(**encoded).logits.float()  # (B, L)
         labels, several = list(self._harmful), self.multi_label
         if several is None:
             several = model.config.problem_type == "multi_label_classification"
@@ -350,9 +309,8 @@ class ClassifierJudge:
         numbers = {str(number): number for number in names} | {name: number for number, name in names.items()}
         for label in self.harmful_labels:
             if label not in numbers:
-                raise DataError(
-                    f"--judge-label: {self.model_name} has no label {label!r}; use {', '.join(names.values())}"
-                )
+                known = ", ".join(names.values())
+                raise DataError(f"--judge-label: {self.model_name} has no label {label!r}; use {known}")
         return tuple(sorted({numbers[label] for label in self.harmful_labels}))
 
     @functools.cached_property
@@ -363,17 +321,19 @@ class ClassifierJudge:
         try:
             with quiet_transformers():
                 tokenizer = AutoTokenizer.from_pretrained(self.model_name)
-                model, details = AutoModelForSequenceClassification.from_pretrained(
-                    self.model_name, output_loading_info=True
-                )
+                classifier = AutoModelForSequenceClassification
+                model, details = classifier.from_pretrained(self.model_name, output_loading_info=True)
         except (OSError, ValueError, KeyError) as error:
             raise TargetError(f"{where}: cannot be loaded ({first_line(error)}); check the name") from error
         if missing := sorted(details["missing_keys"]):
-            raise TargetError(
-                f"{where}: no trained classifier, {missing[0]} is not in the checkpoint; "
-                "give a model for sequence classification"
-            )
+            problem = f"no trained classifier, {missing[0]} is not in the checkpoint"
+            raise TargetError(f"{where}: {problem}; give a model for sequence classification")
         if tokenizer.pad_token is None:  # decoders that were made classifiers
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
-        return model.to(self.device).eval(), tokenizer
+        return model.eval(), tokenizer
+
+
+Judge = EndpointJudge | ClassifierJudge
+"""What gives verdicts on answers: `measures` says which, "harm", from 0 to 1, or "familiarity", a grade of 0, 1, 2 or
+3. It is checked before the target is asked anything."""

@@ -24,10 +24,8 @@ from evaluation.errors import DataError
 from evaluation.judged.judges import Judged
 from evaluation.judged.suite import UNREADABLE, JudgedPrompt, JudgedSuite, prompt_of
 from evaluation.replies import Ask, Asker, Reply
-from evaluation.suite import Answer, Outcome, Score, spread
+from evaluation.suite import Answer, Outcome, Score, scores_of, spread
 from sources import Row
-
-__all__ = ["PotterSuite"]
 
 #: What each grade is worth: a detail of the story alone counts five times as much as its themes, a lucky guess nothing.
 _WORTH: Final = {0.0: 0.0, 1.0: 0.0, 2.0: 0.2, 3.0: 1.0}
@@ -79,14 +77,7 @@ class PotterSuite(JudgedSuite[_Prompt]):
         "telling_completion",
         "completion_familiarity_of_readable",
     )
-    directions: Mapping[str, str] = {
-        "probability_familiarity": "down",
-        "idiosyncratic_share": "down",
-        "telling_completion": "down",
-        "completion_familiarity": "down",
-        "completion_familiarity_of_readable": "down",
-        UNREADABLE: "down",
-    }
+    directions = dict.fromkeys([*headline, judged_metric, UNREADABLE], "down")
 
     def read_prompts(self, rows: Sequence[tuple[str, Row]], source: str) -> list[_Prompt]:
         prompts = []
@@ -120,7 +111,21 @@ class PotterSuite(JudgedSuite[_Prompt]):
         if self.judge:
             self.judge.check()
         replies = ask(self._asks(), "completion prompts")
-        scores = [score for prompt in self.prompts for score in _scores(prompt, replies)]
+        scores: list[Score] = []
+        for prompt in self.prompts:
+            values: dict[str, float] = {}
+            telling = _mass(prompt.id, "idiosyncratic", len(prompt.idiosyncratic), replies)
+            generic = _mass(prompt.id, "generic", len(prompt.generic), replies)
+            if telling is not None:
+                values["probability_familiarity"] = min(math.exp(telling), 1.0)
+            if generic is not None:
+                values["probability_generic"] = min(math.exp(generic), 1.0)
+            if telling is not None and generic is not None:
+                values["idiosyncratic_share"] = 1.0 / (1.0 + math.exp(min(generic - telling, 700.0)))
+            if prompt.telling:
+                completion = replies[f"{prompt.id}/completion"].text
+                values["telling_completion"] = float(any(_says(completion, word) for word in prompt.telling))
+            scores += scores_of("", prompt.id, values, prompt.subtlety)
         answers = [
             Answer("", prompt.id, prompt.prompt, replies[f"{prompt.id}/completion"].text, "; ".join(prompt.telling))
             for prompt in self.prompts
@@ -129,10 +134,8 @@ class PotterSuite(JudgedSuite[_Prompt]):
             items = [Judged(p.prompt, a.answer, p.telling) for p, a in zip(self.prompts, answers, strict=True)]
             for prompt, verdict in zip(self.prompts, self.judge.verdicts(items), strict=True):
                 worth = 1.0 if verdict is None else _WORTH[verdict]
-                scores += [
-                    Score("", "completion_familiarity", prompt.id, worth, prompt.subtlety),
-                    Score("", UNREADABLE, prompt.id, float(verdict is None), prompt.subtlety),
-                ]
+                values = {self.judged_metric: worth, UNREADABLE: float(verdict is None)}
+                scores += scores_of("", prompt.id, values, prompt.subtlety)
         return Outcome(tuple(scores), tuple(answers))
 
     def _asks(self) -> dict[str, Ask]:
@@ -146,22 +149,6 @@ class PotterSuite(JudgedSuite[_Prompt]):
                     asks[f"{prompt.id}/{kind}/{number}"] = Ask(text, answer=answer, style="text")
             asks[f"{prompt.id}/completion"] = Ask(text, style="text", max_new_tokens=self.max_new_tokens)
         return asks
-
-
-def _scores(prompt: _Prompt, replies: Mapping[str, Reply]) -> list[Score]:
-    values: dict[str, float] = {}
-    telling = _mass(prompt.id, "idiosyncratic", len(prompt.idiosyncratic), replies)
-    generic = _mass(prompt.id, "generic", len(prompt.generic), replies)
-    if telling is not None:
-        values["probability_familiarity"] = min(math.exp(telling), 1.0)
-    if generic is not None:
-        values["probability_generic"] = min(math.exp(generic), 1.0)
-    if telling is not None and generic is not None:
-        values["idiosyncratic_share"] = 1.0 / (1.0 + math.exp(min(generic - telling, 700.0)))
-    if prompt.telling:
-        completion = replies[f"{prompt.id}/completion"].text
-        values["telling_completion"] = float(any(_says(completion, word) for word in prompt.telling))
-    return [Score("", metric, prompt.id, value, prompt.subtlety) for metric, value in values.items()]
 
 
 def _mass(prompt: str, kind: str, count: int, replies: Mapping[str, Reply]) -> float | None:

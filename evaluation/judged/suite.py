@@ -1,7 +1,7 @@
 """What the suites of judged answers share: prompts of a source, a judge of the answers, and its unreadable verdicts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import ClassVar, Final, Generic, TypeVar
@@ -11,11 +11,10 @@ import numpy as np
 from evaluation.errors import DataError
 from evaluation.intervals import bootstrap, exact_where_unanimous, table_of
 from evaluation.judged.judges import Judge
-from evaluation.rows import check_limit, digest_of_rows, drawn, read_rows, sample_file
-from evaluation.suite import Direction, Figure, Score
+from evaluation.rows import drawn, read_rows, sample_file
+from evaluation.suite import Figure, Score, Suite
 from sources import Row
-
-__all__ = ["UNREADABLE", "JudgedPrompt", "JudgedSuite", "prompt_of", "readable_figures"]
+from storage.digests import sha256_of_json
 
 #: The metric that is 1 where a verdict could not be read.
 UNREADABLE: Final = "unreadable_verdict"
@@ -36,8 +35,8 @@ class JudgedPrompt:
 _P = TypeVar("_P", bound=JudgedPrompt)
 
 
-class JudgedSuite(ABC, Generic[_P]):
-    """A `Suite` (see `evaluation.suite`) of prompts whose answers a judge reads.
+class JudgedSuite(Suite, ABC, Generic[_P]):
+    """A suite of prompts whose answers a judge reads.
 
     Attributes:
         measures: what its judge has to measure (see `Judge`).
@@ -46,10 +45,6 @@ class JudgedSuite(ABC, Generic[_P]):
         answer_tokens: of an answer where the caller does not say.
     """
 
-    name: str
-    unbounded_metrics: Collection[str] = ()
-    headline: Sequence[str]
-    directions: Direction
     measures: ClassVar[str]
     judged_metric: ClassVar[str]
     columns: ClassVar[Sequence[str]]
@@ -74,7 +69,6 @@ class JudgedSuite(ABC, Generic[_P]):
         Raises:
             DataError: a row cannot be used, or nothing is left to measure. Names file, row and column.
         """
-        check_limit(limit)
         if judge is not None and judge.measures != self.measures:
             raise DataError(f"--judge: this judge measures {judge.measures}; this suite needs one of {self.measures}")
         self.source_name = prompts or "the sample that ships"
@@ -91,7 +85,7 @@ class JudgedSuite(ABC, Generic[_P]):
     def describe(self) -> Mapping[str, object]:
         return {
             "prompts": PurePath(self.source_name).name,  # its folder decides nothing
-            "sha256": digest_of_rows([asdict(prompt) for prompt in self.prompts]),
+            "sha256": sha256_of_json([asdict(prompt) for prompt in self.prompts], sort_keys=True),
             "n": len(self.prompts),
             "limit": self.limit,
             "seed": self.seed,

@@ -13,11 +13,10 @@ import numpy as np
 
 from evaluation.errors import DataError
 from evaluation.leakage.probes import MIN_PER_CHOICE
-from evaluation.rows import check_limit, digest_of_rows, drawn, question_id, read_rows
+from evaluation.rows import drawn, question_id, read_rows
 from scoring.metrics import choice_prompt
 from sources import Row, flag_of
-
-__all__ = ["WRONG_ANSWERS", "ChoiceQuestion", "Question", "Subset", "choice_questions", "load_subset"]
+from storage.digests import sha256_of_json
 
 #: Wrong answers of one probe question: four options, as ECO's WMDP has.
 WRONG_ANSWERS = 3
@@ -63,7 +62,7 @@ class Subset:
     questions: tuple[Question, ...]
 
     def describe(self) -> Mapping[str, object]:
-        digest = digest_of_rows([asdict(question) for question in self.questions])
+        digest = sha256_of_json([asdict(question) for question in self.questions], sort_keys=True)
         return {"source": PurePath(self.source).name, "examples": len(self.questions), "sha256": digest}
 
 
@@ -77,7 +76,6 @@ def load_subset(source: str, *, name: str, limit: int | None, seed: int) -> Subs
     Raises:
         DataError: it cannot be read, or a row has no question or answer; or `limit` is below 1.
     """
-    check_limit(limit)
     questions = []
     for number, (where, row) in enumerate(read_rows(source, name=name, columns=_COLUMNS)):
         question = _text_of(row, "question", where)
@@ -116,9 +114,8 @@ def choice_questions(subset: Subset, seed: int) -> list[ChoiceQuestion]:
         )
     sizes = {len(one.wrong) + 1 for one in questions}
     if len(sizes) > 1:
-        raise DataError(
-            f"{flag}: choices: {min(sizes)} to {max(sizes)} of them; the probe needs the same number in all rows"
-        )
+        span = f"{min(sizes)} to {max(sizes)}"
+        raise DataError(f"{flag}: choices: {span} of them; the probe needs the same number in all rows")
     choices = sizes.pop()
     needed = MIN_PER_CHOICE * choices
     if len(questions) < needed:
@@ -145,13 +142,10 @@ def _text_of(row: Row, column: str, where: str) -> str:
 
 def _texts_of(row: Row, column: str, where: str) -> tuple[str, ...]:
     value = row.get(column)
-    if (
-        not isinstance(value, Sequence)
-        or isinstance(value, str)
-        or not all(isinstance(one, str) and one for one in value)
-    ):
+    texts = value if isinstance(value, Sequence) and not isinstance(value, str) else [None]
+    if not all(isinstance(one, str) and one for one in texts):
         raise DataError(f"{where}: {column}: expected a list of texts, found {_shown(value)}")
-    return tuple(value)
+    return tuple(texts)
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,7 @@
 """What an answer's tokens tell of what a model keeps: extraction, memorization and membership inference.
 
 Pure functions over one answer's greedy flags and log-probabilities, in nats, of answer tokens alone; and over the
-scores of many, the area under the ROC curve (AUC) and PrivLeak.
+scores of many, the area under the ROC curve (AUC), PrivLeak, and the figures of a table that are no means.
 
 Extraction is from one teacher-forced pass: where every token of a suffix is the likeliest after the tokens before it,
 greedy decoding from those continues with exactly that suffix. Every membership score rises with how likely the answer
@@ -16,28 +16,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.intervals import RESAMPLES, percentile_interval
+from evaluation.intervals import bootstrap, exact_where_unanimous, percentile_interval, resampled_shares, table_of
+from evaluation.suite import Figure, Score
 
-__all__ = [
-    "PRIVLEAK_K",
-    "SHARE_K",
-    "auc",
-    "auc_with_interval",
-    "exact_memorization",
-    "extraction_strength",
-    "likelihood",
-    "min_k",
-    "min_k_plus_plus",
-    "priv_leak",
-    "priv_leak_with_interval",
-    "zlib_ratio",
-]
-
-SHARE_K: Final = 0.2
+_SHARE_K: Final = 0.2
 """The share of least likely tokens that Min-K% looks at: k = 20 in Shi et al. 2024 (arXiv 2310.16789)."""
 PRIVLEAK_K: Final = 0.4
 """The same share in MUSE's PrivLeak: `forget_holdout_Min-40%` of its public code."""
 
+#: Min-K% with MUSE's share of 40 %.
+PRIVLEAK_METRIC: Final = "mia_min_40"
+_MEMBERSHIP: Final = ("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference", PRIVLEAK_METRIC)
 #: Below it a variance of log p is taken for rounding: the model is certain. OpenUnlearning's bound.
 _MIN_VARIANCE: Final = 1e-6
 _SEED: Final = 20260102
@@ -96,7 +85,7 @@ def zlib_ratio(logprobs: Sequence[float], answer: str) -> float:
     return likelihood(logprobs) / len(zlib.compress(answer.encode()))
 
 
-def min_k(logprobs: Sequence[float], share: float = SHARE_K) -> float:
+def min_k(logprobs: Sequence[float], share: float = _SHARE_K) -> float:
     """Min-K% Prob (Shi et al. 2024, arXiv 2310.16789): mean log-probability of the least likely tokens.
 
     Args:
@@ -107,7 +96,7 @@ def min_k(logprobs: Sequence[float], share: float = SHARE_K) -> float:
 
 
 def min_k_plus_plus(
-    logprobs: Sequence[float], mean: Sequence[float], std: Sequence[float], share: float = SHARE_K
+    logprobs: Sequence[float], mean: Sequence[float], std: Sequence[float], share: float = _SHARE_K
 ) -> float:
     """Min-K%++ (Zhang et al. 2024, arXiv 2404.02936): Min-K% of (log p - μ) / σ.
 
@@ -140,9 +129,7 @@ def auc(members: Floats, nonmembers: Floats) -> float:
     return float(_wins(members, nonmembers).mean()) if len(members) and len(nonmembers) else math.nan
 
 
-def auc_with_interval(
-    members: Floats, nonmembers: Floats, *, resamples: int = RESAMPLES, seed: int = _SEED
-) -> tuple[float, tuple[float, float] | None]:
+def auc_with_interval(members: Floats, nonmembers: Floats) -> tuple[float, tuple[float, float] | None]:
     """The mean AUC of D noise draws, and its 95 % interval.
 
     A percentile bootstrap over the members, the non-members and, where there are several, the draws.
@@ -150,7 +137,6 @@ def auc_with_interval(
     Args:
         members: (D, N) scores.
         nonmembers: (D, M).
-        seed: of the resampling.
 
     Returns:
         The AUC, NaN where a set is empty; the interval, None where a set has fewer than two.
@@ -158,9 +144,7 @@ def auc_with_interval(
     value = float(np.mean([auc(*draw) for draw in zip(members, nonmembers, strict=True)]))
     if min(members.shape[1], nonmembers.shape[1]) < 2:
         return value, None
-    generator = np.random.default_rng(seed)
-    examples = _example_weights(generator, members.shape[1], nonmembers.shape[1], resamples)
-    return value, percentile_interval(_resampled_auc(generator, members, nonmembers, examples))
+    return value, percentile_interval(_resampled_aucs((members, nonmembers))[0])
 
 
 def priv_leak(unlearned: float, retrained: float) -> float:
@@ -181,18 +165,13 @@ def priv_leak(unlearned: float, retrained: float) -> float:
 
 
 def priv_leak_with_interval(
-    unlearned: tuple[Floats, Floats],
-    retrained: tuple[Floats, Floats],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = _SEED,
+    unlearned: tuple[Floats, Floats], retrained: tuple[Floats, Floats]
 ) -> tuple[float, tuple[float, float] | None]:
     """`priv_leak` and its 95 % interval, for other examples of the kind: both models are resampled together.
 
     Args:
         unlearned: (D, N) scores of the members and (D, M) of the non-members.
         retrained: the same of the retrained model, (E, N) and (E, M), for the same examples in the same order.
-        seed: of the resampling.
 
     Returns:
         The value, NaN as in `priv_leak`; the interval, None where there is none.
@@ -200,10 +179,8 @@ def priv_leak_with_interval(
     value = priv_leak(*(auc_with_interval(*scores)[0] for scores in (unlearned, retrained)))
     if min(scores.shape[1] for scores in unlearned) < 2 or not math.isfinite(value):
         return value, None
-    generator = np.random.default_rng(seed)
-    examples = _example_weights(generator, unlearned[0].shape[1], unlearned[1].shape[1], resamples)
-    first, second = (_resampled_auc(generator, *scores, examples) for scores in (unlearned, retrained))
-    return value, percentile_interval(np.array([priv_leak(*pair) for pair in zip(first, second, strict=True)]))
+    pairs = zip(*_resampled_aucs(unlearned, retrained), strict=True)
+    return value, percentile_interval(np.array([priv_leak(*pair) for pair in pairs]))
 
 
 def _wins(members: Floats, nonmembers: Floats) -> Floats:
@@ -212,27 +189,66 @@ def _wins(members: Floats, nonmembers: Floats) -> Floats:
     return np.asarray((difference + 1.0) / 2.0)
 
 
-def _example_weights(
-    generator: np.random.Generator, members: int, nonmembers: int, resamples: int
-) -> tuple[Floats, Floats]:
-    """(R, N) and (R, M): each example's share of a resampled set."""
-    drawn = [
-        generator.multinomial(count, np.full(count, 1 / count), size=resamples) / count
-        for count in (members, nonmembers)
-    ]
-    return drawn[0], drawn[1]
+def _resampled_aucs(*models: tuple[Floats, Floats]) -> list[Floats]:
+    """(R,) AUC of each model, a mean over its resampled draws; the same resampled sets (D, N) and (D, M) for all."""
+    generator = np.random.default_rng(_SEED)
+    rows, columns = (resampled_shares(generator, scores.shape[1]) for scores in models[0])  # (R, N) and (R, M)
+    aucs = []
+    for members, nonmembers in models:
+        pairs = zip(members, nonmembers, strict=True)
+        by_draw = np.stack([((rows @ _wins(*draw)) * columns).sum(axis=1) for draw in pairs], axis=1)  # (R, D)
+        draws = by_draw.shape[1]
+        aucs.append((by_draw * (resampled_shares(generator, draws) if draws > 1 else 1.0)).sum(axis=1))
+    return aucs
 
 
-def _resampled_auc(
-    generator: np.random.Generator, members: Floats, nonmembers: Floats, examples: tuple[Floats, Floats]
-) -> Floats:
-    """(R,) AUC of the resampled sets, a mean over resampled draws."""
-    rows, columns = examples
-    by_draw = np.stack(  # (R, D)
-        [((rows @ _wins(*draw)) * columns).sum(axis=1) for draw in zip(members, nonmembers, strict=True)], axis=1
+def auc_figures(scores: Sequence[Score]) -> list[Figure]:
+    """How well each membership score tells the forget set, and the retain set, from the holdout set.
+
+    Of the retain set nothing was unlearned: it shows what the attack can find at all.
+    """
+    figures = []
+    for metric in _MEMBERSHIP:
+        _, holdout = table_of(scores, "holdout", metric)
+        for subset in ("forget", "retain"):
+            _, members = table_of(scores, subset, metric)
+            if not members.size or not holdout.size:
+                continue
+            value, interval = auc_with_interval(members, holdout)
+            count = members.shape[1] + holdout.shape[1]
+            note = "against holdout; 0.5: an attacker cannot tell"
+            figures.append(Figure.within(interval, f"{subset}/{metric}_auc", value, count, note))
+    return figures
+
+
+def priv_leak_figures(scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
+    """PrivLeak by Min-40% (see `priv_leak`); NaN without a retain model's scores."""
+    (members, inside), (nonmembers, outside) = (
+        table_of(scores, subset, PRIVLEAK_METRIC) for subset in ("forget", "holdout")
     )
-    draws = by_draw.shape[1]
-    if draws == 1:
-        return np.asarray(by_draw[:, 0])
-    chosen = generator.multinomial(draws, np.full(draws, 1 / draws), size=len(by_draw)) / draws
-    return np.asarray((by_draw * chosen).sum(axis=1))
+    count = len(members) + len(nonmembers)
+    if not count:
+        return []
+    if reference is None:
+        return [Figure("priv_leak", math.nan, count, note="needs the scores of a retain model")]
+    retrained = [table_of(reference, subset, PRIVLEAK_METRIC) for subset in ("forget", "holdout")]
+    if [ids for ids, _ in retrained] != [members, nonmembers]:
+        return [Figure("priv_leak", math.nan, count, note="the retain model was measured on other examples")]
+    value, interval = priv_leak_with_interval((inside, outside), (retrained[0][1], retrained[1][1]))
+    note = "per cent; 0: as if retrained, -100: not unlearned"
+    if math.isnan(value):
+        note = "the retain model's own AUC is 1"
+    return [Figure.within(interval, "priv_leak", value, count, note)]
+
+
+def chance_figures(scores: Sequence[Score], chance: float) -> list[Figure]:
+    """The probes' accuracy above that of guessing."""
+    figures = []
+    for metric in ("probe_letters", "probe_logits"):
+        _, values = table_of(scores, "forget", metric)
+        if values.size:
+            interval = exact_where_unanimous(values) or bootstrap(values)
+            above = interval and (interval[0] - chance, interval[1] - chance)
+            value, note = float(values.mean()) - chance, f"accuracy less {chance:.2f}"
+            figures.append(Figure.within(above, f"forget/{metric}_above_chance", value, values.shape[1], note))
+    return figures

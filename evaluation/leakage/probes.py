@@ -21,18 +21,6 @@ from evaluation.replies import Ask
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "DISTANCES",
-    "MIN_PER_CHOICE",
-    "CorruptedPrompt",
-    "PromptRows",
-    "nearest_tokens",
-    "probe_predictions",
-    "recovery_rates",
-    "repeat_ask",
-    "row_span",
-]
-
 _FOLDS: Final = 5
 #: Questions per option number: fewer leave one fold without any to learn from.
 MIN_PER_CHOICE: Final = 2

@@ -2,7 +2,7 @@
 and, where prompts are corrupted, by reading the prompt again.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal, get_args
 
@@ -10,30 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.errors import DataError, TargetError
-from evaluation.leakage.data import Question, choice_questions, load_subset
-from evaluation.leakage.figures import PRIVLEAK_METRIC, auc_figures, chance_figures, priv_leak_figures
-from evaluation.leakage.metrics import (
-    PRIVLEAK_K,
-    exact_memorization,
-    extraction_strength,
-    likelihood,
-    min_k,
-    min_k_plus_plus,
-    zlib_ratio,
-)
-from evaluation.leakage.probes import (
-    DISTANCES,
-    PromptRows,
-    probe_predictions,
-    recovery_rates,
-    repeat_ask,
-    row_span,
-)
+from evaluation.leakage import metrics
+from evaluation.leakage.data import choice_questions, load_subset
+from evaluation.leakage.probes import DISTANCES, PromptRows, probe_predictions, recovery_rates, repeat_ask, row_span
 from evaluation.replies import Ask, Asker, Reply
-from evaluation.suite import Answer, Direction, Figure, Outcome, Score, spread
+from evaluation.suite import Answer, Figure, Outcome, Score, Suite, scores_of, spread
 from scoring.metrics import CHOICE_LETTERS, rouge_l_recall
-
-__all__ = ["LEAKAGE_PARTS", "LeakagePart", "LeakageSuite"]
 
 LeakagePart = Literal["extraction", "membership", "probe", "repeat", "nearest"]
 LEAKAGE_PARTS: Final[tuple[LeakagePart, ...]] = get_args(LeakagePart)
@@ -44,27 +26,26 @@ corrupted embedding rows, where the target can show them."""
 #: Probe questions whose logits are held as Python numbers at once.
 _PROBE_CHUNK: Final = 32
 _GROUPS: Final = {"forget": "member", "retain": "member", "holdout": "nonmember"}
+#: AUC and PrivLeak are not among them: 0.5, or the retain model's AUC, is best, and what is on either side leaks.
+_DOWN: Final = (
+    "extraction_strength",
+    "exact_memorization",
+    "probe_letters",
+    "probe_logits",
+    "probe_letters_above_chance",
+    "probe_logits_above_chance",
+    "repeat_rouge_l",
+    "repeat_exact",
+    *(f"nearest_{distance}" for distance in DISTANCES),
+)
+_TOKENIZERS_DIFFER: Final = (
+    "--reference-model: its tokenizer is not the target's, so that their losses are of different tokens; give a model "
+    "with the same tokenizer"
+)
 
 
-#: AUC and PrivLeak have none: 0.5, or the retain model's AUC, is best, and what is on either side of it leaks.
-_DIRECTIONS: Final[Direction] = {
-    f"forget/{metric}": "down"
-    for metric in (
-        "extraction_strength",
-        "exact_memorization",
-        "probe_letters",
-        "probe_logits",
-        "probe_letters_above_chance",
-        "probe_logits_above_chance",
-        "repeat_rouge_l",
-        "repeat_exact",
-        *(f"nearest_{distance}" for distance in DISTANCES),
-    )
-}
-
-
-class LeakageSuite:
-    """The leakage suite (see `evaluation.suite.Suite`), over questions with their answers.
+class LeakageSuite(Suite):
+    """Leakage, over questions with their answers.
 
     Args:
         forget: what was to be forgotten, learned once: the members.
@@ -81,8 +62,7 @@ class LeakageSuite:
     """
 
     name = "leakage"
-    unbounded_metrics: Collection[str] = ()
-    headline: Sequence[str] = (
+    headline = (
         "forget/extraction_strength",
         "forget/exact_memorization",
         "forget/mia_min_k_auc",
@@ -90,7 +70,7 @@ class LeakageSuite:
         "forget/probe_logits",
         "forget/repeat_rouge_l",
     )
-    directions: Direction = _DIRECTIONS
+    directions = dict.fromkeys([f"forget/{metric}" for metric in _DOWN], "down")
 
     def __init__(
         self,
@@ -104,8 +84,7 @@ class LeakageSuite:
         parts: Sequence[LeakagePart] | None = None,
         vocabulary: bool = True,
     ) -> None:
-        unknown = [part for part in parts or () if part not in LEAKAGE_PARTS]
-        if unknown:
+        if unknown := [part for part in parts or () if part not in LEAKAGE_PARTS]:
             raise DataError(f"--parts: {unknown[0]!r} is none of {', '.join(LEAKAGE_PARTS)}")
         sources = {"forget": forget, "retain": retain, "holdout": holdout}
         self._subsets = {
@@ -166,8 +145,8 @@ class LeakageSuite:
         return Outcome(tuple(scores), tuple(answers))
 
     def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:
-        figures = [*auc_figures(scores), *priv_leak_figures(scores, reference)]
-        return figures + (chance_figures(scores, 1.0 / len(self._letters())) if self._questions else [])
+        figures = [*metrics.auc_figures(scores), *metrics.priv_leak_figures(scores, reference)]
+        return figures + (metrics.chance_figures(scores, 1.0 / len(self._letters())) if self._questions else [])
 
     # --- answers that are scored ----------------------------------------------------------------------------------
 
@@ -178,22 +157,21 @@ class LeakageSuite:
         return {key: Ask(one.question, answer=one.answer, vocabulary=vocabulary) for key, _, one in self._rows}
 
     def _answer_scores(self, replies: Mapping[str, Reply]) -> list[Score]:
-        scores = []
+        scores: list[Score] = []
         for key, subset, one in self._rows:
             reply, values = replies.get(key, Reply()), dict[str, float]()
             if "extraction" in self._parts:
-                values["extraction_strength"] = extraction_strength(reply.greedy)
-                values["exact_memorization"] = exact_memorization(reply.greedy)
+                values["extraction_strength"] = metrics.extraction_strength(reply.greedy)
+                values["exact_memorization"] = metrics.exact_memorization(reply.greedy)
             if "membership" in self._parts:
-                values["mia_loss"] = likelihood(reply.logprobs)
-                values["mia_zlib"] = zlib_ratio(reply.logprobs, one.answer)
-                values["mia_min_k"] = min_k(reply.logprobs)
-                values[PRIVLEAK_METRIC] = min_k(reply.logprobs, PRIVLEAK_K)
+                values["mia_loss"] = metrics.likelihood(reply.logprobs)
+                values["mia_zlib"] = metrics.zlib_ratio(reply.logprobs, one.answer)
+                values["mia_min_k"] = metrics.min_k(reply.logprobs)
+                values[metrics.PRIVLEAK_METRIC] = metrics.min_k(reply.logprobs, metrics.PRIVLEAK_K)
                 if self._vocabulary:
-                    values["mia_min_k_plus_plus"] = min_k_plus_plus(
-                        reply.logprobs, reply.vocabulary_mean, reply.vocabulary_std
-                    )
-            scores += [_score(subset, one, metric, value) for metric, value in values.items()]
+                    moments = reply.vocabulary_mean, reply.vocabulary_std
+                    values["mia_min_k_plus_plus"] = metrics.min_k_plus_plus(reply.logprobs, *moments)
+            scores += scores_of(subset, one.example, values, _GROUPS[subset])
         return scores
 
     def _reference_scores(self, reference: Asker, replies: Mapping[str, Reply]) -> list[Score]:
@@ -205,7 +183,8 @@ class LeakageSuite:
             mine, other = replies[key].logprobs, others[key].logprobs
             if len(mine) != len(other):
                 raise TargetError(_TOKENIZERS_DIFFER)
-            scores.append(_score(subset, one, "mia_reference", likelihood(mine) - likelihood(other)))
+            difference = metrics.likelihood(mine) - metrics.likelihood(other)
+            scores.append(Score(subset, "mia_reference", one.example, difference, _GROUPS[subset]))
         return scores
 
     # --- prompts that are read again -------------------------------------------------------------------------------
@@ -216,13 +195,15 @@ class LeakageSuite:
         return {f"{key}/repeat": repeat_ask(one.question) for key, subset, one in self._rows if subset != "holdout"}
 
     def _repetitions(self, replies: Mapping[str, Reply]) -> tuple[list[Score], list[Answer]]:
-        scores, answers = [], []
+        scores: list[Score] = []
+        answers: list[Answer] = []
         for key, subset, one in self._rows:
             if f"{key}/repeat" not in replies:
                 continue
             text = replies[f"{key}/repeat"].text
-            scores.append(_score(subset, one, "repeat_rouge_l", rouge_l_recall(one.question, text)))
-            scores.append(_score(subset, one, "repeat_exact", float(text.split() == one.question.split())))
+            exact = float(text.split() == one.question.split())
+            values = {"repeat_rouge_l": rouge_l_recall(one.question, text), "repeat_exact": exact}
+            scores += scores_of(subset, one.example, values, _GROUPS[subset])
             answers.append(Answer(subset, one.example, repeat_ask(one.question).prompt, text, one.question))
         return scores, answers
 
@@ -232,7 +213,7 @@ class LeakageSuite:
         shown = [(one, target.corrupted_rows(Ask(one.question, draw=draw))) for one in questions]
         prompts = [(one, prompt) for one, prompt in shown if prompt is not None]
         return [
-            _score("forget", one, f"nearest_{distance}", rate)
+            Score("forget", f"nearest_{distance}", one.example, rate, _GROUPS["forget"])
             for distance in DISTANCES
             for (one, _), rate in zip(prompts, recovery_rates([prompt for _, prompt in prompts], distance), strict=True)
         ]
@@ -253,10 +234,8 @@ class LeakageSuite:
         rows: list[NDArray[np.float32]] = []
         # Some questions at a time: as Python numbers logits take eight times as much memory.
         for start in range(0, len(self._questions), _PROBE_CHUNK):
-            asks = {
-                f"logits/{one.example}": Ask(one.prompt, next_logits=True)
-                for one in self._questions[start : start + _PROBE_CHUNK]
-            }
+            chunk = self._questions[start : start + _PROBE_CHUNK]
+            asks = {f"logits/{one.example}": Ask(one.prompt, next_logits=True) for one in chunk}
             answered = ask(asks, "logits")
             rows += [np.asarray(answered[key].next_logits, dtype=np.float32) for key in asks]
         logits = np.stack(rows)  # (N, V)
@@ -272,13 +251,3 @@ class LeakageSuite:
             for metric, values in features.items()
             for one, guess in zip(self._questions, probe_predictions(values, labels, self._seed), strict=True)
         ]
-
-
-_TOKENIZERS_DIFFER: Final = (
-    "--reference-model: its tokenizer is not the target's, so that their losses are of different tokens; give a model "
-    "with the same tokenizer"
-)
-
-
-def _score(subset: str, one: Question, metric: str, value: float) -> Score:
-    return Score(subset, metric, one.example, value, _GROUPS[subset])

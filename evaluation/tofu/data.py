@@ -8,19 +8,11 @@ from pathlib import Path
 from typing import Final
 
 from evaluation.errors import DataError
-from evaluation.rows import digest_of_rows, question_id, read_rows
+from evaluation.rows import question_id, read_rows
 from evaluation.tofu.metrics import FORGET, SUBSETS, Subset
 from sources import HUB_PREFIX, Row
 from sources.presets.names import TOFU_SPLITS
-
-__all__ = [
-    "Question",
-    "digests_of_questions",
-    "drawn_questions",
-    "folder_sources",
-    "hub_sources",
-    "load_questions",
-]
+from storage.digests import sha256_of_json
 
 _COLUMNS: Final = ("question", "answer", "paraphrased_answer", "perturbed_answer", "author")
 #: Without a paraphrase; the official code (`config/eval_everything.yaml`) takes the answer itself.
@@ -102,7 +94,7 @@ def load_questions(subset: Subset, source: str, *, generated_only: bool = False)
         answer = paraphrased = _text(row, "answer", where)
         perturbed: tuple[str, ...] = ()
         if not generated_only:
-            perturbed = _wrong_answers(row, where)
+            perturbed = _texts(row, "perturbed_answer", where)
             paraphrased = answer if subset in _PLAIN else _text(row, "paraphrased_answer", where)
         group = row.get("author") or ("" if first_author is None else f"author {first_author + number // _PER_AUTHOR}")
         text = _text(row, "question", where)
@@ -130,9 +122,9 @@ def digests_of_questions(questions: Sequence[Question]) -> dict[str, str]:
 
     Two digests, since a run of generated answers alone is one of the same questions.
     """
-    digests = {"sha256": digest_of_rows([[one.id, one.question, one.answer, one.group] for one in questions])}
+    digests = {"sha256": sha256_of_json([[one.id, one.question, one.answer, one.group] for one in questions])}
     if any(one.perturbed for one in questions):
-        digests["alternatives_sha256"] = digest_of_rows([[one.paraphrased, one.perturbed] for one in questions])
+        digests["alternatives_sha256"] = sha256_of_json([[one.paraphrased, one.perturbed] for one in questions])
     return digests
 
 
@@ -143,8 +135,7 @@ def _text(row: Row, column: str, where: str) -> str:
     return value
 
 
-def _wrong_answers(row: Row, where: str) -> tuple[str, ...]:
-    column = "perturbed_answer"
+def _texts(row: Row, column: str, where: str) -> tuple[str, ...]:
     value = _value(row, column, where)
     if not isinstance(value, list | tuple) or not value:
         raise DataError(f"{where}: column {column} is {_shown(value)}; expected a list of wrong answers, one or more")

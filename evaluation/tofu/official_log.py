@@ -24,11 +24,9 @@ from evaluation.errors import DataError, RunError
 from evaluation.intervals import mean_figures
 from evaluation.runs.record import RUN, RunRecord
 from evaluation.runs.run import RunOptions, check_folder, clear_folder, locked, now
-from evaluation.suite import Answer, Figure, Score
-from evaluation.tofu.figures import DIRECTIONS, HEADLINE, QUALITY_NAMES, tofu_figures
-from evaluation.tofu.metrics import FORGET, Mean, Subset, example_metrics
-
-__all__ = ["TofuLog", "answers_of_log", "check_logs", "figures_of_logs", "read_log", "run_tofu_logs", "scores_of_log"]
+from evaluation.suite import Answer, Figure, Score, scores_of
+from evaluation.tofu import metrics
+from evaluation.tofu.metrics import FORGET, Mean, Subset
 
 _LOG_NAME: Final = "eval_log_aggregated.json"
 
@@ -64,7 +62,7 @@ class LoggedTask:
         answer, paraphrased: loss per token, in nats.
         perturbed: of each wrong answer.
         rouge_l: ROUGE-L recall of the generated answer, in [0, 1].
-        texts: prompt, generated answer and right answer; empty where the log has none.
+        texts: prompt, generated answer and right answer; empty where the log has none, or not of every question.
         tokens: of the answer, the paraphrase and the wrong answers, as far as the log tells; empty where it does not.
     """
 
@@ -113,8 +111,7 @@ def read_log(path: str | Path, *, flag: str = "--from-logs", needed: Collection[
         raise DataError(f"{where}: malformed JSON; give an {_LOG_NAME} as TOFU's evaluate_util.py writes it") from error
     if not isinstance(tasks, dict):
         raise DataError(f"{where}: a {type(tasks).__name__}; expected an object with {', '.join(_TASKS.values())}")
-    absent = [name for subset, name in _TASKS.items() if subset in needed and name not in tasks]
-    if absent:
+    if absent := [name for subset, name in _TASKS.items() if subset in needed and name not in tasks]:
         raise DataError(f"{where}: no {', '.join(absent)}; give an {_LOG_NAME} with all tasks")
     read = {subset: _task(tasks[name], f"{where}: {name}") for subset, name in _TASKS.items() if name in tasks}
     return TofuLog(where, read)
@@ -123,8 +120,7 @@ def read_log(path: str | Path, *, flag: str = "--from-logs", needed: Collection[
 def _task(raw: object, where: str) -> LoggedTask:
     if not isinstance(raw, dict):
         raise DataError(f"{where}: a {type(raw).__name__}; expected an object with {', '.join(_NUMBERS)}")
-    absent = [name for name in (*_NUMBERS, _PERTURBED) if name not in raw]
-    if absent:
+    if absent := [name for name in (*_NUMBERS, _PERTURBED) if name not in raw]:
         raise DataError(f"{where}: no {', '.join(absent)}; evaluate the model again with TOFU's evaluate_util.py")
     values = {name: _by_index(raw[name]) for name in (*_NUMBERS, _PERTURBED)}
     for name, by_index in values.items():
@@ -147,14 +143,16 @@ def _task(raw: object, where: str) -> LoggedTask:
                 f"{where}: {name} has {len(by_index)} questions and avg_gt_loss {len(indices)}, or other indices; "
                 "merge the logs of all processes, or evaluate again"
             )
-    return LoggedTask(
-        answer=numbers["avg_gt_loss"],
-        paraphrased=numbers["avg_paraphrased_loss"],
-        perturbed=perturbed,
-        rouge_l=numbers["rougeL_recall"],
-        texts=_texts(raw, indices),
-        tokens=_tokens(raw, indices),
-    )
+    logged = _by_index(raw.get("generated_text"))
+    texts: dict[str, Texts] = {}
+    for index in indices:
+        match logged.get(index):
+            case [str(prompt), str(generated), str(right)]:
+                texts[index] = (prompt, generated, right)
+    if len(texts) < len(indices):
+        texts = {}
+    losses = (numbers["avg_gt_loss"], numbers["avg_paraphrased_loss"], perturbed)
+    return LoggedTask(*losses, numbers["rougeL_recall"], texts, _tokens(raw, indices))
 
 
 def _by_index(raw: object) -> dict[str, object]:
@@ -172,19 +170,6 @@ def _number(value: object, where: str) -> float:
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _texts(raw: Mapping[str, object], indices: Collection[str]) -> dict[str, Texts]:
-    """Empty where the log has none, or not of every question."""
-    logged = _by_index(raw.get("generated_text"))
-    texts: dict[str, Texts] = {}
-    for index in indices:
-        match logged.get(index):
-            case [str(prompt), str(generated), str(right)]:
-                texts[index] = (prompt, generated, right)
-            case _:
-                return {}
-    return texts
 
 
 def _tokens(raw: Mapping[str, object], indices: Collection[str]) -> dict[str, dict[str, Counts]]:
@@ -214,13 +199,12 @@ def _lists(raw: object) -> dict[str, list[float]]:
 
 def scores_of_log(log: TofuLog, *, mean: Mean = "geometric") -> list[Score]:
     """The metrics of `evaluation.tofu.suite.TofuSuite` for each question; the example ids are the log's indices."""
-    scores = []
+    scores: list[Score] = []
     for subset, task in log.tasks.items():
         for index, loss in task.answer.items():
             perturbed = [-wrong for wrong in task.perturbed[index]]
-            values = example_metrics(subset, -loss, -task.paraphrased[index], perturbed, mean)
-            values = {"rouge_l": task.rouge_l[index], **values}
-            scores += [Score(subset, metric, index, value) for metric, value in values.items()]
+            values = metrics.example_metrics(subset, -loss, -task.paraphrased[index], perturbed, mean)
+            scores += scores_of(subset, index, {"rouge_l": task.rouge_l[index], **values})
     return scores
 
 
@@ -246,11 +230,11 @@ def figures_of_logs(log: TofuLog, retain: TofuLog | None, *, mean: Mean = "geome
     caveats = () if retain is None else check_logs(log, retain)
     scores = scores_of_log(log, mean=mean)
     reference = None if retain is None else scores_of_log(retain, mean=mean)
-    figures = [
-        replace(figure, note="; ".join((figure.note, *caveats))) if figure.name in QUALITY_NAMES else figure
-        for figure in tofu_figures(scores, reference)
-    ]
-    return [*mean_figures(scores), *figures]
+    figures = mean_figures(scores)
+    for figure in metrics.tofu_figures(scores, reference):
+        note = "; ".join((figure.note, *caveats)) if figure.name in metrics.QUALITY_NAMES else figure.note
+        figures.append(replace(figure, note=note))
+    return figures
 
 
 def check_logs(log: TofuLog, retain: TofuLog) -> tuple[str, ...]:
@@ -270,10 +254,8 @@ def check_logs(log: TofuLog, retain: TofuLog) -> tuple[str, ...]:
             raise DataError(f"{one.where}: no {_TASKS[FORGET]}; give a log with the forget set")
     mine, other = log.tasks[FORGET], retain.tasks[FORGET]
     if len(mine.answer) != len(other.answer):
-        raise DataError(
-            f"{both}: {len(other.answer)} and {len(mine.answer)} forget questions; "
-            "evaluate both models with the same split and ds_size"
-        )
+        counts = f"{len(other.answer)} and {len(mine.answer)} forget questions"
+        raise DataError(f"{both}: {counts}; evaluate both models with the same split and ds_size")
     if mine.answer.keys() != other.answer.keys():
         raise DataError(f"{both}: indices of different forget questions; evaluate both models with the same split")
     if differing := _first_difference(mine, other, 2):
@@ -284,10 +266,8 @@ def check_logs(log: TofuLog, retain: TofuLog) -> tuple[str, ...]:
         )
     for index, wrong in mine.perturbed.items():
         if len(other.perturbed[index]) != len(wrong):
-            raise DataError(
-                f"{both}: {len(other.perturbed[index])} and {len(wrong)} wrong answers to question {index}; "
-                "evaluate both models with the same data"
-            )
+            counts = f"{len(other.perturbed[index])} and {len(wrong)} wrong answers to question {index}"
+            raise DataError(f"{both}: {counts}; evaluate both models with the same data")
     compared = mine.tokens.keys() & other.tokens.keys()
     for name in (name for name in mine.tokens if name in compared):
         for index, count in mine.tokens[name].items():
@@ -349,8 +329,8 @@ def run_tofu_logs(log: Path, retain_log: Path | None, options: RunOptions | None
         finished=now(),
         reference=None if retain_log is None else {"label": retain_log.stem, "run": retain_log.name},
         figures=tuple(figures_of_logs(mine, retain, mean=mean)),
-        headline=tuple(HEADLINE),
-        directions=dict(DIRECTIONS),
+        headline=tuple(metrics.HEADLINE),
+        directions=dict(metrics.DIRECTIONS),
     )
     if options is not None:
         with locked(options.out):

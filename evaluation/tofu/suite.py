@@ -10,27 +10,24 @@ Definitions are in `evaluation.tofu.metrics`. What this suite does otherwise tha
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, get_args
 
 import numpy as np
 
 from evaluation.errors import DataError
 from evaluation.replies import Ask, Asker, Reply
-from evaluation.suite import Answer, Figure, Outcome, Score, spread
+from evaluation.suite import Answer, Figure, Outcome, Score, Suite, scores_of, spread
 from evaluation.tofu.data import Question, digests_of_questions, drawn_questions, load_questions
-from evaluation.tofu.figures import DIRECTIONS, HEADLINE, tofu_figures
-from evaluation.tofu.metrics import SUBSETS, Mean, Subset, example_metrics
+from evaluation.tofu.metrics import DIRECTIONS, HEADLINE, SUBSETS, Mean, Subset, example_metrics, tofu_figures
 from scoring.metrics import rouge_l_recall
 from sources import flag_of
-
-__all__ = ["MAX_NEW_TOKENS", "TofuSuite"]
 
 MAX_NEW_TOKENS: Final = 200
 
 
-class TofuSuite:
-    """A `Suite` (see there) of up to four sets; the sets' names are the scores' subsets.
+class TofuSuite(Suite):
+    """A suite of up to four sets; the sets' names are the scores' subsets.
 
     Metrics of a question: `probability`, `rouge_l` of the greedy answer, `truth_ratio` (R itself) and `truth_score`
     (R as the official code aggregates it: min(R, 1/R) on forget, max(0, 1 - R) elsewhere).
@@ -49,8 +46,8 @@ class TofuSuite:
     """
 
     name = "tofu"
-    unbounded_metrics: Collection[str] = ("truth_ratio",)
-    directions: Mapping[str, str] = DIRECTIONS
+    unbounded_metrics = ("truth_ratio",)
+    directions = DIRECTIONS
 
     def __init__(
         self,
@@ -84,19 +81,13 @@ class TofuSuite:
             for subset, source in self._sources.items()
         }
         measured = [name for name in HEADLINE if "/" not in name or name.partition("/")[0] in self._questions]
-        self.headline: Sequence[str] = (
-            [f"{subset}/rouge_l" for subset in self._questions] if generated_only else measured
-        )
+        self.headline = [f"{subset}/rouge_l" for subset in self._questions] if generated_only else measured
 
     def describe(self) -> Mapping[str, object]:
-        data = {
-            subset: {
-                "file": re.split(r"[/\\]", self._sources[subset])[-1],  # its folder decides nothing
-                **digests_of_questions(questions),
-                "questions": len(questions),
-            }
-            for subset, questions in self._questions.items()
-        }
+        data: dict[str, object] = {}
+        for subset, questions in self._questions.items():
+            file = re.split(r"[/\\]", self._sources[subset])[-1]  # its folder decides nothing
+            data[subset] = {"file": file, **digests_of_questions(questions), "questions": len(questions)}
         return {
             "suite": self.name,
             "data": data,
@@ -126,7 +117,7 @@ class TofuSuite:
             values = {"rouge_l": rouge_l_recall(question.answer, text)}
             if not self._generated_only:
                 values |= self._scored(subset, question, replies, key)
-            scores += [Score(subset, metric, question.id, value, question.group) for metric, value in values.items()]
+            scores += scores_of(subset, question.id, values, question.group)
             answers.append(Answer(subset, question.id, question.question, text, question.answer))
         return Outcome(tuple(scores), tuple(answers))
 

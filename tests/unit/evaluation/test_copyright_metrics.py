@@ -25,12 +25,11 @@ from evaluation.copyright.metrics import (
     rouge_f1,
     sentence_bleu,
     unique_token_ratio,
-    word_repetition,
     word_tokens,
 )
 from evaluation.copyright.passages import first_words
 from evaluation.errors import DataError
-from scoring.metrics import perplexity
+from scoring.metrics import perplexity, repetition
 
 REFERENCES = [
     "The keeper climbed the two hundred steps, and counted nine ships before dawn.",
@@ -130,8 +129,8 @@ def test_frequent_words_of_a_long_text_count_in_a_verbatim_run() -> None:
 def test_variety_and_repetition() -> None:
     assert unique_token_ratio(["a", "b", "a", "a"]) == 0.5
     assert unique_token_ratio([]) == 0.0
-    assert word_repetition("one two three four five") == 0.0
-    assert word_repetition("na " * 8) == pytest.approx(1 - 1 / 5)  # five 4-grams, one of them distinct
+    assert repetition([word_tokens("one two three four five")]) == 0.0
+    assert repetition([word_tokens("na " * 8)]) == pytest.approx(1 - 1 / 5)  # five 4-grams, one of them distinct
 
 
 def test_pooled_perplexity_is_that_of_all_tokens_together() -> None:

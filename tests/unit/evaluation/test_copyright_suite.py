@@ -110,12 +110,12 @@ def test_a_chat_is_instructed() -> None:
 
     assert ask.style == "chat"
     assert ask.prompt.startswith("Here is the beginning of a text.")
-    assert ask.prompt.endswith(load_passages(NEWS, Split(), limit=1).passages[0].prompt)
+    assert ask.prompt.endswith(load_passages(NEWS, Split(), limit=1)[0][0].prompt)
 
 
 def test_scores_are_those_of_the_libraries_over_as_many_words_as_the_passage_has() -> None:
     suite = CopyrightSuite(NEWS, limit=3, seed=5, split=Split(answer_words=25))
-    passages = load_passages(NEWS, Split(answer_words=25), limit=3, seed=5).passages
+    passages = load_passages(NEWS, Split(answer_words=25), limit=3, seed=5)[0]
 
     outcome = suite.measure(says(recite_a_little))
 
@@ -211,7 +211,7 @@ def test_a_gap_that_cannot_be_had_says_why() -> None:
 def test_perplexity_is_over_the_tokens_of_the_answers_under_the_reference_model() -> None:
     reference = scorer()
     suite = CopyrightSuite(NEWS, reference=reference)
-    answers = {passage.prompt: "a bb " * number for number, passage in enumerate(load_passages(NEWS, Split()).passages)}
+    answers = {passage.prompt: "a bb " * number for number, passage in enumerate(load_passages(NEWS, Split())[0])}
     asker = says(lambda prompt: answers[prompt])
 
     scores = suite.measure(asker).scores
@@ -266,7 +266,7 @@ def test_bert_score_is_measured_with_the_given_model(tmp_path: Path) -> None:
 
     recited, babbled = (suite.measure(says(rule)).scores for rule in (recite, lambda _: BABBLE))
 
-    passages = load_passages(NEWS, Split(answer_words=20)).passages
+    passages = load_passages(NEWS, Split(answer_words=20))[0]
     cut = " ".join(BABBLE.split()[:20])
     expected = BertScore(str(tmp_path), 2).f1([passage.reference for passage in passages], [cut] * len(passages))
     found = [score.value for score in babbled if score.metric == "bertscore_f1"]
@@ -304,7 +304,7 @@ def test_what_decides_the_scores_is_described() -> None:
 def test_prompt_and_completion_are_taken_as_they_are(tmp_path: Path) -> None:
     source = write_rows(tmp_path, {"prompt": "Ferry returns", "completion": "The ferry came back on Monday morning."})
 
-    (passage,) = load_passages(source, Split(answer_words=5)).passages
+    (passage,) = load_passages(source, Split(answer_words=5))[0]
 
     assert passage == Passage(
         "1", "Ferry returns", "The ferry came back on Monday morning.", "The ferry came back on", ""
@@ -312,7 +312,7 @@ def test_prompt_and_completion_are_taken_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_title_is_given_where_asked_as_with_news_in_the_paper() -> None:
-    passage = load_passages(NEWS, Split(title_prompt=True)).passages[0]
+    passage = load_passages(NEWS, Split(title_prompt=True))[0][0]
 
     assert passage.prompt == "Harlow Bay ferry returns after eleven-month refit"
     assert passage.continuation.startswith("The ferry that links")
@@ -321,7 +321,7 @@ def test_a_title_is_given_where_asked_as_with_news_in_the_paper() -> None:
 def test_a_book_is_cut_into_passages(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("\n".join(f"word{i}" for i in range(100)))
 
-    loaded = load_passages(str(tmp_path / "book.txt"), Split(prompt_words=10, answer_words=20)).passages
+    loaded = load_passages(str(tmp_path / "book.txt"), Split(prompt_words=10, answer_words=20))[0]
 
     assert [(passage.example, passage.group) for passage in loaded] == [("1", "book"), ("2", "book"), ("3", "book")]
     assert loaded[1].prompt.split() == [f"word{i}" for i in range(30, 40)]
@@ -330,7 +330,7 @@ def test_a_book_is_cut_into_passages(tmp_path: Path) -> None:
 
 
 def test_a_limit_draws_by_seed_and_keeps_the_order() -> None:
-    drawn = [[p.example for p in load_passages(NEWS, Split(), limit=4, seed=seed).passages] for seed in (0, 0, 1)]
+    drawn = [[p.example for p in load_passages(NEWS, Split(), limit=4, seed=seed)[0]] for seed in (0, 0, 1)]
 
     assert drawn[0] == drawn[1] != drawn[2]
     assert all(ids == sorted(ids, key=int) and len(ids) == 4 for ids in drawn)

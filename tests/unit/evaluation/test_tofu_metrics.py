@@ -8,14 +8,16 @@ from scipy.stats import hmean, ks_2samp
 
 from evaluation.errors import DataError
 from evaluation.suite import Score
-from evaluation.tofu.figures import forget_quality_figures, model_utility_figure, tofu_figures
 from evaluation.tofu.metrics import (
     UTILITY_COMPONENTS,
     example_metrics,
     forget_quality,
+    forget_quality_figures,
     harmonic_mean,
     indifference,
+    model_utility_figure,
     normalised_probability,
+    tofu_figures,
     truth_ratio,
 )
 
