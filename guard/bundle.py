@@ -31,17 +31,6 @@ from guard.errors import BundleError
 from storage.digests import sha256_of_file
 from storage.whole import whole_folder
 
-__all__ = [
-    "Action",
-    "ClassifierConfig",
-    "ModelConfig",
-    "OnError",
-    "PolicyBundle",
-    "PolicyConfig",
-    "load_bundle",
-    "write_bundle",
-]
-
 Action = Literal["corrupt", "observe", "refuse"]
 OnError = Literal["reject", "corrupt"]
 

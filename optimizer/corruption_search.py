@@ -32,8 +32,6 @@ from scoring.metrics import DEFAULT_TOLERANCE, Metric, check_metric
 from scoring.scorer import ContentFinder, Scorer
 from storage.whole import write_whole
 
-__all__ = ["FoundCorruption", "ScorerOptions", "SearchOptions", "open_scorer", "run_search", "search_files"]
-
 TRAJECTORY_FILE, PLOT_FILE, SPEC_FILE, RESULT_FILE = "search.jsonl", "search.svg", "spec.json", "result.json"
 
 

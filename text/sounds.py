@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 from text.names import latin
 
-__all__ = ["SoundIndex", "foreign_skeleton", "skeleton"]
-
 _SOUND_GRAM = 4
 _MIN_SOUND = 5  # classes in a name's skeleton; shorter ones occur by chance
 _LONG_SOUND = 7  # from here on one class may differ

@@ -22,8 +22,6 @@ from classifiers.encoders.settings import (
 )
 from classifiers.errors import EncoderError
 
-__all__ = ["FinetunedClassifier", "WindowTokenizer", "run_windows"]
-
 # int8 rounding may flip where another CPU adds in another order: seen differences are below 0.05.
 _PROBE_TOLERANCE = 0.5
 

@@ -8,8 +8,6 @@ from guard.entities import EntityFinder, EntityTokens
 from guard.guard import WINDOW_STRIDE, WINDOW_TOKENS
 from guard.segments import slide
 
-__all__ = ["EntityContent", "entity_content"]
-
 
 class EntityContent:
     """A `ContentFinder` (scoring.scorer): the entity tokens of every window of content, as in a flagged prompt.

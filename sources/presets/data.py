@@ -10,8 +10,6 @@ from sources.examples import Example, ExampleFileError, check_disjoint, comparis
 from sources.presets.files import LocatedSource, Source, Table, TaskError, open_table
 from sources.read import Row
 
-__all__ = ["Convert", "Preset", "TaskData", "TaskReader", "finished", "keys_of"]
-
 #: A row, and the words an error message names it by, to the examples in it.
 Convert = Callable[[Row, str], Sequence[Example]]
 

@@ -12,8 +12,6 @@ from typing import Any, Literal
 from sources.read import Row, SourceError, csv_rows, hub_dataset, json_values, parquet_table, read_text
 from text.sentences import passages
 
-__all__ = ["LocatedSource", "Source", "Table", "TaskError", "hub_parquet", "locate", "open_table"]
-
 _TABLE_FORMATS = (".jsonl", ".json", ".csv", ".parquet")
 #: A book is read as passages of about this many words: 256 tokens, as in ECO's copyright experiments (section 4).
 _PASSAGE_WORDS = 200

@@ -13,8 +13,6 @@ from sources.presets.questions import mmlu_preset, synthetic_wmdp_preset, tofu_p
 from sources.presets.texts import bbc_news_preset, hp_book_preset
 from sources.read import SourceError
 
-__all__ = ["TaskData", "TaskError", "TaskPlan", "load_task", "plan_task"]
-
 _PRESETS: dict[str, Preset] = {
     **{f"tofu-{split}": tofu_preset(split) for split in TOFU_SPLITS},
     "wmdp": wmdp_preset(),

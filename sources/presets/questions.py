@@ -16,8 +16,6 @@ from sources.presets.files import Source, TaskError, hub_parquet
 from sources.presets.names import WMDP_SUBJECTS
 from sources.read import Row
 
-__all__ = ["mmlu_preset", "synthetic_wmdp_preset", "tofu_preset", "wmdp_preset"]
-
 _QUESTION_ANSWER = ("question", "answer")
 _OPTIONS = tuple(f"option{number}" for number in range(1, 5))
 _TRUTH_RATIO = ("paraphrased_question", "paraphrased_answer", "perturbed_answer")

@@ -9,8 +9,6 @@ from sources.presets.files import Source, TaskError, hub_parquet
 from sources.read import Row
 from text.sentences import split_sentences, word_count
 
-__all__ = ["bbc_news_preset", "hp_book_preset"]
-
 #: What the model would go on with, in words: 256 tokens in ECO.
 _ANSWER_WORDS = 200
 _MIN_SENTENCE_WORDS = 5
