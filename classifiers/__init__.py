@@ -6,12 +6,12 @@ Importing this package imports none of torch, transformers, onnx and onnxruntime
 from classifiers.calibration.assessment import Assessment
 from classifiers.calibration.threshold import CalibrationError, CalibrationSettings, calibrate
 from classifiers.encoders.shared import Encoder, PromptFeatures, extract_features, lexical_features
-from classifiers.errors import ClassifierError, EncoderError, ExampleFileError, HeadError, TrainingError
+from classifiers.errors import ClassifierError, EncoderError, HeadError, TrainingError
 from classifiers.export.hub import DEFAULT_ENCODER, resolve_encoder
 from classifiers.head import HEAD_FILE, Head, HeadBank, HeadSettings, score_texts
 from classifiers.training.head import DEFAULT_CALIBRATION, TrainingReport, train_head
 from sources.everyday import general_prompts
-from sources.examples import Example, check_disjoint, read_examples, save_examples
+from sources.examples import Example, ExampleFileError, check_disjoint, read_examples, save_examples
 
 __all__ = [
     "DEFAULT_CALIBRATION",

@@ -23,7 +23,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from classifiers.encoders.tokens import TOKEN_FILES, TOKEN_FOLDER
+from classifiers.encoders.settings import TOKEN_FOLDER
+from classifiers.encoders.tokens import TOKEN_FILES
 from classifiers.prompt_classifier import ENCODER_FOLDER, FINETUNED_FILES, ClassifierKind
 from console.errors import first_problem
 from corruption import CorruptionSpec

@@ -133,7 +133,8 @@ def _finetune(
     on_progress: "Progress | None",
 ) -> ClassifierInfo:
     """The threshold is found on what is held out; the validation's own choice is preferred where it is safe."""
-    from classifiers.training.finetune import FinetuneSettings, finetune
+    from classifiers.training.finetune import finetune
+    from classifiers.training.finetune_trainer import FinetuneSettings
 
     settings = FinetuneSettings(
         seed=options.seed, max_false_positive_rate=options.max_false_positive_rate, **options.finetuning()

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sources.examples import Example, comparison_key, example_of
-from sources.presets.data import Preset, TaskData, TaskReader, keys_of
-from sources.presets.files import Source, TaskError, hub_parquet
+from sources.presets.data import Preset, Source, TaskData, TaskError, TaskReader, hub_parquet, keys_of
 from sources.presets.names import WMDP_SUBJECTS
 from sources.read import Row
 

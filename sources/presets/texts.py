@@ -4,8 +4,7 @@ import re
 from collections.abc import Sequence
 
 from sources.examples import Example, comparison_key, example_of
-from sources.presets.data import Preset, TaskData, TaskReader, keys_of
-from sources.presets.files import Source, TaskError, hub_parquet
+from sources.presets.data import Preset, Source, TaskData, TaskError, TaskReader, hub_parquet, keys_of
 from sources.read import Row
 from text.sentences import split_sentences, word_count
 
