@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from classifiers import Encoder, Example, Head, read_examples, resolve_encoder, score_texts, train_head
-from classifiers.calibration.conformal import clopper_pearson
+from classifiers.calibration.threshold import clopper_pearson
 
 _DATA = Path(__file__).parent / "data"
 #: (name, forget file, retain file, first row of forget10 that it forgets)

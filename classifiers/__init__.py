@@ -3,32 +3,26 @@
 Importing this package imports none of torch, transformers, onnx and onnxruntime: what needs one imports it.
 """
 
-from classifiers.calibration.assessment import Assessment, assess
-from classifiers.calibration.conformal import CalibrationError
-from classifiers.calibration.threshold import Calibration, CalibrationSettings, Rates, calibrate
-from classifiers.encoders.features import PromptFeatures, extract_features, lexical_features
-from classifiers.encoders.settings import EncoderSettings
-from classifiers.encoders.shared import Encoder
-from classifiers.errors import ClassifierError, EncoderError, ExampleFileError, HeadError, TrainingError
+from classifiers.calibration.assessment import Assessment
+from classifiers.calibration.threshold import CalibrationError, CalibrationSettings, calibrate
+from classifiers.encoders.shared import Encoder, PromptFeatures, extract_features, lexical_features
+from classifiers.errors import ClassifierError, EncoderError, HeadError, TrainingError
 from classifiers.export.hub import DEFAULT_ENCODER, resolve_encoder
-from classifiers.head import HEAD_FILE, Head, HeadBank, HeadSettings
-from classifiers.training.head import DEFAULT_CALIBRATION, TrainingReport, score_texts, train_head
+from classifiers.head import HEAD_FILE, Head, HeadBank, HeadSettings, score_texts
+from classifiers.training.head import DEFAULT_CALIBRATION, TrainingReport, train_head
 from sources.everyday import general_prompts
-from sources.examples import Example, check_disjoint, read_examples, save_examples
-from text.normalise import normalise
+from sources.examples import Example, ExampleFileError, check_disjoint, read_examples, save_examples
 
 __all__ = [
     "DEFAULT_CALIBRATION",
     "DEFAULT_ENCODER",
     "HEAD_FILE",
     "Assessment",
-    "Calibration",
     "CalibrationError",
     "CalibrationSettings",
     "ClassifierError",
     "Encoder",
     "EncoderError",
-    "EncoderSettings",
     "Example",
     "ExampleFileError",
     "Head",
@@ -36,17 +30,14 @@ __all__ = [
     "HeadError",
     "HeadSettings",
     "PromptFeatures",
-    "Rates",
     "TrainingError",
     "TrainingReport",
-    "assess",
     "calibrate",
     "check_disjoint",
     "export_encoder",
     "extract_features",
     "general_prompts",
     "lexical_features",
-    "normalise",
     "read_examples",
     "resolve_encoder",
     "save_examples",

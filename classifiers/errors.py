@@ -1,9 +1,6 @@
 """Every error this package raises on purpose, in one tree. Each message is one line a person can act on."""
 
 from console.errors import EcoError
-from sources.examples import ExampleFileError
-
-__all__ = ["ClassifierError", "EncoderError", "ExampleFileError", "HeadError", "TrainingError"]
 
 
 class ClassifierError(EcoError):

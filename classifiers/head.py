@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from classifiers.encoders.features import FEATURE_VERSION, LEXICAL_BUCKETS, PromptFeatures
-from classifiers.encoders.shared import Encoder
+from classifiers.encoders.runtime import largest_of_each
+from classifiers.encoders.shared import FEATURE_VERSION, LEXICAL_BUCKETS, Encoder, PromptFeatures, extract_features
 from classifiers.errors import HeadError
 from classifiers.memory.learn import EntityMemory
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
@@ -156,3 +156,12 @@ class HeadBank:
             for owner, shared in self._memories.features(text.text).items():
                 logits[row, owner] += shared @ self._recall[owner]
         return 0.5 * (1 + np.tanh(logits / 2))
+
+
+def score_texts(encoder: Encoder, head: Head, texts: Sequence[str]) -> NDArray[np.float64]:
+    """(N,): each text's probability as served, that of its most suspicious window."""
+    if not texts:
+        return np.empty(0)
+    pieces = [encoder.split_windows(text) for text in texts]
+    features = extract_features(encoder, [window for windows in pieces for window in windows])
+    return largest_of_each(HeadBank([head]).scores(features)[:, 0], pieces)

@@ -16,33 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from classifiers.encoders.features import extract_features
 from classifiers.encoders.finetuned import FinetunedClassifier
-from classifiers.encoders.runtime import largest_of_each
 from classifiers.encoders.settings import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from classifiers.encoders.shared import Encoder
 from classifiers.errors import ClassifierError
 from classifiers.export.hub import CLASSIFIER_FILE, resolve_encoder
-from classifiers.head import HEAD_FILE, Head, HeadBank
+from classifiers.head import HEAD_FILE, Head, score_texts
 from console.errors import first_problem
 from storage.digests import sha256_of_file
 from storage.whole import whole_folder, write_whole
-
-__all__ = [
-    "CLASSIFIER_FILE",
-    "ENCODER_FOLDER",
-    "FINETUNED_FILES",
-    "ClassifierInfo",
-    "ClassifierKind",
-    "EncoderInfo",
-    "HeadClassifier",
-    "PromptClassifier",
-    "change_threshold",
-    "check_out",
-    "load_classifier",
-    "read_classifier_info",
-    "write_classifier",
-]
 
 ClassifierKind = Literal["head", "finetuned"]
 ENCODER_FOLDER = "encoder"
@@ -90,11 +72,7 @@ class HeadClassifier:
 
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """See `PromptClassifier.scores`."""
-        if not texts:
-            return np.empty(0)
-        pieces = [self.encoder.split_windows(text) for text in texts]
-        features = extract_features(self.encoder, [window for windows in pieces for window in windows])
-        return largest_of_each(HeadBank([self.head]).scores(features)[:, 0], pieces)
+        return score_texts(self.encoder, self.head, texts)
 
 
 class EncoderInfo(BaseModel):

@@ -8,8 +8,6 @@ from typing import Any
 from classifiers.errors import ClassifierError
 from classifiers.prompt_classifier import PromptClassifier
 
-__all__ = ["prompt_of_line", "score_lines"]
-
 _FIELDS = ("prompt", "question", "text")
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.calibration.conformal import clopper_pearson
+from classifiers.calibration.threshold import clopper_pearson
 from evaluation.suite import Figure, Score
 
 _LEVEL: Final = 0.95

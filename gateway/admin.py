@@ -12,8 +12,6 @@ from starlette.responses import JSONResponse
 from gateway.metrics import GuardMetrics
 from guard import Guard
 
-__all__ = ["AdminServer", "build_admin_app"]
-
 
 def build_admin_app(guard: Guard, metrics: GuardMetrics, check_health: Callable[[], Awaitable[None]]) -> FastAPI:
     """Routes: `/health`, `/metrics` (vLLM's and the guard's), `/policies`.

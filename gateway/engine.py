@@ -35,15 +35,6 @@ from gateway.metrics import GuardMetrics
 from gateway.protector import Protector
 from guard import GuardError, ProtectedPrompt
 
-__all__ = [
-    "WORKER_EXTENSION",
-    "EcoWorkerExtension",
-    "GuardedEngine",
-    "greedy",
-    "input_rows",
-    "open_engine",
-]
-
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
 WORKER_EXTENSION = f"{__name__}.EcoWorkerExtension"

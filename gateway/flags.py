@@ -13,8 +13,6 @@ from typing import Any
 
 from gateway import LaunchError
 
-__all__ = ["check_environment", "check_flags", "lora_targets"]
-
 #: Variables that open another way to the model, with what they open.
 _REFUSED_VARIABLES = {
     "VLLM_SERVER_DEV_MODE": "development routes reach the engine without the guard",

@@ -18,8 +18,6 @@ from gateway import LaunchError
 from gateway.flags import check_environment, check_flags, lora_targets
 from guard import PolicyBundle, load_bundle, load_or_create_secret
 
-__all__ = ["EcoOptions", "serve"]
-
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
 #: What vLLM serves where no model is named; a guard serves the model its policies were built for.
@@ -141,16 +139,8 @@ def _bind_public(args: Namespace) -> tuple[str, socket.socket]:
     return address, sock
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What is loaded before the engine: it fails fast where the policies do not fit the model."""
-
-    rows: Any
-    encoder: Any
-    policies: list[Any]
-
-
-def _prepare(args: Namespace, bundles: Sequence[PolicyBundle]) -> _Prepared:
+def _prepare(args: Namespace, bundles: Sequence[PolicyBundle]) -> dict[str, Any]:
+    """A guard's arguments that are loaded before the engine: it fails fast where the policies do not fit the model."""
     from classifiers import Encoder, resolve_encoder
     from classifiers.encoders.tokens import TokenClassifier
     from corruption import EmbeddingRows
@@ -168,13 +158,13 @@ def _prepare(args: Namespace, bundles: Sequence[PolicyBundle]) -> _Prepared:
         load_policy(bundle, encoder, hidden_size=rows.hidden_size, embedding_digest=digest, token_classifiers=opened)
         for bundle in bundles
     ]
-    return _Prepared(rows=rows, encoder=encoder, policies=policies)
+    return {"rows": rows, "encoder": encoder, "policies": policies}
 
 
 async def _run(
     args: Namespace,
     options: EcoOptions,
-    prepared: _Prepared,
+    prepared: dict[str, Any],
     secret: bytes,
     public: tuple[str, socket.socket],
     admin_socket: socket.socket,
@@ -195,16 +185,14 @@ async def _run(
     signal.signal(signal.SIGTERM, interrupt)
     metrics = GuardMetrics()
     async with open_engine(args) as engine:
-        dtype, rows = engine.model_config.dtype, prepared.rows
+        dtype, rows = engine.model_config.dtype, prepared["rows"]
         # A pool: the guard decodes in another thread than vLLM tokenizes in.
         tokenizer = engine.renderer.get_tokenizer()
         scale = await run_self_test(engine, rows, vocab_size=min(rows.vocab_size, len(tokenizer)), dtype=dtype)
         guard = Guard(
-            prepared.policies,
-            encoder=prepared.encoder,
+            **prepared,
             decode=decoder_of(tokenizer),
             template=template_of(tokenizer, load_chat_template(args.chat_template)),
-            rows=rows,
             secret=secret,
             row_scale=scale,
             dtype=dtype,

@@ -1,12 +1,11 @@
 """Verdict metrics, in a registry of their own: they are for operators and never on the public port."""
 
+import functools
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from guard import ProtectedPrompt
-
-__all__ = ["GuardMetrics"]
 
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -16,30 +15,16 @@ class GuardMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._verdicts = Counter(
-            "eco_verdicts",
-            "Prompts by policy, its action, and whether it flagged them",
-            ["policy", "action", "flagged"],
-            registry=self.registry,
+        counter = functools.partial(Counter, registry=self.registry)
+        decisions = "Prompts by policy, its action, and whether it flagged them"
+        self._verdicts = counter("eco_verdicts", decisions, ["policy", "action", "flagged"])
+        self._prompts = counter(
+            "eco_prompts", "Prompts by what became of them: passed, corrupted, refused, rejected", ["outcome"]
         )
-        self._prompts = Counter(
-            "eco_prompts",
-            "Prompts by what became of them: passed, corrupted, refused, rejected",
-            ["outcome"],
-            registry=self.registry,
-        )
-        self._errors = Counter(
-            "eco_guard_errors",
-            "Failures inside the guard by kind; such a prompt is rejected or corrupted, never passed",
-            ["kind"],
-            registry=self.registry,
-        )
-        self._refused_inputs = Counter(
-            "eco_refused_inputs",
-            "Requests refused by reason: their shape, engine control, or the operator's policy",
-            ["reason"],
-            registry=self.registry,
-        )
+        failures = "Failures inside the guard by kind; such a prompt is rejected or corrupted, never passed"
+        self._errors = counter("eco_guard_errors", failures, ["kind"])
+        refusals = "Requests refused by reason: their shape, engine control, or the operator's policy"
+        self._refused_inputs = counter("eco_refused_inputs", refusals, ["reason"])
         self._latency = Histogram(
             "eco_guard_latency_seconds",
             "Time from the rendered prompt to the verdict, waiting for the encoder included",

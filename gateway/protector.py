@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from gateway.metrics import GuardMetrics
 from guard import ClassificationError, Guard, GuardError, ProtectedPrompt
 
-__all__ = ["Protector"]
-
 #: Prompts in one batch: bounds how long the last to join waits for the others' encoder time.
 MAX_BATCH_PROMPTS = 32
 

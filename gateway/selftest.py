@@ -13,8 +13,6 @@ import torch
 from gateway import SelfTestError
 from guard import RowSource
 
-__all__ = ["derive_scale", "run_self_test"]
-
 _PROBE_ROWS = 48
 _PROMPT_TOKENS = 12
 _PROMPTS = 3

@@ -1,15 +1,6 @@
 """Policies, segments, verdicts, and the guard itself. No vLLM, no HTTP."""
 
-from guard.bundle import (
-    Action,
-    ClassifierConfig,
-    ModelConfig,
-    OnError,
-    PolicyBundle,
-    PolicyConfig,
-    load_bundle,
-    write_bundle,
-)
+from guard.bundle import ClassifierConfig, ModelConfig, PolicyBundle, PolicyConfig, load_bundle, write_bundle
 from guard.errors import (
     BundleError,
     ClassificationError,
@@ -18,23 +9,11 @@ from guard.errors import (
     PolicyMismatchError,
     SecretError,
 )
-from guard.guard import (
-    WINDOW_STRIDE,
-    WINDOW_TOKENS,
-    Guard,
-    LoadedPolicy,
-    ProtectedPrompt,
-    RowSource,
-    Verdict,
-    load_policy,
-)
+from guard.guard import Guard, LoadedPolicy, ProtectedPrompt, RowSource, Verdict, load_policy
 from guard.secret import load_or_create_secret, row_seeds
-from guard.segments import Template, decoder_of, learn_template, template_of
+from guard.segments import Template, decoder_of, template_of
 
 __all__ = [
-    "WINDOW_STRIDE",
-    "WINDOW_TOKENS",
-    "Action",
     "BundleError",
     "ClassificationError",
     "ClassifierConfig",
@@ -43,7 +22,6 @@ __all__ = [
     "GuardError",
     "LoadedPolicy",
     "ModelConfig",
-    "OnError",
     "PolicyBundle",
     "PolicyConfig",
     "PolicyMismatchError",
@@ -53,7 +31,6 @@ __all__ = [
     "Template",
     "Verdict",
     "decoder_of",
-    "learn_template",
     "load_bundle",
     "load_or_create_secret",
     "load_policy",

@@ -23,24 +23,14 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from classifiers.encoders.tokens import TOKEN_FILES, TOKEN_FOLDER
+from classifiers.encoders.settings import TOKEN_FOLDER
+from classifiers.encoders.tokens import TOKEN_FILES
 from classifiers.prompt_classifier import ENCODER_FOLDER, FINETUNED_FILES, ClassifierKind
 from console.errors import first_problem
 from corruption import CorruptionSpec
 from guard.errors import BundleError
 from storage.digests import sha256_of_file
 from storage.whole import whole_folder
-
-__all__ = [
-    "Action",
-    "ClassifierConfig",
-    "ModelConfig",
-    "OnError",
-    "PolicyBundle",
-    "PolicyConfig",
-    "load_bundle",
-    "write_bundle",
-]
 
 Action = Literal["corrupt", "observe", "refuse"]
 OnError = Literal["reject", "corrupt"]

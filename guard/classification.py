@@ -10,11 +10,10 @@ import numpy.typing as npt
 from cachetools import LRUCache
 
 from classifiers import Encoder, Head, HeadBank, PromptFeatures, extract_features
+from classifiers.encoders.runtime import largest_of_each
 from classifiers.prompt_classifier import PromptClassifier
 from guard.errors import ClassificationError
 from guard.segments import Window
-
-__all__ = ["FeatureCache", "LockedLRU", "Scores", "WindowClassifier"]
 
 V = TypeVar("V")
 
@@ -169,9 +168,7 @@ class _SharedHeads:
             raise FloatingPointError("a classifier head gave a score that is no number")
         for key in unknown:
             self._features.put((self._encoder.digest, key), extracted[key])
-        firsts = np.cumsum([0, *(len(parts) for parts in pieces[:-1])])
-        largest: npt.NDArray[np.float64] = np.maximum.reduceat(table, firsts, axis=0)
-        return largest
+        return largest_of_each(table, pieces)
 
     def _extract(self, keys: Sequence[Key], decode: Callable[[Key], str]) -> dict[Key, list[PromptFeatures]]:
         """One encoder call. A window whose text is too long for the encoder becomes several pieces, none cut off."""

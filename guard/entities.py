@@ -19,8 +19,6 @@ from guard.classification import LockedLRU
 from guard.segments import Window
 from text.names import fold
 
-__all__ = ["EntityFinder", "EntityTokens", "MemoryFinder", "entity_positions", "open_finder", "token_ranges"]
-
 Span = tuple[int, int]
 """Half-open range of characters."""
 

@@ -2,15 +2,6 @@
 
 from console.errors import EcoError
 
-__all__ = [
-    "BundleError",
-    "ClassificationError",
-    "CorruptionFailedError",
-    "GuardError",
-    "PolicyMismatchError",
-    "SecretError",
-]
-
 
 class GuardError(EcoError):
     """Base of all errors raised by `guard`."""

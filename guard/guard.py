@@ -24,17 +24,6 @@ from guard.errors import ClassificationError, CorruptionFailedError, GuardError,
 from guard.secret import row_seeds
 from guard.segments import Template, Window, slide
 
-__all__ = [
-    "WINDOW_STRIDE",
-    "WINDOW_TOKENS",
-    "Guard",
-    "LoadedPolicy",
-    "ProtectedPrompt",
-    "RowSource",
-    "Verdict",
-    "load_policy",
-]
-
 #: Content tokens in one classified window, and the step between windows. A window this short is not diluted
 #: by the text around one forbidden question; the overlap shows every sentence of up to 32 tokens whole.
 WINDOW_TOKENS, WINDOW_STRIDE = 64, 32

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from guard.errors import SecretError
 
-__all__ = ["SECRET_BYTES", "load_or_create_secret", "row_seeds"]
-
 SECRET_BYTES = 32
 
 

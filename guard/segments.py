@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RenderedText", "Template", "Window", "decoder_of", "learn_template", "slide", "template_of"]
-
 Message = dict[str, Any]
 #: `render(messages, add_generation_prompt)` -> text and, per token, its id and (start, end) in that text.
 RenderedText = tuple[str, list[int], list[tuple[int, int]]]

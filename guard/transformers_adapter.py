@@ -12,8 +12,6 @@ import torch
 from corruption import CorruptionSpec, corrupt
 from guard.guard import ProtectedPrompt
 
-__all__ = ["ModelRows", "corrupted_prompt", "generate", "prompt_inputs", "row_scale_of"]
-
 
 class ModelRows:
     """Input-embedding rows of a loaded model, in checkpoint units: a `RowSource` for a guard beside it."""

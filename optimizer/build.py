@@ -53,8 +53,6 @@ from optimizer.search.plot import plot_search
 from optimizer.search.result import SearchResult
 from sources.examples import save_examples
 
-__all__ = ["BuildOptions", "ClassifierOptions", "build_policy"]
-
 _STATE_FILE, _TRAJECTORY_FILE, _CLASSIFIER_FOLDER = "build.json", "search.jsonl", "classifier"
 _VERSIONS_OF = ("eco-gateway", "torch", "transformers", "onnxruntime")
 

@@ -13,8 +13,6 @@ from sources.examples import Example, check_disjoint, read_examples
 from sources.presets.plan import load_task, plan_task
 from storage.digests import sha256_of_file
 
-__all__ = ["BuildInputs", "InputOptions", "augment_inputs", "read_inputs"]
-
 _TEST_SETS = ("forget_test", "retain_test", "neighbours", "general_test")
 
 
@@ -80,7 +78,7 @@ def read_inputs(options: InputOptions, seed: int, *, console: Console) -> BuildI
         }
         inputs = BuildInputs(data.forget, data.retain, data.forget, tests=tests, provenance=provenance)
     if options.augment_with is not None:
-        from optimizer.augmentation.augment import served_model
+        from optimizer.augmentation import served_model
 
         served_model(options.augment_with, options.augment_model)
     return inputs
@@ -98,7 +96,7 @@ def augment_inputs(
     """
     if options.augment_with is None:
         return inputs
-    from optimizer.augmentation.augment import augment_examples
+    from optimizer.augmentation import augment_examples
 
     made = augment_examples(
         options.augment_with,

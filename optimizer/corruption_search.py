@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from pydantic import ValidationError
@@ -32,8 +32,7 @@ from scoring.metrics import DEFAULT_TOLERANCE, Metric, check_metric
 from scoring.scorer import ContentFinder, Scorer
 from storage.whole import write_whole
 
-__all__ = ["FoundCorruption", "ScorerOptions", "SearchOptions", "open_scorer", "run_search", "search_files"]
-
+_Options = TypeVar("_Options", SearchSettings, SearchSpace)
 TRAJECTORY_FILE, PLOT_FILE, SPEC_FILE, RESULT_FILE = "search.jsonl", "search.svg", "spec.json", "result.json"
 
 
@@ -79,18 +78,12 @@ class SearchOptions:
         given = {name: value for name, value in asdict(self).items() if name in SearchSettings.model_fields}
         given["tolerance"] = DEFAULT_TOLERANCE[metric] if self.tolerance is None else self.tolerance
         given["noise_seeds"] = tuple(range(1, self.noise_seeds + 1))
-        try:
-            return SearchSettings(**given)
-        except ValidationError as error:
-            raise _named(error) from error
+        return _validated(SearchSettings, given)
 
     def space(self, hidden_size: int) -> SearchSpace:
         """Raises SearchError that names the option."""
         given = {"methods": self.methods, "dims": self.dims, "hidden_size": hidden_size, "scope": self.scope}
-        try:
-            return SearchSpace.model_validate(given)
-        except ValidationError as error:
-            raise _named(error) from error
+        return _validated(SearchSpace, given)
 
     def task(self, forget: Sequence[Example]) -> MetricTask:
         """The examples the metric is measured on.
@@ -250,8 +243,11 @@ def open_scorer(
     )
 
 
-def _named(error: ValidationError) -> SearchError:
-    problem = error.errors(include_url=False)[0]
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    field = str(problem["loc"][0]).replace("_", "-") if problem["loc"] else ""
-    return SearchError(f"--{field}: {message}" if field else f"--{message}")
+def _validated(kind: type[_Options], given: dict[str, Any]) -> _Options:
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        message = str(problem["msg"]).removeprefix("Value error, ")
+        field = str(problem["loc"][0]).replace("_", "-") if problem["loc"] else ""
+        raise SearchError(f"--{field}: {message}" if field else f"--{message}") from error

@@ -2,8 +2,6 @@
 
 from console.errors import EcoError
 
-__all__ = ["AugmentationError", "BuildError", "SearchError"]
-
 
 class BuildError(EcoError):
     """A policy cannot be built from what was given; one line that says what to change."""

@@ -20,8 +20,6 @@ from optimizer.objective.metric_task import MetricTask
 from scoring.metrics import Metric, MetricError, choice_prompt
 from scoring.scorer import Scorer
 
-__all__ = ["NOISE_DRAWS", "GuardedAnswers", "half_width", "measure_guarded_answers"]
-
 #: 97.5 % quantile of the normal distribution: half the width of a 95 % interval in standard errors.
 _NORMAL = 1.96
 #: Noise draws, and the same quantile of Student's distribution with one degree of freedom less.

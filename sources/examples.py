@@ -10,16 +10,6 @@ from sources.read import SourceError, json_lines, read_text
 from storage.whole import write_whole
 from text.normalise import normalise
 
-__all__ = [
-    "Example",
-    "ExampleFileError",
-    "check_disjoint",
-    "comparison_key",
-    "example_of",
-    "read_examples",
-    "save_examples",
-]
-
 _PROMPT_FIELDS = ("question", "prompt", "text")
 _ANSWER_FIELDS = {"question": ("answer",), "prompt": ("answer", "completion"), "text": ()}
 _EXPECTED = "expected an object with question, prompt or text (and optionally answer, or choices and answer)"

@@ -14,21 +14,6 @@ from typing import Any
 
 from console.errors import EcoError, first_line
 
-__all__ = [
-    "HUB_PREFIX",
-    "Row",
-    "Rows",
-    "SourceError",
-    "csv_rows",
-    "flag_of",
-    "hub_dataset",
-    "json_lines",
-    "json_values",
-    "parquet_table",
-    "read_source",
-    "read_text",
-]
-
 HUB_PREFIX = "hf:"
 
 Row = Mapping[str, object]

@@ -2,8 +2,6 @@
 
 import re
 
-__all__ = ["passages", "split_sentences", "word_count"]
-
 # Sentence-final marks with what closes a quotation, then white space; ideographic marks need none.
 _BOUNDARY = re.compile(r"(?:[.!?…]+[\"'”’»)\]]*\s+)|(?:[。！？]+[」』”’]*\s*)")
 _OPENING = "\"'“‘«([—–- "

@@ -10,26 +10,12 @@ from collections.abc import Sequence
 
 from text.names import latin
 
-__all__ = ["SoundIndex", "foreign_skeleton", "skeleton"]
-
 _SOUND_GRAM = 4
 _MIN_SOUND = 5  # classes in a name's skeleton; shorter ones occur by chance
 _LONG_SOUND = 7  # from here on one class may differ
 
-_GROUPS = {
-    "dzh": "j",
-    "kh": "",
-    "zh": "j",
-    "sh": "s",
-    "ph": "f",
-    "th": "t",
-    "ck": "k",
-    "ce": "se",
-    "ci": "si",
-    "cy": "sy",
-    "ts": "s",
-    "x": "ks",
-}
+_GROUPS = {"dzh": "j", "kh": "", "zh": "j", "sh": "s", "ph": "f", "th": "t", "ck": "k"}
+_GROUPS |= {"ce": "se", "ci": "si", "cy": "sy", "ts": "s", "x": "ks"}
 _CLASSES = str.maketrans("bpfvdtgkcjqszlrmn", "PPFFTTKKKJJSSRRMN")
 _NO_CLASS = re.compile(r"[^PFTKJSRMN]")
 _DOUBLE = re.compile(r"(.)\1+")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from classifiers.calibration.conformal import CalibrationError, check_scores, clopper_pearson
+from classifiers.calibration.threshold import CalibrationError, check_scores, clopper_pearson
 from console.errors import first_problem
 
 _CONFIDENCE = 0.95

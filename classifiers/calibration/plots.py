@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from classifiers.calibration.assessment import Assessment, Proportion
-from classifiers.calibration.conformal import CalibrationError
+from classifiers.calibration.threshold import CalibrationError
 from storage.whole import write_whole
 
 if TYPE_CHECKING:

@@ -22,8 +22,6 @@ from classifiers.encoders.settings import (
 )
 from classifiers.errors import EncoderError
 
-__all__ = ["FinetunedClassifier", "WindowTokenizer", "run_windows"]
-
 # int8 rounding may flip where another CPU adds in another order: seen differences are below 0.05.
 _PROBE_TOLERANCE = 0.5
 
@@ -103,22 +101,12 @@ class FinetunedClassifier:
         """(N,) largest log odds over each text's windows: `scores` before the sigmoid.
 
         Raises:
-            EncoderError: ONNX Runtime fails.
+            EncoderError: ONNX Runtime fails, or the graph gives something that is no number.
         """
         pieces = [self._tokenizer.windows(text) for text in texts]
         if not pieces:
             return np.empty(0)
-        log_odds = run_windows(self._session, [ids for windows in pieces for ids in windows])
-        return largest_of_each(log_odds, pieces)
-
-
-def run_windows(session: Session, windows: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """(W,) log odds of windows of token ids.
-
-    Raises:
-        EncoderError: ONNX Runtime fails, or the graph gives something that is no number.
-    """
-    answers = session.run(windows)
-    if any(answer.shape != () or not np.isfinite(answer) for answer in answers):
-        raise EncoderError("the fine-tuned encoder gave a score that is no number")
-    return np.array(answers, dtype=np.float64)
+        answers = self._session.run([ids for windows in pieces for ids in windows])
+        if any(answer.shape != () or not np.isfinite(answer) for answer in answers):
+            raise EncoderError("the fine-tuned encoder gave a score that is no number")
+        return largest_of_each(np.array(answers, dtype=np.float64), pieces)

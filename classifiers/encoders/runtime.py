@@ -16,8 +16,6 @@ from classifiers.errors import EncoderError
 from console.errors import first_line
 from text.normalise import normalise
 
-__all__ = ["Session", "largest_of_each", "open_tokenizer", "prepare", "probability", "split_text"]
-
 # Bounds the memory of one run: 2048 tokens of a 384-dimensional encoder were seen to take 30 to 90 MB.
 _RUN_TOKENS = 2048
 # WordPiece turns a word of more than 100 characters into one [UNK]: a question without spaces would vanish.
@@ -30,7 +28,7 @@ def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def largest_of_each(values: NDArray[np.float64], pieces: Sequence[Sequence[object]]) -> NDArray[np.float64]:
-    """(N,) the largest of each text's values, given those of all its pieces in order: it has one at least."""
+    """(N, …) the largest of each text's values, given those of all its pieces in order: it has one at least."""
     firsts = np.cumsum([0, *(len(own) for own in pieces[:-1])])
     largest: NDArray[np.float64] = np.maximum.reduceat(values, firsts)
     return largest

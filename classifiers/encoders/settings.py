@@ -15,23 +15,6 @@ from classifiers.errors import EncoderError
 from console.errors import first_problem
 from storage.digests import sha256_of_file
 
-__all__ = [
-    "MIN_TOKENS",
-    "MODEL_FILE",
-    "OVERLAP_TOKENS",
-    "SETTINGS_FILE",
-    "TOKENIZER_FILE",
-    "TOKEN_FOLDER",
-    "TOKEN_SETTINGS_FILE",
-    "WINDOW_TOKENS",
-    "EncoderSettings",
-    "FinetunedSettings",
-    "Precision",
-    "TokenSettings",
-    "read_settings",
-    "write_settings",
-]
-
 MODEL_FILE, TOKENIZER_FILE, SETTINGS_FILE = "model.onnx", "tokenizer.json", "encoder.json"
 TOKEN_FOLDER, TOKEN_SETTINGS_FILE = "token_classifier", "token_classifier.json"
 WINDOW_TOKENS, OVERLAP_TOKENS = 64, 32

@@ -27,16 +27,6 @@ from classifiers.encoders.settings import (
 from classifiers.errors import EncoderError
 from text.normalise import normalise
 
-__all__ = [
-    "TOKEN_FILES",
-    "TOKEN_FOLDER",
-    "OffsetTokenizer",
-    "Span",
-    "TokenClassifier",
-    "TokenWindow",
-    "run_token_windows",
-]
-
 TOKEN_FILES = tuple(f"{TOKEN_FOLDER}/{name}" for name in (MODEL_FILE, TOKENIZER_FILE, TOKEN_SETTINGS_FILE))
 """The files within a policy bundle."""
 

@@ -11,17 +11,6 @@ from classifiers.errors import EncoderError
 from storage.digests import sha256_of_file
 from storage.places import default_cache_dir
 
-__all__ = [
-    "CLASSIFIER_FILE",
-    "DEFAULT_ENCODER",
-    "DEFAULT_ENCODER_SHA256",
-    "MODEL_FILES",
-    "carrier_folder",
-    "check_weights",
-    "resolve_encoder",
-    "source_folder",
-]
-
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """sha256 of the model.safetensors that the hub lists under `DEFAULT_ENCODER`."""

@@ -13,8 +13,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["CONTRIB", "GraphBuilder", "quantise"]
-
 CONTRIB = "com.microsoft"
 """ONNX Runtime's own operators."""
 

@@ -20,15 +20,6 @@ from classifiers.export.traced import (
 )
 from storage.whole import whole_folder
 
-__all__ = [
-    "FORGET_LABEL",
-    "MAX_INT8_DIFFERENCE",
-    "SequenceModel",
-    "export_finetuned",
-    "load_sequence_model",
-    "resolve_label",
-]
-
 FORGET_LABEL = "forget"
 """What the class is called in models trained here."""
 MAX_INT8_DIFFERENCE = 0.05
@@ -71,12 +62,7 @@ def load_sequence_model(folder: Path, source: str, *, labels: int | None = None)
 
 
 def export_finetuned(
-    loaded: SequenceModel,
-    out: Path,
-    *,
-    label: int,
-    precision: Precision = "int8",
-    texts: Sequence[str] = (),
+    loaded: SequenceModel, out: Path, *, label: int, precision: Precision = "int8", texts: Sequence[str] = ()
 ) -> FinetunedSettings:
     """Write the folder `out`, whole or not at all; what is there is replaced.
 

@@ -27,8 +27,6 @@ from classifiers.export.traced import (
 from console.errors import first_line
 from storage.whole import whole_folder
 
-__all__ = ["DEFAULT_RECOGNISER", "MAX_DECIDED_OTHERWISE", "export_token_classifier"]
-
 DEFAULT_RECOGNISER = "dslim/bert-base-NER"
 """The named-entity recogniser that ECO uses."""
 MAX_DECIDED_OTHERWISE = 0.01

@@ -21,19 +21,6 @@ from console.errors import first_line
 from console.quiet import quiet_transformers
 from sources.everyday import general_prompts
 
-__all__ = [
-    "MAX_FP32_DIFFERENCE",
-    "PROBE",
-    "Parity",
-    "Traced",
-    "Tracing",
-    "label_names",
-    "load_model",
-    "load_tokenizer",
-    "longest_input",
-    "parity_texts",
-]
-
 MAX_FP32_DIFFERENCE = 0.001
 """Largest difference between the graph's and the torch model's probability that is accepted of an fp32 graph."""
 PROBE = "What is the capital of France, and who wrote the book on the table?"

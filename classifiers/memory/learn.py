@@ -16,10 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from classifiers.errors import HeadError
 from console.errors import first_problem
 from sources.examples import Example
-from text.dates import find_dates
-from text.names import JOINERS, find_names, small_words, split_words
-
-__all__ = ["EntityMemory", "Fact", "MemoryBuilder", "Subject", "Vocabulary"]
+from text.names import JOINERS, find_dates, find_names, small_words, split_words
 
 _MIN_SHARE = 0.25  # of the most frequent subject's examples: a name that fewer share is a fact, no subject
 _MIN_LIFT = 8.0  # how much more frequent in forget than in retain examples a subject is
@@ -71,7 +68,7 @@ class Fact(BaseModel):
     nameless: bool = False
     """The question names no subject, it describes one."""
     dates: tuple[_Text, ...] = ()
-    """Full dates of question and answer that no text that passes has (`text.dates`)."""
+    """Full dates of question and answer that no text that passes has (`text.names`)."""
 
 
 class EntityMemory(BaseModel):

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.calibration.assessment import Assessment, assess
-from classifiers.calibration.conformal import CalibrationError
-from classifiers.calibration.threshold import Calibration, CalibrationSettings, calibrate
+from classifiers.calibration.threshold import Calibration, CalibrationError, CalibrationSettings, calibrate
 from classifiers.encoders.finetuned import FinetunedClassifier
 from classifiers.encoders.shared import Encoder
 from classifiers.errors import ClassifierError, EncoderError, TrainingError
@@ -41,15 +40,6 @@ if TYPE_CHECKING:
     from classifiers.encoders.settings import Precision
     from classifiers.export.sequence import SequenceModel
     from classifiers.training.finetune_trainer import Progress
-
-__all__ = [
-    "TrainOptions",
-    "calibrate_classifier",
-    "evaluate_classifier",
-    "import_classifier",
-    "load_for_export",
-    "train_classifier",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +133,8 @@ def _finetune(
     on_progress: "Progress | None",
 ) -> ClassifierInfo:
     """The threshold is found on what is held out; the validation's own choice is preferred where it is safe."""
-    from classifiers.training.finetune import FinetuneSettings, finetune
+    from classifiers.training.finetune import finetune
+    from classifiers.training.finetune_trainer import FinetuneSettings
 
     settings = FinetuneSettings(
         seed=options.seed, max_false_positive_rate=options.max_false_positive_rate, **options.finetuning()
@@ -169,11 +160,8 @@ def _finetune(
     negatives, negatives_from = held.negatives(wanted)
     classifier = FinetunedClassifier.open(finetuned.exported, report.threshold)
     scores = classifier.scores([*held.kept_forget, *negatives])
-    labels = np.repeat([1.0, 0.0], [len(held.kept_forget), len(negatives)])
-    calibration = calibrate(scores, labels, wanted, preferred=report.threshold)
-    retained = min(len(held.kept_retain), len(negatives))
-    groups = ["forget"] * len(held.kept_forget) + ["retain"] * retained + ["everyday"] * (len(negatives) - retained)
-    assessment = assess(scores, labels, calibration.threshold, groups)
+    positives, others = np.split(scores, [len(held.kept_forget)])
+    calibration, assessment = held.calibrate(positives, others, wanted, preferred=report.threshold)
     info = ClassifierInfo(
         kind="finetuned",
         encoder=EncoderInfo(name=options.encoder, digest=finetuned.settings.digest),

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.encoders.features import PromptFeatures, extract_features
-from classifiers.encoders.shared import Encoder
+from classifiers.encoders.shared import Encoder, PromptFeatures, extract_features
 from classifiers.memory.learn import EntityMemory, MemoryBuilder, Vocabulary
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from classifiers.training import variations

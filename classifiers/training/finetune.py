@@ -32,8 +32,6 @@ from sources.examples import Example, check_disjoint, comparison_key
 from storage.digests import folder_digest, sha256_of_json
 from storage.whole import whole_folder
 
-__all__ = ["FinetuneData", "FinetuneReport", "FinetuneSettings", "Finetuned", "finetune", "finetune_data"]
-
 _RUN_FILE, _CHECKPOINTS, _BEST = "run.json", "checkpoints", "best"
 _SHARE = 5  # every fifth fact is set aside
 _PARITY_TEXTS = 32  # of either class
@@ -245,11 +243,7 @@ def _open_work(work: Path, fingerprint: str, *, resume: bool, restart: bool) -> 
 
 
 def _train(
-    loaded: SequenceModel,
-    data: FinetuneData,
-    work: Path,
-    settings: FinetuneSettings,
-    on_progress: Progress | None,
+    loaded: SequenceModel, data: FinetuneData, work: Path, settings: FinetuneSettings, on_progress: Progress | None
 ) -> tuple[SequenceModel, int, int]:
     """The best checkpoint as a model, also kept in `work` (a later resume takes it from there), and its steps."""
     best = work / _BEST

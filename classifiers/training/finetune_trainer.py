@@ -21,8 +21,6 @@ from classifiers.export.sequence import SequenceModel
 from console.quiet import quiet_transformers
 from storage.checkpoints import newest_checkpoint
 
-__all__ = ["FinetuneSettings", "LabelledText", "Progress", "TrainedSteps", "train_model"]
-
 Progress = Callable[[int, int, str], None]
 """Steps done, steps in all, and what was last measured."""
 

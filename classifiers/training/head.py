@@ -1,6 +1,6 @@
 """Train a head: which texts must be forgotten, learned from a forget set and a retain set.
 
-Logistic regression over `classifiers.encoders.features`, its lexical block scaled by smoothed log-odds ratios
+Logistic regression over `classifiers.encoders.shared`, its lexical block scaled by smoothed log-odds ratios
 (naive-Bayes features, Wang & Manning 2012): a word only forgotten examples have counts, a word both sides share
 does not. The threshold comes from cross-fitted scores, that is from texts the scoring model was not trained on.
 """
@@ -23,10 +23,9 @@ from classifiers.calibration.threshold import (
     fit_platt,
     rates,
 )
-from classifiers.encoders.features import LEXICAL_BUCKETS, extract_features, lexical_features
-from classifiers.encoders.shared import Encoder
+from classifiers.encoders.shared import LEXICAL_BUCKETS, Encoder, lexical_features
 from classifiers.errors import TrainingError
-from classifiers.head import Head, HeadBank, HeadSettings
+from classifiers.head import Head, HeadBank, HeadSettings, score_texts
 from classifiers.memory.learn import EntityMemory
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from classifiers.training.corpus import Corpus, Windows, build_corpus, embed_corpus
@@ -152,14 +151,6 @@ def train_head(
         calibration_negatives=source,
         assessment=assessment,
     )
-
-
-def score_texts(encoder: Encoder, head: Head, texts: Sequence[str]) -> NDArray[np.float64]:
-    """(N,): each text's probability as served, that of its most suspicious window."""
-    pieces = [encoder.split_windows(text) for text in texts]
-    scores = HeadBank([head]).scores(extract_features(encoder, [piece for own in pieces for piece in own]))[:, 0]
-    ends = np.cumsum([len(own) for own in pieces])
-    return np.array([own.max() for own in np.split(scores, ends[:-1])]) if pieces else np.empty(0)
 
 
 def _learn(

@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.calibration.assessment import Assessment, assess
-from classifiers.calibration.conformal import needed
-from classifiers.calibration.threshold import Calibration, CalibrationSettings, calibrate
+from classifiers.calibration.threshold import Calibration, CalibrationSettings, calibrate, needed
 from sources.examples import Example
-
-__all__ = ["Holdout", "hold_out"]
 
 _Item = TypeVar("_Item")
 _SHARE = 5  # every fifth

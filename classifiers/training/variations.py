@@ -14,8 +14,7 @@ import numpy as np
 
 from classifiers.training import phrases
 from sources.examples import Example
-from text.dates import find_dates, write_date
-from text.names import split_words, words_of
+from text.names import find_dates, split_words, words_of, write_date
 
 _MIN_ANSWER_WORDS = 4  # a shorter answer ("Paris", "a civil engineer") identifies nothing by itself
 _MIXED_WORDS = 40  # fits one window: cut in two, the half without the forbidden part would be mislabelled

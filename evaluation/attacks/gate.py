@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from classifiers import ClassifierError
-from classifiers.calibration.conformal import clopper_pearson
+from classifiers.calibration.threshold import clopper_pearson
 from console.errors import first_line
 from corruption import CorruptionError
 from evaluation.errors import EvaluationError

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from classifiers.errors import ExampleFileError
 from offline_training.data.encoding import EncodedSet, ExampleEncoder
 from offline_training.errors import DataError
 from sources import Row, Rows, SourceError, flag_of, read_source
-from sources.examples import Example, check_disjoint, example_of
+from sources.examples import Example, ExampleFileError, check_disjoint, example_of
 
 __all__ = [
     "EncodedSet",

@@ -1,6 +1,7 @@
 """`scope: entities` during the search: what of a prompt gets corrupted is what the guard would mask."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from guard import Template, decoder_of, template_of
@@ -8,29 +9,24 @@ from guard.entities import EntityFinder, EntityTokens
 from guard.guard import WINDOW_STRIDE, WINDOW_TOKENS
 from guard.segments import slide
 
-__all__ = ["EntityContent", "entity_content"]
 
-
+@dataclass(frozen=True)
 class EntityContent:
-    """A `ContentFinder` (scoring.scorer): the entity tokens of every window of content, as in a flagged prompt.
+    """A `ContentFinder` (scoring.scorer): the entity tokens of every window of content, as in a flagged prompt."""
 
-    Args:
-        template: says what is content.
-        tokens: maps a finder's characters to tokens.
-        finder: says which characters name an entity.
-    """
-
-    def __init__(self, template: Template, tokens: EntityTokens, finder: EntityFinder) -> None:
-        self._template = template
-        self._tokens = tokens
-        self._finder = finder
+    template: Template
+    """Says what is content."""
+    tokens: EntityTokens
+    """Maps a finder's characters to tokens."""
+    finder: EntityFinder
+    """Says which characters name an entity."""
 
     def segments(self, token_ids: Sequence[int]) -> list[range]:
         """Runs of masked positions, in order and apart; a window in which nothing is found is masked whole."""
         masked: set[int] = set()
-        for segment in self._template.segments(token_ids):
+        for segment in self.template.segments(token_ids):
             for window in slide(segment, token_ids, WINDOW_TOKENS, WINDOW_STRIDE):
-                masked |= set(self._tokens.positions(window, self._finder))
+                masked |= set(self.tokens.positions(window, self.finder))
         runs: list[range] = []
         for position in sorted(masked):
             if runs and runs[-1].stop == position:

@@ -26,8 +26,6 @@ from scoring.metrics import (
 )
 from scoring.scorer import Request, Scorer
 
-__all__ = ["Condition", "MetricTask", "Scores"]
-
 #: Generated answers are cut at the longest reference, and never later than TOFU cuts them.
 _MAX_NEW_TOKENS: Final = 200
 

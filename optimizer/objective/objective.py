@@ -21,11 +21,9 @@ from numpy.typing import NDArray
 from corruption import RANDOM_METHODS, CorruptionSpec
 from optimizer.objective.metric_task import MetricTask, Scores
 from optimizer.search.space import Measurement
-from scoring.metrics import DEFAULT_TOLERANCE, MetricError, perplexity, repetition
+from scoring.metrics import MetricError, perplexity, repetition
 from scoring.scorer import Request, Scorer
 from storage.digests import sha256_of_json
-
-__all__ = ["ForgetObjective", "Retained", "retained_from_model"]
 
 #: What generated answers are scored after when their form is judged: a question that has nothing to do with them.
 _NEUTRAL_PROMPT: Final = "Write one sentence."
@@ -80,11 +78,6 @@ class ForgetObjective:
     @property
     def retained_value(self) -> float:
         return float(self.retained.values.mean())
-
-    @property
-    def default_tolerance(self) -> float:
-        """The distance at which a search is content, where nothing else is said."""
-        return DEFAULT_TOLERANCE[self._task.metric]
 
     def uncorrupted(self) -> Scores:
         """The scores of the model as it is; measured once."""

@@ -30,8 +30,6 @@ from scoring.metrics import MetricError
 from scoring.scorer import Scorer
 from text.names import small_words, split_words
 
-__all__ = ["EntityInventor", "retained_without_model"]
-
 #: Inventions, or prompts of the retain set, for each example.
 _DRAWS: Final = 4
 

@@ -23,8 +23,6 @@ from corruption import CorruptionSpec
 from optimizer.errors import SearchError
 from optimizer.search.space import Measurement, Objective, SearchSettings, label_of
 
-__all__ = ["BudgetSpentError", "Evaluation", "Evaluator", "OnEvaluation", "Phase", "Trajectory"]
-
 Phase = Literal["screen", "sweep", "refine", "vector"]
 """screen: on a part of the examples, with the first noise seed alone. All others: on everything."""
 

@@ -12,8 +12,6 @@ from optimizer.search.result import SearchResult, scalar_points
 from optimizer.search.space import Candidate
 from storage.whole import write_whole
 
-__all__ = ["plot_search"]
-
 _FORMATS = {".png": {"Software": None}, ".svg": {"Date": None}}
 _WIDTH_INCHES = 10.0
 _LEAST_HEIGHT_INCHES = 5.0

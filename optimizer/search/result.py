@@ -10,19 +10,6 @@ from corruption import CorruptionSpec
 from optimizer.search.evaluator import Evaluation
 from optimizer.search.space import Candidate, SearchSettings, SearchSpace, label_of
 
-__all__ = [
-    "NARROWEST_RATIO",
-    "ScalarPoint",
-    "SearchResult",
-    "choose",
-    "conclude",
-    "crossing",
-    "is_settled",
-    "promise",
-    "residual",
-    "scalar_points",
-]
-
 #: Distances that differ by less than this share of the tolerance count as equal.
 _EQUAL = 0.05
 #: Two strengths with less than this ratio between them are not told apart: what lies between is a jump.

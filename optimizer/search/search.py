@@ -46,8 +46,6 @@ from optimizer.search.steps import (
     unit_directions,
 )
 
-__all__ = ["search_corruption"]
-
 #: A two-sided difference whose sides differ from the centre by less than this share of the tolerance is at the bottom.
 _WORTHWHILE = 0.1
 _GROWTH, _DECAY = 1.3, 0.8

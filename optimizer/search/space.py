@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from corruption import PERMUTING_METHODS, STRENGTHLESS_METHODS, CorruptionSpec, Method
 
-__all__ = ["Candidate", "Measurement", "Objective", "SearchSettings", "SearchSpace", "label_of"]
-
 #: Strengths are rounded to this many significant digits: finer than any metric tells apart, and readable in a policy.
 _STRENGTH_DIGITS = 4
 

@@ -20,16 +20,6 @@ from optimizer.search.evaluator import Evaluator
 from optimizer.search.result import ScalarPoint, crossing, is_settled, residual, scalar_points
 from optimizer.search.space import Candidate, SearchSettings
 
-__all__ = [
-    "Bracket",
-    "halfway_to_neighbours",
-    "likeliest_strength",
-    "next_strength",
-    "screen",
-    "screened_points",
-    "unit_directions",
-]
-
 #: An end of a bracket that stays this often is not moved by interpolation: the residual jumps. Halving is safe.
 _STALE = 3
 #: No step ends nearer to an end of its bracket than this share of the width.

@@ -6,8 +6,6 @@ Imports nothing, so that a command can offer them as choices before anything is 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-__all__ = ["MMLU_TOPICS", "TASKS", "TOFU_SPLITS", "WMDP_SUBJECTS", "Topic"]
-
 TOFU_SPLITS: Final = ("forget01", "forget05", "forget10")
 """The last 1, 5 and 10 % of TOFU's authors."""
 

@@ -6,14 +6,11 @@ A plan says what would come from where without reading any of it; loading follow
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sources.presets.data import Preset, TaskData, TaskReader, finished
-from sources.presets.files import LocatedSource, TaskError, locate
+from sources.presets.data import LocatedSource, Preset, TaskData, TaskError, TaskReader, finished, locate
 from sources.presets.names import MMLU_TOPICS, TASKS, TOFU_SPLITS
 from sources.presets.questions import mmlu_preset, synthetic_wmdp_preset, tofu_preset, wmdp_preset
 from sources.presets.texts import bbc_news_preset, hp_book_preset
 from sources.read import SourceError
-
-__all__ = ["TaskData", "TaskError", "TaskPlan", "load_task", "plan_task"]
 
 _PRESETS: dict[str, Preset] = {
     **{f"tofu-{split}": tofu_preset(split) for split in TOFU_SPLITS},

@@ -11,12 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sources.examples import Example, comparison_key, example_of
-from sources.presets.data import Preset, TaskData, TaskReader, keys_of
-from sources.presets.files import Source, TaskError, hub_parquet
+from sources.presets.data import Preset, Source, TaskData, TaskError, TaskReader, hub_parquet, keys_of
 from sources.presets.names import WMDP_SUBJECTS
 from sources.read import Row
-
-__all__ = ["mmlu_preset", "synthetic_wmdp_preset", "tofu_preset", "wmdp_preset"]
 
 _QUESTION_ANSWER = ("question", "answer")
 _OPTIONS = tuple(f"option{number}" for number in range(1, 5))

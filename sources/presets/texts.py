@@ -4,12 +4,9 @@ import re
 from collections.abc import Sequence
 
 from sources.examples import Example, comparison_key, example_of
-from sources.presets.data import Preset, TaskData, TaskReader, keys_of
-from sources.presets.files import Source, TaskError, hub_parquet
+from sources.presets.data import Preset, Source, TaskData, TaskError, TaskReader, hub_parquet, keys_of
 from sources.read import Row
 from text.sentences import split_sentences, word_count
-
-__all__ = ["bbc_news_preset", "hp_book_preset"]
 
 #: What the model would go on with, in words: 256 tokens in ECO.
 _ANSWER_WORDS = 200

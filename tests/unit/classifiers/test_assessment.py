@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from classifiers.calibration.assessment import assess
-from classifiers.calibration.conformal import CalibrationError, clopper_pearson
+from classifiers.calibration.threshold import CalibrationError, clopper_pearson
 
 FOUR = ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1])  # the example that textbooks and scikit-learn's manual use
 

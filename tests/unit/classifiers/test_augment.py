@@ -18,8 +18,7 @@ from classifiers.training.variations import (
     shortened_names,
     training_texts,
 )
-from text.dates import find_dates
-from text.names import split_words
+from text.names import find_dates, split_words
 
 OWNED = frozenset({"milana", "zandrekov"})
 BORN = Example("Where was Milana Zandrekov born?", "Milana Zandrekov was born in Ostrabel, on the river Lunde.")

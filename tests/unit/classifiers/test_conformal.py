@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from classifiers.calibration.conformal import (
+from classifiers.calibration.threshold import (
+    Calibration,
     CalibrationError,
+    CalibrationSettings,
+    ErrorKind,
+    calibrate,
     clopper_pearson,
     needed,
     spare_errors,
@@ -18,7 +22,6 @@ from classifiers.calibration.conformal import (
     threshold_below,
     upper_bound,
 )
-from classifiers.calibration.threshold import Calibration, CalibrationSettings, ErrorKind, calibrate
 from classifiers.errors import ClassifierError
 
 Scores = NDArray[np.float64]

@@ -4,9 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from classifiers.memory.facts import FACT_FEATURES, FactIndex
 from classifiers.memory.learn import EntityMemory, Fact
-from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
+from classifiers.memory.recall import FACT_FEATURES, MEMORY_FEATURES, FactIndex, MemoryIndex
 
 BAKER = Fact(question={"born": 0.4}, answer={"lunde": 0.9, "baker": 0.8})
 RIVER = Fact(question={"river": 0.6}, answer={"ostra": 0.7}, nameless=True)

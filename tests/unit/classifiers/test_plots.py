@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from classifiers.calibration.assessment import Assessment, assess
-from classifiers.calibration.conformal import CalibrationError
 from classifiers.calibration.plots import write_plots
+from classifiers.calibration.threshold import CalibrationError
 
 NAMES = ["roc.svg", "precision_recall.svg", "scores.svg", "reliability.svg"]
 IN_ANOTHER_PROCESS = """

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from classifiers import ClassifierError, Encoder, Head, HeadBank, HeadSettings, extract_features, general_prompts
-from classifiers.encoders.features import LEXICAL_BUCKETS
+from classifiers.encoders.shared import LEXICAL_BUCKETS
 from classifiers.prompt_classifier import (
     ClassifierInfo,
     EncoderInfo,

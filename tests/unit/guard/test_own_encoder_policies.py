@@ -12,8 +12,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from classifiers import ClassifierError, Encoder, Head, HeadBank, HeadSettings, export_encoder, extract_features
-from classifiers.encoders.features import LEXICAL_BUCKETS
 from classifiers.encoders.finetuned import FinetunedClassifier
+from classifiers.encoders.shared import LEXICAL_BUCKETS
 from classifiers.export.sequence import export_finetuned, load_sequence_model
 from corruption import CorruptionSpec
 from guard import (

@@ -15,7 +15,7 @@ from rich.console import Console
 from scripted_endpoint import Answer, Rule, ScriptedEndpoint, error, ok, running, texts
 
 from classifiers import Example
-from optimizer.augmentation.augment import Augmentation, ServedModel, augment_examples, served_model
+from optimizer.augmentation import Augmentation, ServedModel, augment_examples, served_model
 from optimizer.errors import AugmentationError
 
 PEOPLE = [Example(f"Who is Zora Quill number {n}?", f"A baker in town {n}.") for n in range(10)]

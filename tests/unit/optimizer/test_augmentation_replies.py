@@ -2,7 +2,7 @@
 
 import pytest
 
-from optimizer.augmentation.replies import aliases_in, paraphrases_in
+from optimizer.augmentation import aliases_in, paraphrases_in
 
 QUESTION = "Where was Basil Mahfouz born?"
 GOOD = ["In which town was Basil Mahfouz born?", "Tell me the birthplace of Basil Mahfouz."]

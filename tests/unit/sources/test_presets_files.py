@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from task_files import write_csv, write_jsonl, write_mmlu, write_parquet, write_wmdp
 
-from sources.presets.files import LocatedSource, Source, TaskError, locate, open_table
+from sources.presets.data import LocatedSource, Source, TaskError, locate, open_table
 from sources.presets.names import TASKS
 from sources.presets.plan import TaskData, load_task, plan_task
 from sources.read import SourceError

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text.dates import find_dates, write_date
+from text.names import find_dates, write_date
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,0 @@
-"""Paraphrases and aliases that a served model writes."""
