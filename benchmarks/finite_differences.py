@@ -8,6 +8,7 @@ the retained value that is minimised (the code minimises the metric itself), and
 started.
 """
 
+import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.core_seconds import core_seconds
+from benchmarks.search_runs import SearchRun, timed
+from classifiers import Example
 from guard import template_of
 from scoring.metrics import rouge_l_recall
 from scoring.scorer import Renderer
 
-__all__ = ["Descent", "EvaluationCost", "PlainModel", "PlainSearch", "Reference", "descend", "run_reference"]
+__all__ = ["Reference", "run_reference"]
 
 #: Starting points, times the mean length of the model's embedding rows: the only scale known beforehand.
 _STARTS = (1 / 3, 1.0, 3.0, 10.0)
@@ -31,38 +33,6 @@ _NOISE_SEEDS = (1, 2)
 _LEAST_STRENGTH = 1e-8
 #: 4 prompts in a batch is what the public script has.
 _OTHER_BATCHES = (4, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Descent:
-    """How one descent goes about it.
-
-    Attributes:
-        start: first strength, in the units of the embedding rows.
-        mu: half the way between the two sides of a difference, in the same units.
-        learning_rate: the strength moves by this times the slope.
-        seed: of the noise.
-    """
-
-    start: float
-    mu: float
-    learning_rate: float
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class PlainSearch:
-    """What one descent came to; `strength` and `value` are of the evaluation nearest to the retained value."""
-
-    descent: Descent
-    strength: float
-    value: float
-    distance: float
-    reached: bool
-    evaluations: int
-    forward_passes: int
-    seconds: float
-    core_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +49,9 @@ class Reference:
     """Every descent, and one with the numbers of the public script (scripts/zeroth_order_optim.py), which were made
     for another model and metric."""
 
-    startup_s: float
-    descents: list[PlainSearch]
-    published: PlainSearch
+    descents: list[SearchRun]
+    published: SearchRun
     costs: list[EvaluationCost]
-
-    @property
-    def arrived(self) -> list[PlainSearch]:
-        """The descents that came within the tolerance, fastest first."""
-        return sorted((one for one in self.descents if one.reached), key=lambda one: one.seconds)
 
 
 class PlainModel:
@@ -95,21 +59,14 @@ class PlainModel:
 
     Args:
         folder: the checkpoint.
-        questions, answers: what is asked, and what ROUGE-L compares with.
-        dims: how many dimensions of a row get noise, from the first on; None: all.
+        examples: what is asked, and what ROUGE-L compares with.
+        dims: how many dimensions of a row get noise, from the first on.
         max_new_tokens: where generated answers are cut.
         batch_size: prompts in one batch.
     """
 
     def __init__(
-        self,
-        folder: str,
-        questions: Sequence[str],
-        answers: Sequence[str],
-        *,
-        dims: int | None,
-        max_new_tokens: int,
-        batch_size: int,
+        self, folder: str, examples: Sequence[Example], *, dims: int, max_new_tokens: int, batch_size: int
     ) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -121,107 +78,106 @@ class PlainModel:
         self._model.register_forward_hook(self._count)
         self._embed = self._model.get_input_embeddings()
         self._renderer, template = Renderer(tokenizer), template_of(tokenizer)
-        self._answers = answers
-        self._prompts = [self._renderer.pair(*pair).prompt_ids for pair in zip(questions, answers, strict=True)]
+        self.answers = [str(example.answer) for example in examples]
+        pairs = zip(examples, self.answers, strict=True)
+        self._prompts = [self._renderer.pair(example.prompt, answer).prompt_ids for example, answer in pairs]
         self._content = [[p for segment in template.segments(ids) for p in segment] for ids in self._prompts]
-        self._dims = dims
-        self._limit = max_new_tokens
-        self.batch_size = batch_size
+        self._dims, self._limit, self.batch_size = dims, max_new_tokens, batch_size
         self.forward_passes = 0
         self.startup_s = time.perf_counter() - started
 
     def _count(self, *_: object) -> None:
         self.forward_passes += 1
 
+    @torch.inference_mode()
     def evaluate(self, strength: float, noise: torch.Generator) -> float:
         """The mean ROUGE-L recall of greedy answers to the corrupted prompts."""
-        recalls: list[float] = []
-        for start in range(0, len(self._prompts), self.batch_size):
-            batch = range(start, min(start + self.batch_size, len(self._prompts)))
-            for number, answer in zip(batch, self._generate(batch, strength, noise), strict=True):
-                recalls.append(rouge_l_recall(self._answers[number], answer))
+        generated: list[str] = []
+        for first in range(0, len(self._prompts), self.batch_size):
+            prompts = self._prompts[first : first + self.batch_size]
+            length = max(map(len, prompts))
+            ids = torch.zeros(len(prompts), length, dtype=torch.long)  # (B, T), padded on the left
+            attention = torch.zeros_like(ids)
+            for row, prompt in enumerate(prompts):
+                ids[row, length - len(prompt) :] = torch.tensor(prompt)
+                attention[row, length - len(prompt) :] = 1
+            embeddings = self._embed(ids.to(self._embed.weight.device))  # (B, T, D)
+            for row, prompt in enumerate(prompts):
+                at = torch.tensor(self._content[first + row]) + length - len(prompt)
+                drawn = torch.randn(len(at), self._dims, generator=noise)
+                embeddings[row, at, : self._dims] += strength * drawn.to(embeddings.device)
+            answers = self._model.generate(
+                inputs_embeds=embeddings,
+                attention_mask=attention.to(embeddings.device),
+                max_new_tokens=self._limit,
+                do_sample=False,
+                use_cache=True,
+                # So that padding is left out with the end of the answer.
+                pad_token_id=min(self._renderer.end_ids, default=0),
+            )
+            generated += [self._renderer.decode(answer) for answer in answers.tolist()]
+        recalls = [rouge_l_recall(*pair) for pair in zip(self.answers, generated, strict=True)]
         return sum(recalls) / len(recalls)
-
-    @torch.inference_mode()
-    def _generate(self, batch: range, strength: float, noise: torch.Generator) -> list[str]:
-        prompts = [self._prompts[number] for number in batch]
-        length = max(map(len, prompts))
-        ids = torch.zeros(len(prompts), length, dtype=torch.long)  # (B, T), padded on the left
-        attention = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, length - len(prompt) :] = torch.tensor(prompt)
-            attention[row, length - len(prompt) :] = 1
-        embeddings = self._embed(ids.to(self._embed.weight.device))  # (B, T, D)
-        for row, number in enumerate(batch):
-            at = torch.tensor(self._content[number]) + length - len(prompts[row])
-            drawn = torch.randn(len(at), self._dims or embeddings.shape[2], generator=noise)
-            embeddings[row, at, : drawn.shape[1]] += strength * drawn.to(embeddings.device)
-        answers = self._model.generate(
-            inputs_embeds=embeddings,
-            attention_mask=attention.to(embeddings.device),
-            max_new_tokens=self._limit,
-            do_sample=False,
-            use_cache=True,
-            # So that padding is left out with the end of the answer.
-            pad_token_id=min(self._renderer.end_ids, default=0),
-        )
-        return [self._renderer.decode(answer) for answer in answers.tolist()]
-
-
-def descend(
-    model: PlainModel, descent: Descent, retained_value: float, tolerance: float, max_evaluations: int
-) -> PlainSearch:
-    """Search until an evaluation, whichever, is within the tolerance, or there have been as many as are allowed."""
-    noise = torch.Generator().manual_seed(descent.seed)
-    tried: list[tuple[float, float, float]] = []  # distance, strength, value
-
-    def distance(strength: float) -> float:
-        value = model.evaluate(strength, noise)
-        tried.append((abs(value - retained_value), strength, value))
-        return tried[-1][0]
-
-    def search() -> None:
-        strength = descent.start
-        for _ in range(max_evaluations // 2):
-            if (above := distance(strength + descent.mu)) <= tolerance:
-                return
-            if (below := distance(max(strength - descent.mu, _LEAST_STRENGTH))) <= tolerance:
-                return
-            slope = (above - below) / (2 * descent.mu)
-            strength = max(strength - descent.learning_rate * slope, descent.mu)
-
-    started, core_started, passes = time.perf_counter(), core_seconds(), model.forward_passes
-    search()
-    took = (time.perf_counter() - started, core_seconds() - core_started)
-    nearest, strength, value = min(tried)
-    spent = model.forward_passes - passes
-    return PlainSearch(descent, strength, value, nearest, nearest <= tolerance, len(tried), spent, *took)
 
 
 def run_reference(
-    model: PlainModel,
+    arguments: argparse.Namespace,
+    examples: Sequence[Example],
     *,
+    max_new_tokens: int,
     row_length: float,
-    learning_rate: float,
     retained_value: float,
     tolerance: float,
-    max_evaluations: int,
     say: Callable[[str], None],
 ) -> Reference:
-    """Descend from every starting point, with every noise seed; then see what the batch size does to one evaluation."""
+    """Descend from every starting point, with every noise seed; then see what the batch size does to one evaluation.
 
-    def run(start: float, mu: float, rate: float, seed: int) -> PlainSearch:
+    A descent ends when an evaluation, whichever, is within the tolerance, or there have been as many as are allowed;
+    its run has the strength and value of the evaluation nearest to the retained value.
+    `row_length` is the mean length of the model's embedding rows.
+    """
+    model = PlainModel(
+        arguments.model,
+        examples,
+        dims=arguments.dims,
+        max_new_tokens=max_new_tokens,
+        batch_size=arguments.reference_batch,
+    )
+
+    def run(name: str, start: float, mu: float, rate: float, seed: int) -> SearchRun:
+        """From a strength in the units of the embedding rows; `mu` is half the way between the two sides."""
+
+        def descend() -> list[tuple[float, float, float]]:
+            """Distance, strength and value of every evaluation."""
+            made: list[tuple[float, float, float]] = []
+            strength, noise = start, torch.Generator().manual_seed(seed)
+            for _ in range(arguments.max_evaluations // 2):
+                for side in (strength + mu, max(strength - mu, _LEAST_STRENGTH)):
+                    value = model.evaluate(side, noise)
+                    made.append((abs(value - retained_value), side, value))
+                    if made[-1][0] <= tolerance:
+                        return made
+                slope = (made[-2][0] - made[-1][0]) / (2 * mu)
+                strength = max(strength - rate * slope, mu)
+            return made
+
         say(f"reference from strength {start:.3g}, noise seed {seed}")
-        return descend(model, Descent(start, mu, rate, seed), retained_value, tolerance, max_evaluations)
+        passes = model.forward_passes
+        made, seconds, core = timed(descend)
+        distance, strength, value = min(made)
+        answers, spent = len(made) * len(model.answers), model.forward_passes - passes
+        measured = (answers, spent, strength, value, distance, distance <= tolerance)
+        return SearchRun(name, start, seconds, core, *measured, None, model.startup_s)
 
     starts = [multiple * row_length for multiple in _STARTS]
-    descents = [run(start, _MU * start, learning_rate, seed) for start in starts for seed in _NOISE_SEEDS]
-    published = run(start=0.1, mu=0.0999, rate=100.0, seed=_NOISE_SEEDS[0])
-    sizes = (model.batch_size, *(size for size in _OTHER_BATCHES if size != model.batch_size))
+    descents = [
+        run("reference", start, _MU * start, arguments.learning_rate, seed) for start in starts for seed in _NOISE_SEEDS
+    ]
+    published = run("as published", start=0.1, mu=0.0999, rate=100.0, seed=_NOISE_SEEDS[0])
     say("one evaluation in other batches")
     costs = []
-    for size in sizes:
-        model.batch_size, passes, started = size, model.forward_passes, core_seconds()
-        model.evaluate(2 * row_length, torch.Generator().manual_seed(0))
-        costs.append(EvaluationCost(size, core_seconds() - started, model.forward_passes - passes))
-    return Reference(model.startup_s, descents, published, costs)
+    for size in dict.fromkeys((model.batch_size, *_OTHER_BATCHES)):
+        model.batch_size, passes = size, model.forward_passes
+        _, _, core = timed(lambda: model.evaluate(2 * row_length, torch.Generator().manual_seed(0)))
+        costs.append(EvaluationCost(size, core, model.forward_passes - passes))
+    return Reference(descents, published, costs)

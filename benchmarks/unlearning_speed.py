@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from console.quiet import quiet_transformers
 from offline_training.data.encoding import ExampleEncoder
-from offline_training.data.packing import PackedBatch, pack
+from offline_training.data.packing import pack
 from offline_training.data.plan import Plan, Sets, Step, make_plan
 from offline_training.data.sets import check_answers, check_sets, load_set
 from offline_training.data.tokens import TokenizedExample
@@ -49,23 +49,44 @@ Streams = dict[Any, list[TokenizedExample]]
 
 
 @dataclass
+class Trainer:
+    """One of the two: how it computes a step's loss, and the seconds and losses of its steps."""
+
+    loss: Callable[[Step, Streams], torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    clock: Callable[[], float]
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def step(self, step: Step, examples: Streams, *, train: bool = True) -> None:
+        started = self.clock()
+        loss = self.loss(step, examples)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if train:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        value = float(loss.detach())  # waits for the device
+        if train:
+            self.losses.append(value)
+            self.seconds.append(self.clock() - started)
+
+
+@dataclass
 class Race:
-    """What one method took: seconds and losses of each step."""
+    """What one method took."""
 
     method: str
     tokens: int
-    plain_s: list[float]
-    ours_s: list[float]
-    plain_losses: list[float]
-    our_losses: list[float]
+    plain: Trainer
+    ours: Trainer
     build_s: float
     cache_kind: str
 
     def ratio(self, *, with_build: bool) -> float:
-        return sum(self.plain_s) / (sum(self.ours_s) + self.build_s * with_build)
+        return sum(self.plain.seconds) / (sum(self.ours.seconds) + self.build_s * with_build)
 
     def difference(self) -> float:
-        pairs = zip(self.plain_losses, self.our_losses, strict=True)
+        pairs = zip(self.plain.losses, self.ours.losses, strict=True)
         return max(abs(plain - ours) / max(1.0, abs(plain)) for plain, ours in pairs)
 
 
@@ -144,23 +165,34 @@ def _race(method: Method, sets: Sets, arguments: argparse.Namespace, console: Co
     )
     steps = plan.steps[: arguments.steps]
     console.print(f"{method.name}: {len(steps)} of {len(plan.steps)} steps", highlight=False)
+
+    def trainer(model: Any, loss: Callable[[Step, Streams], torch.Tensor]) -> Trainer:
+        """The same noise for the same model."""
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+                    parameter.add_(noise, alpha=_NOISE * float(parameter.std()))
+        return Trainer(
+            model, loss, torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate), _clock(arguments)
+        )
+
     with tempfile.TemporaryDirectory() as folder:
-        plain = _PlainTrainer(method.name, settings, arguments)
-        ours = _OurTrainer(method, settings, sets, Plan(steps, 1), Path(folder) / "reference", arguments)
+        model, frozen = _model(arguments), _model(arguments).eval().requires_grad_(False)
+        plain = trainer(model, _plain_loss(method.name, settings, model, frozen))
+        model = _model(arguments)
+        plan = Plan(steps, 1)
+        loss, cache, build_s = _our_loss(method, settings, sets, plan, Path(folder) / "reference", model, arguments)
+        race = Race(method.name, 0, plain, trainer(model, loss), build_s, cache.kind)
         for step in steps[:_WARM_UP]:  # allocators and kernels; no weight changes
-            plain.step(sets.examples(step), train=False)
-            ours.step(step, sets.examples(step), train=False)
-        clock = _clock(arguments)
-        race = Race(method.name, 0, [], [], [], [], ours.build_s, ours.references.kind)
+            for one in (race.plain, race.ours):
+                one.step(step, sets.examples(step), train=False)
         for step in steps:
             examples = sets.examples(step)
             race.tokens += sum(len(example.ids) for stream in examples.values() for example in stream)
-            started = clock()
-            race.plain_losses.append(plain.step(examples))
-            between = clock()
-            race.our_losses.append(ours.step(step, examples))
-            race.plain_s.append(between - started)
-            race.ours_s.append(clock() - between)
+            for one in (race.plain, race.ours):
+                one.step(step, examples)
     return race
 
 
@@ -174,104 +206,47 @@ def _model(arguments: argparse.Namespace) -> Any:
     return AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).to(arguments.device)
 
 
-def _add_noise(model: torch.nn.Module) -> None:
-    """The same noise for the same model."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
-                parameter.add_(noise, alpha=_NOISE * float(parameter.std()))
+def _our_loss(
+    method: Method, settings: Any, sets: Sets, plan: Plan, folder: Path, model: Any, arguments: argparse.Namespace
+) -> tuple[Callable[[Step, Streams], torch.Tensor], ReferenceCache, float]:
+    """Packed streams in one forward, cached reference: what `eco unlearn` runs; seconds to build the cache."""
+    forward, device = AnswerForward(model), arguments.device
+    few = sets.by_stream["retain"].examples[:4]
+    packs = check_packing(model, pack({"retain": few}, row_tokens=arguments.row_tokens).to(device))
+    row_tokens = arguments.row_tokens if packs else None
+    clock = _clock(arguments)
+    started = clock()
+    cache = ReferenceCache.build(
+        folder,
+        forward,
+        model,
+        {stream: sets.by_stream[stream].examples for stream in sorted(method.reference)},
+        ReferenceSettings("auto", budget_bytes=1 << 34, batch_tokens=8192, row_tokens=row_tokens),
+        key="benchmark",
+        only={stream: plan.used(stream) for stream in method.reference},
+    )
+    build_s = clock() - started
 
-
-class _OurTrainer:
-    """Packed streams in one forward, cached reference: the parts that `eco unlearn` runs."""
-
-    def __init__(
-        self, method: Method, settings: Any, sets: Sets, plan: Plan, folder: Path, arguments: argparse.Namespace
-    ) -> None:
-        self._method, self._settings = method, settings
-        self._model = _model(arguments)
-        self._forward = AnswerForward(self._model)
-        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=arguments.learning_rate)
-        self._device = arguments.device
-        few = sets.by_stream["retain"].examples[:4]
-        packs = check_packing(self._model, pack({"retain": few}, row_tokens=arguments.row_tokens).to(self._device))
-        self._row_tokens = arguments.row_tokens if packs else None
-        clock = _clock(arguments)
-        started = clock()
-        self.references = ReferenceCache.build(
-            folder,
-            self._forward,
-            self._model,
-            {stream: sets.by_stream[stream].examples for stream in sorted(method.reference)},
-            ReferenceSettings("auto", budget_bytes=1 << 34, batch_tokens=8192, row_tokens=self._row_tokens),
-            key="benchmark",
-            only={stream: plan.used(stream) for stream in method.reference},
-        )
-        self.build_s = clock() - started
-        _add_noise(self._model)
-
-    def step(self, step: Step, examples: Streams, *, train: bool = True) -> float:
-        batch: PackedBatch = pack(examples, row_tokens=self._row_tokens).to(self._device)
+    def loss(step: Step, examples: Streams) -> torch.Tensor:
+        batch = pack(examples, row_tokens=row_tokens).to(device)
         references = {
-            stream: self.references.take(stream, step.numbers[stream], self._device)
-            for stream in self._method.reference
+            stream: cache.take(stream, step.numbers[stream], device)
+            for stream in method.reference
             if stream in step.numbers
         }
-        answers = self._forward.answers(batch, self._forward.forward(self._model, batch), references)
-        terms = self._method.terms(answers, self._settings)
-        loss = torch.stack([term.weight * term.values.mean() for term in terms]).sum()
-        return _update(loss, self._optimizer, train=train)
+        answers = forward.answers(batch, forward.forward(model, batch), references)
+        return torch.stack([term.weight * term.values.mean() for term in method.terms(answers, settings)]).sum()
+
+    return loss, cache, build_s
 
 
-class _PlainTrainer:
+def _plain_loss(method: str, settings: Any, model: Any, frozen: Any) -> Callable[[Step, Streams], torch.Tensor]:
     """Padded batches, full logits, and the frozen model beside the trained one."""
 
-    def __init__(self, method: str, settings: Any, arguments: argparse.Namespace) -> None:
-        self._method, self._settings, self._device = method, settings, arguments.device
-        self._model, self._frozen = _model(arguments), _model(arguments).eval().requires_grad_(False)
-        _add_noise(self._model)
-        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=arguments.learning_rate)
+    device = model.device
 
-    def step(self, examples: Streams, *, train: bool = True) -> float:
-        settings = self._settings
-        if self._method == "kl":
-            loss = -settings.forget_weight * self._cross_entropy(examples["forget"])
-            loss = loss + settings.retain_weight * self._divergence(examples["retain"])
-        elif self._method == "llmu":
-            loss = -settings.forget_weight * self._cross_entropy(examples["forget"])
-            loss = loss + settings.random_weight * self._cross_entropy(examples["random"])
-            loss = loss + settings.retain_weight * self._divergence(examples["retain"])
-        elif "forget" in examples:  # scrub, max step
-            loss = -(settings.temperature**2) * self._divergence(examples["forget"], settings.temperature)
-        else:  # scrub, min step: one forward gives both terms
-            distillation = settings.distillation_weight * settings.temperature**2
-            loss = self._retained(examples["retain"], settings.retain_weight, distillation, settings.temperature)
-        return _update(loss, self._optimizer, train=train)
-
-    def _cross_entropy(self, examples: Sequence[TokenizedExample]) -> torch.Tensor:
-        inputs, labels = self._padded(examples)
-        return _cross_entropy(self._model(**inputs).logits, labels)
-
-    def _divergence(self, examples: Sequence[TokenizedExample], temperature: float = 1.0) -> torch.Tensor:
-        inputs, labels = self._padded(examples)
-        with torch.no_grad():
-            frozen = self._frozen(**inputs).logits
-        return _divergence(self._model(**inputs).logits, frozen, labels, temperature)
-
-    def _retained(
-        self, examples: Sequence[TokenizedExample], weight: float, distillation: float, temperature: float
-    ) -> torch.Tensor:
-        inputs, labels = self._padded(examples)
-        with torch.no_grad():
-            frozen = self._frozen(**inputs).logits
-        logits = self._model(**inputs).logits
-        divergence = _divergence(logits, frozen, labels, temperature)
-        return weight * _cross_entropy(logits, labels) + distillation * divergence
-
-    def _padded(self, examples: Sequence[TokenizedExample]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Model inputs (B, T) and the label of each position (B, T), -100 on prompts and padding."""
+    def answered(examples: Sequence[TokenizedExample]) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+        """Model inputs (B, T), the label of each position (B, T), -100 on prompts and padding, and logits (B, T, V)."""
         width = max(len(example.ids) for example in examples)
         ids = torch.zeros(len(examples), width, dtype=torch.long)
         mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
@@ -279,28 +254,39 @@ class _PlainTrainer:
             ids[row, : len(example.ids)] = torch.tensor(example.ids)
             mask[row, : len(example.ids)] = 1
             labels[row, example.prompt_length : len(example.ids)] = torch.tensor(example.targets)
-        return {"input_ids": ids.to(self._device), "attention_mask": mask.to(self._device)}, labels.to(self._device)
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        return inputs, labels.to(device), model(**inputs).logits
 
+    def cross_entropy(_: object, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    def divergence(
+        inputs: dict[str, torch.Tensor], labels: torch.Tensor, logits: torch.Tensor, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """KL(frozen ‖ model), the mean over answer tokens."""
+        with torch.no_grad():
+            frozen_logits = frozen(**inputs).logits
+        logprobs, frozen_logprobs = (
+            functional.log_softmax(each[:, :-1] / temperature, dim=-1) for each in (logits, frozen_logits)
+        )  # (B, T-1, V)
+        values = functional.kl_div(logprobs, frozen_logprobs, reduction="none", log_target=True).sum(-1)
+        answers = labels[:, 1:] != -100
+        return (values * answers).sum() / answers.sum()
 
+    def loss(_: Step, examples: Streams) -> torch.Tensor:
+        if method == "scrub":
+            temperature = settings.temperature
+            if "forget" in examples:  # max step
+                return -(temperature**2) * divergence(*answered(examples["forget"]), temperature)
+            retained = answered(examples["retain"])  # min step: one forward gives both terms
+            distillation = settings.distillation_weight * temperature**2 * divergence(*retained, temperature)
+            return settings.retain_weight * cross_entropy(*retained) + distillation
+        total = -settings.forget_weight * cross_entropy(*answered(examples["forget"]))
+        if method == "llmu":
+            total = total + settings.random_weight * cross_entropy(*answered(examples["random"]))
+        return total + settings.retain_weight * divergence(*answered(examples["retain"]))
 
-def _divergence(logits: torch.Tensor, frozen: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
-    """KL(frozen ‖ model), the mean over answer tokens."""
-    model_logprobs = functional.log_softmax(logits[:, :-1] / temperature, dim=-1)  # (B, T-1, V)
-    frozen_logprobs = functional.log_softmax(frozen[:, :-1] / temperature, dim=-1)
-    values = functional.kl_div(model_logprobs, frozen_logprobs, reduction="none", log_target=True).sum(-1)
-    answers = labels[:, 1:] != -100
-    return (values * answers).sum() / answers.sum()
-
-
-def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer, *, train: bool) -> float:
-    loss.backward()  # type: ignore[no-untyped-call]
-    if train:
-        optimizer.step()
-    optimizer.zero_grad()
-    return float(loss.detach())  # waits for the device
+    return loss
 
 
 def _table(races: Sequence[Race]) -> Table:
@@ -311,14 +297,14 @@ def _table(races: Sequence[Race]) -> Table:
     for race in races:
         table.add_row(
             race.method,
-            f"{len(race.ours_s)}",
-            f"{race.tokens / sum(race.plain_s):,.0f}",
-            f"{race.tokens / sum(race.ours_s):,.0f}",
+            f"{len(race.ours.seconds)}",
+            f"{race.tokens / sum(race.plain.seconds):,.0f}",
+            f"{race.tokens / sum(race.ours.seconds):,.0f}",
             f"{race.ratio(with_build=False):.2f}",
             f"{race.ratio(with_build=True):.2f}",
             race.cache_kind,
             f"{race.build_s:.1f} s",
-            f"{min(race.plain_losses):.3g} to {max(race.plain_losses):.3g}",
+            f"{min(race.plain.losses):.3g} to {max(race.plain.losses):.3g}",
             f"{race.difference():.1e}",
         )
     return table
