@@ -19,21 +19,6 @@ from console.errors import EcoError
 from corruption import PERMUTING_METHODS, CorruptionSpec, corrupt
 from guard import RowSource, row_seeds, template_of
 
-__all__ = [
-    "AnswerScores",
-    "ContentFinder",
-    "CorruptedRows",
-    "Pair",
-    "PromptCorruption",
-    "Renderer",
-    "Request",
-    "Scorer",
-    "ScorerError",
-    "check_answers",
-    "check_context",
-]
-
-
 _CACHED_PAIRS = 2**16
 
 

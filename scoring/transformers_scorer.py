@@ -28,8 +28,6 @@ from scoring.scorer import (
     check_context,
 )
 
-__all__ = ["TransformersScorer"]
-
 #: Prompts in one batch. On a CPU, more only makes the copies of the KV cache larger than its caches.
 _CPU_BATCH, _GPU_BATCH = 64, 256
 #: Logits of one batch, in numbers: 1 GiB as float32.

@@ -28,8 +28,6 @@ from scoring.scorer import (
     check_context,
 )
 
-__all__ = ["RowProbe", "VllmScorer"]
-
 #: Rows of one `generate` call: more than any search on a few hundred prompts needs, and no more than memory holds.
 _MAX_EMBEDDING_BYTES = 4 * 2**30
 _MESSAGE_CHARACTERS = 300

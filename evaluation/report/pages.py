@@ -14,8 +14,6 @@ from markupsafe import Markup
 from evaluation.report.drawing import counted, inline_svg
 from evaluation.report.section import Section
 
-__all__ = ["escaped", "html_page", "markdown_page"]
-
 _DATA: Final = Path(__file__).parent / "data"
 _ARROWS: Final = {"up": "↑", "down": "↓"}
 _MEANINGS: Final = {"up": "more is better", "down": "less is better"}

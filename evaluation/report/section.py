@@ -11,8 +11,6 @@ from evaluation.report.figure_plots import plane_plot, strength_plot
 from evaluation.report.load import FigureRecord, Run
 from evaluation.report.score_plots import gate_plot, group_plots
 
-__all__ = ["ABSENT", "Cell", "Column", "Section", "number", "readings", "suite_plots", "table_of"]
-
 ABSENT: Final = "–"
 #: Of each subset's examples with answers to read, and of the characters of a text.
 _MOST_READINGS: Final = 8

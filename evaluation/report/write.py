@@ -15,8 +15,6 @@ from evaluation.report.pages import html_page, markdown_page
 from evaluation.report.section import Section
 from evaluation.runs.record import without_nan
 
-__all__ = ["DEFAULT_TITLE", "LONG_COLUMNS", "long_rows", "write_report"]
-
 DEFAULT_TITLE: Final = "Forgetting, and what it cost"
 _FIGURE_COLUMNS: Final = ("figure", "value", "low", "high", "n", "note")
 LONG_COLUMNS: Final = ("run", "suite", *_FIGURE_COLUMNS, "kind", "method", "strength", "direction")

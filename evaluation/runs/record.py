@@ -14,20 +14,6 @@ from evaluation.errors import RunError
 from evaluation.suite import Answer, Figure, Score
 from storage.whole import write_whole
 
-__all__ = [
-    "ANSWERS",
-    "FORMAT",
-    "REPLIES",
-    "RUN",
-    "SCORES",
-    "Kind",
-    "RunRecord",
-    "identifying",
-    "read_record",
-    "read_scores",
-    "without_nan",
-]
-
 Kind = Literal["original", "retain", "guarded", "prompting", "method", "other"]
 
 FORMAT: Final = 1

@@ -20,8 +20,6 @@ from evaluation.runs.record import ANSWERS, REPLIES, RUN, SCORES, Kind, RunRecor
 from evaluation.runs.store import CachedAsker, ReplyStore
 from evaluation.suite import Answer, Score, Suite
 
-__all__ = ["MakeSuite", "RunOptions", "check_folder", "clear_folder", "locked", "now", "run_suite", "show_run"]
-
 _LOCK = ".lock"
 
 MakeSuite = Callable[[Callable[[Target], Asker]], Suite]

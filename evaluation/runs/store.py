@@ -13,8 +13,6 @@ from evaluation.errors import RunError
 from evaluation.replies import Ask, Reply, Target, digest_of
 from evaluation.runs.record import identifying
 
-__all__ = ["CachedAsker", "ReplyStore"]
-
 
 class ReplyStore:
     """A file of replies by digest, one JSON line each; the last line may be half written.

@@ -15,8 +15,6 @@ from evaluation.replies import Ask, Reply, all_needs
 from evaluation.targets.guarded import GuardedPrompts, Protection
 from scoring.scorer import Pair, Renderer, Request, Scorer, ScorerError
 
-__all__ = ["OfflineTarget"]
-
 #: Asks in one call of the scorer: many enough to fill batches of like length, few enough to lose little when stopped.
 _CHUNK: Final = 256
 _VLLM_CHUNK: Final = 1024

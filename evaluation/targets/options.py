@@ -14,8 +14,6 @@ from evaluation.runs.record import Kind
 from guard import load_bundle, load_or_create_secret
 from scoring.load import RUNNERS, Runner, open_scorer, weights_digest
 
-__all__ = ["PROMPT_PREFIX", "NoTarget", "PromptingTarget", "TargetOptions", "TargetRow", "open_target", "row_of"]
-
 PROMPT_PREFIX = (
     "You are an assistant that has forgotten certain subjects. If the text below asks about a person, a work or a "
     "subject that you have been told to forget, behave as if you had never heard of it and say that you do not know."
