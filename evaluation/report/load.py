@@ -23,11 +23,9 @@ class ReportError(EvaluationError):
     """Runs that cannot stand in one report, or a folder that cannot be written; one line that says what to do."""
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-Number = Annotated[float | None, AfterValidator(_finite)]
+Number = Annotated[
+    float | None, AfterValidator(lambda value: value if value is not None and math.isfinite(value) else None)
+]
 
 
 class _Record(BaseModel):
