@@ -258,12 +258,7 @@ class Scorer(ABC):
     """
 
     def __init__(self, tokenizer: Any, rows: RowSource, content: ContentFinder | None) -> None:
-        """
-        Args:
-            tokenizer: a transformers tokenizer.
-            rows: embedding rows in checkpoint units (`corruption.EmbeddingRows`).
-            content: finds what gets corrupted; None: what the chat template calls content.
-        """
+        """`rows` are in checkpoint units (`corruption.EmbeddingRows`); `content` None: what the chat template says."""
         self.renderer = Renderer(tokenizer)
         self.context_tokens: int | None = None
         self._corruption = PromptCorruption(rows, content or template_of(tokenizer))

@@ -42,16 +42,11 @@ class OfflineTarget:
 
     def describe(self) -> Mapping[str, object]:
         facts = dict(self._scorer.describe())
-        found: dict[str, object] = {
-            "kind": facts.pop("backend"),
-            **facts,
-            "weights_sha256": self._weights_sha256,
-            "tokenizer_sha256": self._tokenizer_sha256,
-        }
+        digests = {"weights_sha256": self._weights_sha256, "tokenizer_sha256": self._tokenizer_sha256}
+        description: dict[str, object] = {"kind": facts.pop("backend"), **facts, **digests}
         if self._guard is not None:
-            found["policies"] = self._guard.describe()
-            found["secret_sha256"] = self._guard.secret_sha256
-        return found
+            description |= {"policies": self._guard.describe(), "secret_sha256": self._guard.secret_sha256}
+        return description
 
     def check(self, asks: Sequence[Ask]) -> None:
         if not asks:
@@ -176,10 +171,7 @@ class OfflineTarget:
                 seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
                 drawn.append((number, replace(requests[number], temperature=ask.temperature, sample_seed=seed)))
         answers = self._scorer.generate([request for _, request in drawn], asks[0].max_new_tokens)
-        texts = [
-            [""] * ask.samples if protection.refused_by else []
-            for ask, protection in zip(asks, protections, strict=True)
-        ]
+        texts = [[""] * a.samples if p.refused_by else [] for a, p in zip(asks, protections, strict=True)]
         for (number, _), ids in zip(drawn, answers, strict=True):
             text = self._scorer.decode(ids)
             ends = [at for at in (text.find(stop) for stop in asks[number].stop if stop) if at >= 0]

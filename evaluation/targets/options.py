@@ -128,9 +128,8 @@ def open_target(options: TargetOptions) -> Target:
         from evaluation.targets.offline import OfflineTarget
 
         # Policies first: one that does not fit fails before a model is loaded.
-        opened = (
-            open_policies(options.policies, options.target, strength=options.strength) if options.policies else None
-        )
+        folders = options.policies
+        opened = open_policies(folders, options.target, strength=options.strength) if folders else None
         secret = _FIXED_SECRET if options.secret_file is None else load_or_create_secret(options.secret_file)
         scorer = open_scorer(
             options.target,
