@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["for_each", "results_of", "run_in_thread"]
-
 T = TypeVar("T")
 
 

@@ -18,19 +18,6 @@ import httpx
 from console.errors import EcoError
 from endpoints.background import for_each, run_in_thread
 
-__all__ = [
-    "Connection",
-    "EndpointError",
-    "Pace",
-    "RefusedError",
-    "Server",
-    "base_url",
-    "chat",
-    "chat_server",
-    "listed_models",
-    "retry_after_s",
-]
-
 #: Tried again: the server is busy, restarts, or a proxy before it lost it. Every other 4xx stays as it is.
 _TEMPORARY: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 #: The server says that it gets too much: everybody waits, not the one request.

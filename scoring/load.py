@@ -7,8 +7,6 @@ from classifiers.export.hub import MODEL_FILES
 from scoring.scorer import ContentFinder, Scorer, ScorerError
 from storage.digests import folder_digest
 
-__all__ = ["RUNNERS", "Runner", "open_scorer", "weights_digest"]
-
 Runner = Literal["transformers", "vllm"]
 RUNNERS: Final[tuple[Runner, ...]] = ("transformers", "vllm")
 

@@ -15,23 +15,6 @@ from numpy.typing import NDArray
 from classifiers import Example
 from console.errors import EcoError
 
-__all__ = [
-    "DEFAULT_TOLERANCE",
-    "METRICS",
-    "Metric",
-    "MetricError",
-    "answer_probability",
-    "check_metric",
-    "choice_prompt",
-    "choose",
-    "has_rouge_words",
-    "perplexity",
-    "preference_for_truth",
-    "repetition",
-    "rouge_l_recall",
-    "truth_ratio",
-]
-
 Metric = Literal["answer_probability", "rouge_l", "truth_ratio", "choice_accuracy"]
 METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
 

@@ -19,21 +19,6 @@ from console.errors import EcoError
 from corruption import PERMUTING_METHODS, CorruptionSpec, corrupt
 from guard import RowSource, row_seeds, template_of
 
-__all__ = [
-    "AnswerScores",
-    "ContentFinder",
-    "CorruptedRows",
-    "Pair",
-    "PromptCorruption",
-    "Renderer",
-    "Request",
-    "Scorer",
-    "ScorerError",
-    "check_answers",
-    "check_context",
-]
-
-
 _CACHED_PAIRS = 2**16
 
 
@@ -273,12 +258,7 @@ class Scorer(ABC):
     """
 
     def __init__(self, tokenizer: Any, rows: RowSource, content: ContentFinder | None) -> None:
-        """
-        Args:
-            tokenizer: a transformers tokenizer.
-            rows: embedding rows in checkpoint units (`corruption.EmbeddingRows`).
-            content: finds what gets corrupted; None: what the chat template calls content.
-        """
+        """`rows` are in checkpoint units (`corruption.EmbeddingRows`); `content` None: what the chat template says."""
         self.renderer = Renderer(tokenizer)
         self.context_tokens: int | None = None
         self._corruption = PromptCorruption(rows, content or template_of(tokenizer))

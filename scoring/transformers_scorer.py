@@ -28,8 +28,6 @@ from scoring.scorer import (
     check_context,
 )
 
-__all__ = ["TransformersScorer"]
-
 #: Prompts in one batch. On a CPU, more only makes the copies of the KV cache larger than its caches.
 _CPU_BATCH, _GPU_BATCH = 64, 256
 #: Logits of one batch, in numbers: 1 GiB as float32.
@@ -142,8 +140,13 @@ class TransformersScorer(Scorer):
         return self._in_batches(requests, lengths, answer, room=max_new_tokens, kept_positions=1)
 
     def next_logits(self, requests: Sequence[Request]) -> list[NDArray[np.float32]]:
+        def answer(batch: Sequence[Request], corrupted: Sequence[CorruptedRows | None]) -> NDArray[np.float32]:
+            output, _, _ = self._read(batch, corrupted)
+            logits: NDArray[np.float32] = output.logits[:, -1].float().cpu().numpy()  # (B, V)
+            return logits
+
         lengths = [len(request.prompt_ids) for request in requests]
-        return self._in_batches(requests, lengths, self._next_logits, kept_positions=1)
+        return self._in_batches(requests, lengths, answer, kept_positions=1)
 
     def _in_batches(
         self,
@@ -154,7 +157,7 @@ class TransformersScorer(Scorer):
         room: int = 0,
         kept_positions: int | None = None,
     ) -> list[_T]:
-        """What `answer` finds for each request, given batches of them with their corrupted rows.
+        """What `answer` finds for each request, given batches of like length, the longest first, with corrupted rows.
 
         Args:
             lengths: tokens of each that go through the model at once.
@@ -166,21 +169,15 @@ class TransformersScorer(Scorer):
         corrupted = self._corruption.corrupted(requests)
         answers: dict[int, _T] = {}
         with torch.inference_mode():
-            for batch in self._batches(lengths, kept_positions):
+            order = sorted(range(len(lengths)), key=lambda number: -lengths[number])  # what does not fit fails at once
+            while order:
+                logits = (kept_positions or lengths[order[0]]) * self._embed.weight.shape[0]
+                size = max(1, min(self._batch_size, _MAX_LOGITS // logits))
+                batch, order = order[:size], order[size:]
                 part = answer([requests[i] for i in batch], [corrupted[i] for i in batch])
                 answers.update(zip(batch, part, strict=True))
         self.seconds += time.perf_counter() - started
         return [answers[number] for number in range(len(requests))]
-
-    def _batches(self, lengths: Sequence[int], kept_positions: int | None = None) -> Iterator[list[int]]:
-        """Numbers of requests of like length, the longest first: what does not fit fails at once."""
-        vocabulary = self._embed.weight.shape[0]
-        order = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-        while order:
-            logits = (kept_positions or lengths[order[0]]) * vocabulary
-            size = max(1, min(self._batch_size, _MAX_LOGITS // logits))
-            yield order[:size]
-            order = order[size:]
 
     def _score(
         self, requests: Sequence[Request], corrupted: Sequence[CorruptedRows | None], vocabulary: bool
@@ -222,14 +219,6 @@ class TransformersScorer(Scorer):
         embeddings = self._embedded(ids, corrupted, padding)
         return self._step({"inputs_embeds": embeddings}, attention, positions), attention, positions
 
-    def _next_logits(
-        self, requests: Sequence[Request], corrupted: Sequence[CorruptedRows | None]
-    ) -> NDArray[np.float32]:
-        """(B, V)."""
-        output, _, _ = self._read(requests, corrupted)
-        logits: NDArray[np.float32] = output.logits[:, -1].float().cpu().numpy()
-        return logits
-
     def _answer(
         self, requests: Sequence[Request], corrupted: Sequence[CorruptedRows | None], max_new_tokens: int
     ) -> list[tuple[int, ...]]:
@@ -264,7 +253,7 @@ class TransformersScorer(Scorer):
         return [tuple(answer) for answer in answers]
 
     def _step(self, inputs: Mapping[str, Any], attention: torch.Tensor, positions: torch.Tensor) -> Any:
-        options: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
+        options = {"position_ids": positions, "logits_to_keep": 1}
         known = {name: value for name, value in options.items() if name in self._parameters}
         self.forward_passes += 1
         return self._model(**inputs, attention_mask=attention, use_cache=True, **known)
@@ -277,8 +266,7 @@ class TransformersScorer(Scorer):
         for row, (rows, offset) in enumerate(zip(corrupted, offsets, strict=True)):
             if rows is not None:
                 at = torch.tensor(rows.positions, device=self._device) + offset
-                scaled = rows.rows.to(self._device).float() * self._scale
-                embeddings[row, at] = scaled.to(embeddings.dtype)
+                embeddings[row, at] = (rows.rows.to(self._device).float() * self._scale).to(embeddings.dtype)
         return embeddings
 
 

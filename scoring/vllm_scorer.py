@@ -28,8 +28,6 @@ from scoring.scorer import (
     check_context,
 )
 
-__all__ = ["RowProbe", "VllmScorer"]
-
 #: Rows of one `generate` call: more than any search on a few hundred prompts needs, and no more than memory holds.
 _MAX_EMBEDDING_BYTES = 4 * 2**30
 _MESSAGE_CHARACTERS = 300
@@ -85,13 +83,8 @@ class VllmScorer(Scorer):
         started = time.perf_counter()
         self._model = model
         self._rows = EmbeddingRows.open(model, revision=engine_options.get("revision"))
-        self._llm = _start_engine(
-            model,
-            dtype=dtype,
-            tensor_parallel_size=tensor_parallel_size,
-            enforce_eager=enforce_eager,
-            **engine_options,
-        )
+        parallel = {"tensor_parallel_size": tensor_parallel_size, "enforce_eager": enforce_eager}
+        self._llm = _start_engine(model, dtype=dtype, **parallel, **engine_options)
         try:
             super().__init__(self._llm.get_tokenizer(), self._rows, content)
             self.context_tokens = self._llm.model_config.max_model_len - 1  # one is generated after a scored answer

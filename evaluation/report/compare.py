@@ -10,8 +10,6 @@ from typing import Any, Final, get_args
 from evaluation.report.load import ReportError, Run
 from evaluation.runs.record import Kind
 
-__all__ = ["SuiteRuns", "compared"]
-
 _TITLES: Final = {
     "tofu": "TOFU",
     "choice": "Multiple choice",

@@ -17,20 +17,6 @@ from matplotlib.style import context
 from evaluation.report.load import Run
 from evaluation.runs.record import Kind
 
-__all__ = [
-    "INK",
-    "Look",
-    "Plot",
-    "counted",
-    "finished",
-    "inline_svg",
-    "label",
-    "legend",
-    "looks",
-    "report_look",
-    "short",
-]
-
 #: Stand-ins, replaced when a picture is put into a file or a page.
 INK: Final = "#010203"
 _GRID: Final = "#0a0b0c"

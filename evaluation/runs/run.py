@@ -16,11 +16,19 @@ from console.progress import shown_progress
 from evaluation.errors import RunError
 from evaluation.intervals import mean_figures
 from evaluation.replies import Asker, Target
-from evaluation.runs.record import ANSWERS, REPLIES, RUN, SCORES, Kind, RunRecord, read_record, read_scores
-from evaluation.runs.store import CachedAsker, ReplyStore
+from evaluation.runs.record import (
+    ANSWERS,
+    REPLIES,
+    RUN,
+    SCORES,
+    CachedAsker,
+    Kind,
+    ReplyStore,
+    RunRecord,
+    read_record,
+    read_scores,
+)
 from evaluation.suite import Answer, Score, Suite
-
-__all__ = ["MakeSuite", "RunOptions", "check_folder", "clear_folder", "locked", "now", "run_suite", "show_run"]
 
 _LOCK = ".lock"
 

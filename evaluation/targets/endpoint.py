@@ -19,8 +19,6 @@ from evaluation.errors import TargetError
 from evaluation.replies import Ask, Reply, all_needs
 from evaluation.targets.endpoint_session import Abilities, GeneratedTokens, Session, texts_of
 
-__all__ = ["EndpointTarget"]
-
 _SERVER_ERRORS: Final = 500
 #: No such route, or none for this model: a base model's server may have no chat.
 _NO_ROUTE: Final = frozenset({404, 405})

@@ -13,8 +13,6 @@ from endpoints.server import Connection, RefusedError
 from evaluation.errors import TargetError
 from evaluation.replies import Ask, Reply
 
-__all__ = ["Abilities", "GeneratedTokens", "Session", "texts_of"]
-
 Scoring = Literal["ids", "echo"]
 """How an answer is scored. ids: vLLM's prompt_logprobs of token ids. echo: completions that echo their prompt's."""
 

@@ -23,8 +23,6 @@ from guard import Guard, GuardError, LoadedPolicy, decoder_of, load_bundle, load
 from guard.classification import FeatureCache
 from scoring.scorer import CorruptedRows
 
-__all__ = ["GuardedPrompts", "OpenedPolicies", "Protection", "open_policies"]
-
 #: Prompts classified together: their windows share encoder batches.
 _BATCH = 64
 

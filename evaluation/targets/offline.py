@@ -15,8 +15,6 @@ from evaluation.replies import Ask, Reply, all_needs
 from evaluation.targets.guarded import GuardedPrompts, Protection
 from scoring.scorer import Pair, Renderer, Request, Scorer, ScorerError
 
-__all__ = ["OfflineTarget"]
-
 #: Asks in one call of the scorer: many enough to fill batches of like length, few enough to lose little when stopped.
 _CHUNK: Final = 256
 _VLLM_CHUNK: Final = 1024
@@ -44,16 +42,11 @@ class OfflineTarget:
 
     def describe(self) -> Mapping[str, object]:
         facts = dict(self._scorer.describe())
-        found: dict[str, object] = {
-            "kind": facts.pop("backend"),
-            **facts,
-            "weights_sha256": self._weights_sha256,
-            "tokenizer_sha256": self._tokenizer_sha256,
-        }
+        digests = {"weights_sha256": self._weights_sha256, "tokenizer_sha256": self._tokenizer_sha256}
+        description: dict[str, object] = {"kind": facts.pop("backend"), **facts, **digests}
         if self._guard is not None:
-            found["policies"] = self._guard.describe()
-            found["secret_sha256"] = self._guard.secret_sha256
-        return found
+            description |= {"policies": self._guard.describe(), "secret_sha256": self._guard.secret_sha256}
+        return description
 
     def check(self, asks: Sequence[Ask]) -> None:
         if not asks:
@@ -178,10 +171,7 @@ class OfflineTarget:
                 seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
                 drawn.append((number, replace(requests[number], temperature=ask.temperature, sample_seed=seed)))
         answers = self._scorer.generate([request for _, request in drawn], asks[0].max_new_tokens)
-        texts = [
-            [""] * ask.samples if protection.refused_by else []
-            for ask, protection in zip(asks, protections, strict=True)
-        ]
+        texts = [[""] * a.samples if p.refused_by else [] for a, p in zip(asks, protections, strict=True)]
         for (number, _), ids in zip(drawn, answers, strict=True):
             text = self._scorer.decode(ids)
             ends = [at for at in (text.find(stop) for stop in asks[number].stop if stop) if at >= 0]

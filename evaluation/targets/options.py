@@ -14,8 +14,6 @@ from evaluation.runs.record import Kind
 from guard import load_bundle, load_or_create_secret
 from scoring.load import RUNNERS, Runner, open_scorer, weights_digest
 
-__all__ = ["PROMPT_PREFIX", "NoTarget", "PromptingTarget", "TargetOptions", "TargetRow", "open_target", "row_of"]
-
 PROMPT_PREFIX = (
     "You are an assistant that has forgotten certain subjects. If the text below asks about a person, a work or a "
     "subject that you have been told to forget, behave as if you had never heard of it and say that you do not know."
@@ -130,9 +128,8 @@ def open_target(options: TargetOptions) -> Target:
         from evaluation.targets.offline import OfflineTarget
 
         # Policies first: one that does not fit fails before a model is loaded.
-        opened = (
-            open_policies(options.policies, options.target, strength=options.strength) if options.policies else None
-        )
+        folders = options.policies
+        opened = open_policies(folders, options.target, strength=options.strength) if folders else None
         secret = _FIXED_SECRET if options.secret_file is None else load_or_create_secret(options.secret_file)
         scorer = open_scorer(
             options.target,

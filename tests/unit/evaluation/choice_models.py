@@ -10,7 +10,7 @@ from lm_eval.tasks import TaskManager
 from tiny_model import tiny_model, tiny_tokenizer
 
 from evaluation.choice.suite import ChoiceSuite
-from evaluation.runs.store import CachedAsker, ReplyStore
+from evaluation.runs.record import CachedAsker, ReplyStore
 from evaluation.suite import Outcome
 from evaluation.targets.offline import OfflineTarget
 from scoring.transformers_scorer import TransformersScorer

@@ -16,7 +16,7 @@ from evaluation.leakage.probes import CorruptedPrompt
 from evaluation.leakage.suite import LeakageSuite
 from evaluation.replies import Reply
 from evaluation.rows import sample_file
-from evaluation.runs.store import CachedAsker, ReplyStore
+from evaluation.runs.record import CachedAsker, ReplyStore
 from evaluation.targets.offline import OfflineTarget
 from scoring.transformers_scorer import TransformersScorer
 

@@ -21,7 +21,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from evaluation.report import ReportError, write_report
-from evaluation.report.pages import escaped
+from evaluation.report.write import escaped
 from evaluation.suite import Answer, Figure
 
 TITLE = "Forgetting <people> & *places*"
