@@ -174,9 +174,8 @@ def _race(method: Method, sets: Sets, arguments: argparse.Namespace, console: Co
                 if parameter.dim() > 1:
                     noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
                     parameter.add_(noise, alpha=_NOISE * float(parameter.std()))
-        return Trainer(
-            model, loss, torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate), _clock(arguments)
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate)
+        return Trainer(loss, optimizer, _clock(arguments))
 
     with tempfile.TemporaryDirectory() as folder:
         model, frozen = _model(arguments), _model(arguments).eval().requires_grad_(False)
