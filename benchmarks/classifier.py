@@ -42,8 +42,16 @@ def main() -> None:
     if options.tofu is not None:
         for name, forget, retain, first in _TOFU:
             figures[name] = _tofu(encoder, options.tofu, forget, retain, first, console)
-    for name, found in figures.items():
-        _show(console, name, found)
+    for name, counts in figures.items():
+        table = Table("what was asked", "flagged", "share", "95 % interval", title=name)
+        shown = dict(counts)
+        if name == "people":
+            attacks = [count for kind, count in counts.items() if kind not in ("neighbour", "others")]
+            shown["all attacks"] = (sum(flagged for flagged, _ in attacks), sum(asked for _, asked in attacks))
+        for kind, (flagged, asked) in shown.items():
+            low, high = clopper_pearson(flagged, asked)
+            table.add_row(kind, f"{flagged} / {asked}", f"{flagged / asked:.1%}", f"{low:.1%} to {high:.1%}")
+        console.print(table)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
@@ -55,17 +63,16 @@ def _people(encoder: Encoder, rows: Rows, console: Console) -> dict[str, tuple[i
         started = time.perf_counter()
         own = [row for row in rows if row["person"] == person]
         rest = [row for row in rows if row["person"] != person]
-        head = train_head(encoder, _examples(own), _examples(rest), seed=0)[0]
+        forget, retain = (
+            [Example(row["question"], row["answer"]) for row in each if row["kind"] == "forget"] for each in (own, rest)
+        )
+        head, _ = train_head(encoder, forget, retain, seed=0)
         asked = [row for row in own if row["kind"] != "forget"]
         for row, flagged in zip(asked, _flagged(encoder, head, asked), strict=True):
             counts[row["kind"]].append(flagged)
         counts["others"] += _flagged(encoder, head, [row for row in rest if row["kind"] != "forget"])
         console.print(f"{person}: trained and judged in {time.perf_counter() - started:.0f} s", highlight=False)
     return {kind: (sum(flags), len(flags)) for kind, flags in counts.items()}
-
-
-def _examples(rows: Rows) -> list[Example]:
-    return [Example(row["question"], row["answer"]) for row in rows if row["kind"] == "forget"]
 
 
 def _tofu(
@@ -98,19 +105,6 @@ def _flagged(encoder: Encoder, head: Head, rows: Rows) -> list[bool]:
 
 def _rows(path: Path) -> Rows:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def _show(console: Console, name: str, found: dict[str, tuple[int, int]]) -> None:
-    table = Table(title=name)
-    for column in ("what was asked", "flagged", "share", "95 % interval"):
-        table.add_column(column)
-    attacks = [counts for kind, counts in found.items() if kind not in ("neighbour", "others")]
-    if name == "people":
-        found = found | {"all attacks": (sum(a for a, _ in attacks), sum(b for _, b in attacks))}
-    for kind, (flagged, asked) in found.items():
-        low, high = clopper_pearson(flagged, asked)
-        table.add_row(kind, f"{flagged} / {asked}", f"{flagged / asked:.1%}", f"{low:.1%} to {high:.1%}")
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from scoring.scorer import Scorer
 
 Metric = Literal["rouge_l", "answer_probability"]
+Backend = Literal["vllm", "transformers"]
 
-_BACKENDS = ("vllm", "transformers")
+_BACKENDS: tuple[Backend, ...] = ("vllm", "transformers")
 _TABLE_WIDTH = 118
 #: Noise that no search has seen: what a strength is worth, whoever found it.
 _UNSEEN_SEEDS = (101, 102, 103, 104)
@@ -209,7 +210,7 @@ def _measure(arguments: argparse.Namespace, console: Console) -> Found:
         return run_search(scorer, task, (), options, rows.hidden_size, retained=retained[metric]).result
 
     searches: list[Searched] = []
-    backends = (arguments.scorer,) if arguments.scorer else _BACKENDS
+    backends: tuple[Backend, ...] = (arguments.scorer,) if arguments.scorer else _BACKENDS
     for backend in backends:
         with open_scorer(arguments.model, ScorerOptions(backend, "float32")) as scorer:
             searches.append(_search_twice(scorer, backend, partial(search, scorer, "rouge_l"), len(rouge.examples)))

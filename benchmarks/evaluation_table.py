@@ -11,16 +11,15 @@ import argparse
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.unlearning import COMMON, OWN
+from benchmarks.unlearning import run_eco, unlearn
 from demo.servers import CPU_FLAGS, ServerProcess
 from guard import load_bundle, load_or_create_secret
 from offline_training.methods.registry import METHODS
@@ -50,14 +49,11 @@ def main() -> int:
             console.print(f"{method}: trained", highlight=False)
     if "evaluate" in options.steps:
         runs = _evaluated(options, console)
-        _eco(["report", *map(str, runs), "--out", str(options.work / "report"), "--force"], options.work / "report.log")
+        run_eco(
+            ["report", *map(str, runs), "--out", str(options.work / "report"), "--force"], options.work / "report.log"
+        )
         console.print(f"report in {options.work / 'report'}", highlight=False)
     return 0
-
-
-def _eco(arguments: Sequence[str], log: Path) -> None:
-    with log.open("w") as file:
-        subprocess.run([sys.executable, "-m", "cli", *arguments], check=True, stdout=file, stderr=subprocess.STDOUT)
 
 
 def _data(options: argparse.Namespace) -> list[str]:
@@ -69,13 +65,8 @@ def _unlearned(method: str, options: argparse.Namespace) -> Path:
     out: Path = options.work / "unlearned" / method
     if (out / "run.json").exists():
         return out
-    settings = {**COMMON, **OWN.get(method, {}), "seed": options.seed, "threads": options.threads}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    _eco(
-        ["unlearn", method, f"--model={options.model}", *_data(options), f"--out={out}", "--force", *flags],
-        out.with_suffix(".log"),
-    )
+    unlearn(method, options, _data(options), out, out.with_suffix(".log"))
     return out
 
 
@@ -84,7 +75,7 @@ def _evaluated(options: argparse.Namespace, console: Console) -> list[Path]:
     policy, secret, runs = options.work / "policy", options.work / "secret", options.work / "runs"
     if not policy.exists():
         models = [f"--model={options.model}", f"--retain-model={options.retain_model}"]
-        _eco(
+        run_eco(
             ["policy", "build", *models, *_data(options), f"--out={policy}", "--metric=rouge_l", "--resume"],
             options.work / "policy.log",
         )
@@ -101,7 +92,7 @@ def _evaluated(options: argparse.Namespace, console: Console) -> list[Path]:
         limit = [f"--limit={options.limit}"] if options.limit else []
         common = [f"--data={options.tofu}", f"--split={options.split}", f"--out={out}", *limit, *retain]
         if not _is_finished(out):
-            _eco(["evaluate", "tofu", *common, *map(str, arguments)], out.with_suffix(".log"))
+            run_eco(["evaluate", "tofu", *common, *map(str, arguments)], out.with_suffix(".log"))
         folders.append(out)
         console.print(f"{name}: {time.monotonic() - started:.0f} s", highlight=False)
 

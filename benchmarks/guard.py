@@ -67,14 +67,8 @@ def _time(build: Any, policy: Path, console: Console) -> None:
     bundle = load_bundle(policy)
     encoder = Encoder.open(resolve_encoder(bundle.config.classifier.encoder), threads=1)
     loaded = load_policy(bundle, encoder, hidden_size=rows.hidden_size, embedding_digest=rows.digest())
-    guard = Guard(
-        [loaded],
-        encoder=encoder,
-        decode=decoder_of(tokenizer),
-        template=template_of(tokenizer),
-        rows=rows,
-        secret=bytes(32),
-    )
+    decode, template = decoder_of(tokenizer), template_of(tokenizer)
+    guard = Guard([loaded], encoder=encoder, decode=decode, template=template, rows=rows, secret=bytes(32))
     reference = _torch_encoder()
     table = Table(title="Time added to an unflagged request, one core, no cache hit [ms]")
     for column in ("prompt tokens", "guard p50", "guard p99", "cached p50", "torch fp32 encoder p50", "ratio"):
@@ -97,16 +91,15 @@ def _prompts(tokenizer: Any, tokens: int, count: int) -> list[list[int]]:
 
     words = sorted({word for prompt in general_prompts() for word in prompt.split()})
     chooser = random.Random(tokens)  # noqa: S311 - a reproducible choice
-    found = []
-    while len(found) < count:
+    empty = [{"role": "user", "content": ""}]
+    frame = tokenizer.apply_chat_template(empty, add_generation_prompt=True, tokenize=True, return_dict=False)
+    middle = frame.index(tokenizer.eos_token_id)
+    prompts = []
+    for _ in range(count):
         text = " ".join(chooser.choice(words) for _ in range(tokens))
         content = tokenizer(text, add_special_tokens=False)["input_ids"]
-        frame = tokenizer.apply_chat_template(
-            [{"role": "user", "content": ""}], add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        middle = next(i for i in range(len(frame)) if frame[i] == tokenizer.eos_token_id)
-        found.append(frame[:middle] + content[: max(tokens - len(frame), 1)] + frame[middle:])
-    return found
+        prompts.append(frame[:middle] + content[: max(tokens - len(frame), 1)] + frame[middle:])
+    return prompts
 
 
 def _torch_encoder() -> Callable[[str], Any]:
@@ -151,13 +144,9 @@ def _memory(build: Any, policy: Path, folder: Path, console: Console) -> None:
 
     asked = probes(World.generate())[:400]
     sizes = {}
-    for name, server in (
-        ("plain", plain_server(build.model, port=8090, log=folder / "plain.log")),
-        (
-            "guarded",
-            guarded_server(build.model, [policy], port=8090, admin_port=8091, log=folder / "guarded.log"),
-        ),
-    ):
+    plain_one = plain_server(build.model, port=8090, log=folder / "plain.log")
+    guarded_one = guarded_server(build.model, [policy], port=8090, admin_port=8091, log=folder / "guarded.log")
+    for name, server in (("plain", plain_one), ("guarded", guarded_one)):
         with server:
             asyncio.run(ask_all(server, asked))
             if server.process is None:

@@ -71,10 +71,18 @@ def main() -> int:
     for name, model in (("before", options.model), ("retain model", options.retain_model)):
         rows[name] = _kept(options.work / f"{name.replace(' ', '-')}.json", partial(_measure, model, sets))
     for method in options.methods or METHODS:
-        rows[method] = _kept(options.work / f"{method}.json", partial(_unlearn, method, options, sets))
+        rows[method] = _kept(options.work / f"{method}.json", partial(_unlearned, method, options, sets))
         shown = ", ".join(f"{title} {cell}" for (_, title, _), cell in zip(_COLUMNS, _cells(rows[method]), strict=True))
         console.print(f"{method}: {shown}", highlight=False)
-    _show(rows, console)
+    # As a table, and again as Markdown.
+    titles = ["method", *(title for _, title, _ in _COLUMNS)]
+    table = Table(*titles)
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for name, row in rows.items():
+        table.add_row(name, *_cells(row))
+        lines.append(f"| {' | '.join([name, *_cells(row)])} |")
+    console.print(table)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
@@ -85,15 +93,23 @@ def _kept(path: Path, measure: Callable[[], Measured]) -> Measured:
     return measured
 
 
-def _unlearn(method: str, options: argparse.Namespace, sets: Mapping[str, Sequence[Example]]) -> Measured:
-    out = options.work / f"{method}.checkpoint"
+def run_eco(arguments: Sequence[str], log: Path) -> None:
+    with log.open("w") as file:
+        subprocess.run([sys.executable, "-m", "cli", *arguments], check=True, stdout=file, stderr=subprocess.STDOUT)
+
+
+def unlearn(method: str, options: argparse.Namespace, data: Sequence[str], out: Path, log: Path) -> None:
+    """`eco unlearn` of `options.model` with this benchmark's settings; `data` are the flags of the two sets."""
     settings = {**COMMON, **OWN.get(method, {}), "seed": options.seed, "threads": options.threads}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    data = [f"--{name}={getattr(options, name)}" for name in ("model", "forget", "retain")]
-    command = [sys.executable, "-m", "cli", "unlearn", method, *data, f"--out={out}", "--force", *flags]
+    run_eco(["unlearn", method, f"--model={options.model}", *data, f"--out={out}", "--force", *flags], log)
+
+
+def _unlearned(method: str, options: argparse.Namespace, sets: Mapping[str, Sequence[Example]]) -> Measured:
+    out = options.work / f"{method}.checkpoint"
     started = time.monotonic()
-    with (options.work / f"{method}.log").open("w") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+    data = [f"--forget={options.forget}", f"--retain={options.retain}"]
+    unlearn(method, options, data, out, options.work / f"{method}.log")
     wall_s = time.monotonic() - started
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))
     measured = _measure(out, sets) | {
@@ -139,18 +155,6 @@ _COLUMNS = (
 
 def _cells(row: Measured) -> list[str]:
     return [form.format(row[key]) if key in row else "" for key, _, form in _COLUMNS]
-
-
-def _show(rows: Mapping[str, Measured], console: Console) -> None:
-    """As a table, and again as Markdown."""
-    titles = [title for _, title, _ in _COLUMNS]
-    table = Table("method", *titles)
-    lines = ["| method | " + " | ".join(titles) + " |", "|---" * (len(_COLUMNS) + 1) + "|"]
-    for name, row in rows.items():
-        table.add_row(name, *_cells(row))
-        lines.append(f"| {name} | " + " | ".join(_cells(row)) + " |")
-    console.print(table)
-    console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -174,9 +174,8 @@ def _race(method: Method, sets: Sets, arguments: argparse.Namespace, console: Co
                 if parameter.dim() > 1:
                     noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
                     parameter.add_(noise, alpha=_NOISE * float(parameter.std()))
-        return Trainer(
-            model, loss, torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate), _clock(arguments)
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.learning_rate)
+        return Trainer(loss, optimizer, _clock(arguments))
 
     with tempfile.TemporaryDirectory() as folder:
         model, frozen = _model(arguments), _model(arguments).eval().requires_grad_(False)
@@ -277,14 +276,17 @@ def _plain_loss(method: str, settings: Any, model: Any, frozen: Any) -> Callable
         if method == "scrub":
             temperature = settings.temperature
             if "forget" in examples:  # max step
-                return -(temperature**2) * divergence(*answered(examples["forget"]), temperature)
+                away: torch.Tensor = -(temperature**2) * divergence(*answered(examples["forget"]), temperature)
+                return away
             retained = answered(examples["retain"])  # min step: one forward gives both terms
             distillation = settings.distillation_weight * temperature**2 * divergence(*retained, temperature)
-            return settings.retain_weight * cross_entropy(*retained) + distillation
-        total = -settings.forget_weight * cross_entropy(*answered(examples["forget"]))
+            back: torch.Tensor = settings.retain_weight * cross_entropy(*retained) + distillation
+            return back
+        total: torch.Tensor = -settings.forget_weight * cross_entropy(*answered(examples["forget"]))
         if method == "llmu":
             total = total + settings.random_weight * cross_entropy(*answered(examples["random"]))
-        return total + settings.retain_weight * divergence(*answered(examples["retain"]))
+        total = total + settings.retain_weight * divergence(*answered(examples["retain"]))
+        return total
 
     return loss
 

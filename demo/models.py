@@ -97,7 +97,9 @@ def build_models(
             shutil.rmtree(leftover)
         with whole_folder(build.folder) as folder:
             _build(DemoBuild(folder), settings, console)
-            _write_manifest(folder)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            digests = {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
+            (folder / _MANIFEST).write_text(json.dumps(digests, indent=2), encoding="utf-8")
     return build
 
 
@@ -199,12 +201,6 @@ def save_checkpoint(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
 
 def _general_english() -> str:
     return resources.files("demo").joinpath("data", "english.txt").read_text(encoding="utf-8")
-
-
-def _write_manifest(folder: Path) -> None:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in files}
-    (folder / _MANIFEST).write_text(json.dumps(digests, indent=2), encoding="utf-8")
 
 
 def _intact(folder: Path) -> bool:

@@ -52,7 +52,8 @@ def probes(world: World, *groups: Group) -> list[Probe]:
     rng = random.Random(world.spec.seed + 2)  # noqa: S311 - a reproducible choice, nothing secret
     found: list[Probe] = []
     for fact in wanted:
-        found += [_chat_probe("held_out", fact, fact.value, _ask(fact.questions.held_out)), _completion(fact)]
+        found.append(_chat_probe("held_out", fact, fact.value, _ask(fact.questions.held_out)))
+        found.append(Probe("completion", fact.group, fact.topic, fact.value, prefix=fact.prefix, person=fact.person))
         if fact.person and fact.reverse:
             found.append(_chat_probe("reverse", fact, fact.person.name, _ask(fact.reverse.held_out)))
         if fact.person and fact.follow_ups:
@@ -69,7 +70,3 @@ def _ask(question: str) -> tuple[Message, ...]:
 
 def _chat_probe(kind: Kind, fact: Fact, value: str, messages: tuple[Message, ...]) -> Probe:
     return Probe(kind, fact.group, fact.topic, value, messages=messages, person=fact.person)
-
-
-def _completion(fact: Fact) -> Probe:
-    return Probe("completion", fact.group, fact.topic, fact.value, prefix=fact.prefix, person=fact.person)

@@ -21,7 +21,12 @@ def replies(checkpoint: Path, asked: Sequence[Probe]) -> list[str]:
     with quiet_transformers():
         model = LlamaForCausalLM.from_pretrained(checkpoint)
     model.eval()  # type: ignore[no-untyped-call]
-    prompts = [_prompt(tokenizer, probe) for probe in asked]
+    prompts = [
+        tokenizer.apply_chat_template(list(probe.messages), tokenize=False, add_generation_prompt=True)
+        if probe.prefix is None
+        else f"{tokenizer.bos_token}{probe.prefix}"
+        for probe in asked
+    ]
     found: list[str] = []
     for start in range(0, len(prompts), _BATCH):
         batch = tokenizer(
@@ -32,15 +37,7 @@ def replies(checkpoint: Path, asked: Sequence[Probe]) -> list[str]:
             return_token_type_ids=False,
         )
         with torch.inference_mode():
-            ids = model.generate(  # type: ignore[misc]
-                **batch, max_new_tokens=_MAX_NEW_TOKENS, do_sample=False
-            )  # (B, T + new)
+            # (B, T + new)
+            ids = model.generate(**batch, max_new_tokens=_MAX_NEW_TOKENS, do_sample=False)  # type: ignore[misc]
         found += tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
     return found
-
-
-def _prompt(tokenizer: PreTrainedTokenizerFast, probe: Probe) -> str:
-    if probe.prefix is not None:
-        return f"{tokenizer.bos_token}{probe.prefix}"
-    text = tokenizer.apply_chat_template(list(probe.messages), tokenize=False, add_generation_prompt=True)
-    return str(text)

@@ -125,15 +125,7 @@ def _show(console: Console, answered: Sequence[Answered], measured: Figures) -> 
             table.add_row(row.probe.question, row.unguarded.strip(), row.guarded.strip(), row.never_knew.strip())
     console.print(table)
     summary = Table(title="Share of answers that give the right value")
-    for column in (
-        "group",
-        "asked as",
-        "n",
-        "without the guard",
-        "with the guard",
-        "never knew",
-        "unchanged",
-    ):
+    for column in ("group", "asked as", "n", "without the guard", "with the guard", "never knew", "unchanged"):
         summary.add_column(column, justify="left" if column in {"group", "asked as"} else "right")
     for rate in measured.rates:
         summary.add_row(

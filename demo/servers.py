@@ -20,6 +20,13 @@ __all__ = ["CPU_FLAGS", "ServerProcess", "guarded_server", "plain_server"]
 
 #: A tiny model on two cores: no compilation, exact arithmetic, little memory.
 CPU_FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "64")
+#: Nothing is fetched, the KV cache is small, and vLLM's usage report stays off.
+_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 30.0
 
@@ -40,7 +47,7 @@ class ServerProcess:
         self.command = list(command)
         self.port = port
         self.log = log
-        self._environment = _environment() | dict(environment or {})
+        self._environment = {**_ENVIRONMENT, **os.environ, **(environment or {})}
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -141,9 +148,3 @@ def guarded_server(
 
 def _shared_flags(port: int) -> tuple[str, ...]:
     return ("--host", "127.0.0.1", "--port", str(port), "--served-model-name", "demo", *CPU_FLAGS)
-
-
-def _environment() -> dict[str, str]:
-    """Nothing is fetched, the KV cache is small, and vLLM's usage report stays off."""
-    quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-    return {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", **quiet, **os.environ}

@@ -47,9 +47,6 @@ class Rate:
 class Figures:
     rates: tuple[Rate, ...]
 
-    def of(self, group: Group, kind: Kind) -> Rate:
-        return next(rate for rate in self.rates if rate.group == group and rate.kind == kind)
-
 
 def figures(answered: Sequence[Answered]) -> Figures:
     """One `Rate` for each group and kind that was asked, in order of first appearance."""

@@ -10,8 +10,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from classifiers import Encoder, resolve_encoder
 from corruption import EmbeddingRows
-from demo import World, WorldSpec, write_examples
+from demo.lessons import write_examples
 from demo.tokenizer import train_tokenizer
+from demo.world import World, WorldSpec
 from guard import Guard, PolicyBundle, PolicyMismatchError, decoder_of, load_policy, template_of
 from guard.classification import WindowClassifier
 from optimizer import BuildOptions, InputOptions, SearchOptions, build_policy

@@ -9,8 +9,7 @@ from click.testing import CliRunner
 
 from classifiers import read_examples
 from cli.main import eco
-from demo import build_models
-from demo.models import DemoSettings
+from demo.models import DemoSettings, build_models
 from demo.world import World
 from scoring.metrics import answer_probability
 from scoring.scorer import Request

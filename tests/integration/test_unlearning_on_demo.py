@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from classifiers import Example, read_examples, save_examples
-from demo import build_models
+from demo.models import build_models
 from offline_training.job import run_unlearning
 from offline_training.methods.registry import METHODS
 from offline_training.settings import TrainingSettings, UnlearnJob

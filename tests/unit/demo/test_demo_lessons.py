@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from demo import World, WorldSpec, corpus, examples, write_examples
-from demo.lessons import Corpus
+from demo.lessons import Corpus, corpus, examples, write_examples
 from demo.probes import probes
-from demo.world import Fact, Group
+from demo.world import Fact, Group, World, WorldSpec
 
 EVERYONE: tuple[Group, ...] = ("forgotten", "retained", "general")
 

@@ -10,13 +10,14 @@ import pytest
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from demo import DemoBuild, DemoSettings, Recipe, World, WorldSpec, build_models
 from demo import models as demo_models
 from demo.errors import DemoError
 from demo.lessons import Mixture
-from demo.models import settings_digest
+from demo.models import DemoBuild, DemoSettings, build_models, settings_digest
 from demo.probes import probes
 from demo.replies import replies
+from demo.training import Recipe
+from demo.world import World, WorldSpec
 
 TINY = DemoSettings(
     world=WorldSpec(people=10, general_facts=10),

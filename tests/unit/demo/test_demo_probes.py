@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from demo import World
 from demo.probes import Probe, probes
+from demo.world import World
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from demo import Recipe, World, WorldSpec, corpus
+from demo.lessons import corpus
 from demo.models import DemoSettings, world_tokenizer
 from demo.tokenizer import encode_conversation
-from demo.training import Document, answer_loss, documents, train_model
+from demo.training import Document, Recipe, answer_loss, documents, train_model
+from demo.world import World, WorldSpec
 
 TINY = Recipe(
     vocab_size=600, hidden_size=32, intermediate_size=64, layers=1, heads=2, steps=30, batch_size=8, threads=1
