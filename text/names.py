@@ -160,7 +160,7 @@ def find_dates(text: str, words: Sequence[Word] | None = None) -> list[str]:
     """The full dates of a text, each once, as "year-a-b": a and b are month and day, the smaller number first. Dates
     without day, month or a year of four digits are none.
 
-    `words` are the text's (`names.split_words`), for a caller who has them already.
+    `words` are the text's (`split_words`), for a caller who has them already.
     """
     dates: list[str] = []
     figures = normalise(text)
