@@ -285,8 +285,7 @@ def _plain_loss(method: str, settings: Any, model: Any, frozen: Any) -> Callable
         total: torch.Tensor = -settings.forget_weight * cross_entropy(*answered(examples["forget"]))
         if method == "llmu":
             total = total + settings.random_weight * cross_entropy(*answered(examples["random"]))
-        total = total + settings.retain_weight * divergence(*answered(examples["retain"]))
-        return total
+        return total + settings.retain_weight * divergence(*answered(examples["retain"]))
 
     return loss
 

@@ -34,7 +34,6 @@ __all__ = [
     "TrainingReport",
     "calibrate",
     "check_disjoint",
-    "export_encoder",
     "extract_features",
     "general_prompts",
     "lexical_features",
@@ -44,11 +43,3 @@ __all__ = [
     "score_texts",
     "train_head",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name == "export_encoder":  # imports onnx, which serving never needs
-        from classifiers.export.shared import export_encoder
-
-        return export_encoder
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

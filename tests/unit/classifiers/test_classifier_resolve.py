@@ -9,12 +9,12 @@ from classifiers import (
     DEFAULT_ENCODER,
     Encoder,
     EncoderError,
-    export_encoder,
     resolve_encoder,
 )
 from classifiers.encoders.settings import EncoderSettings, read_settings
 from classifiers.export import hub, int8, shared
 from classifiers.export.hub import carrier_folder, check_weights
+from classifiers.export.shared import export_encoder
 from storage.places import default_cache_dir
 
 
