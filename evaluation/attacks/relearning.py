@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from console.errors import first_line
+from console.quiet import quiet_transformers
 from evaluation.errors import EvaluationError
 from evaluation.intervals import bootstrap, table_of
 from evaluation.suite import Figure, Score
@@ -108,7 +109,8 @@ class Relearner:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             tokenizer = AutoTokenizer.from_pretrained(base)
-            model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+            with quiet_transformers():
+                model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         except (OSError, ValueError, RuntimeError) as error:
             raise EvaluationError(f"--relearn-base: {base}: cannot be loaded ({first_line(error)})") from error
         return cls(model.to(device).eval(), tokenizer, examples, settings)
