@@ -22,8 +22,6 @@ from guard import template_of
 from scoring.metrics import rouge_l_recall
 from scoring.scorer import Renderer
 
-__all__ = ["Reference", "run_reference"]
-
 #: Starting points, times the mean length of the model's embedding rows: the only scale known beforehand.
 _STARTS = (1 / 3, 1.0, 3.0, 10.0)
 #: Half the way between the two sides, times the start.

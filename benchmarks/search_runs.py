@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["SearchRun", "core_seconds", "timed"]
-
 T = TypeVar("T")
 
 

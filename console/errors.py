@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["EcoError", "first_line", "first_problem"]
-
 _LONGEST_LINE = 200
 
 

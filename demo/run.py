@@ -25,8 +25,6 @@ from demo.world import World
 from storage.places import default_cache_dir
 from storage.whole import write_whole
 
-__all__ = ["DemoOptions", "run_demo"]
-
 _CONCURRENCY = 32
 _MAX_TOKENS = 32
 _SHOWN = {"forgotten": 4, "retained": 3, "general": 2}

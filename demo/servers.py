@@ -16,8 +16,6 @@ import httpx
 
 from demo.errors import DemoError
 
-__all__ = ["CPU_FLAGS", "ServerProcess", "guarded_server", "plain_server"]
-
 #: A tiny model on two cores: no compilation, exact arithmetic, little memory.
 CPU_FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "64")
 #: Nothing is fetched, the KV cache is small, and vLLM's usage report stays off.

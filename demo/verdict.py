@@ -10,8 +10,6 @@ from demo.errors import DemoError
 from demo.probes import Kind, Probe
 from demo.world import Group
 
-__all__ = ["Answered", "Figures", "Rate", "check", "figures"]
-
 #: The unguarded model must know at least this share, else forgetting shows nothing.
 KNOWN_SHARE = 0.90
 #: At most this share of the forgotten facts may appear in guarded answers,

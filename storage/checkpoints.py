@@ -5,8 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-__all__ = ["newest_checkpoint"]
-
 _STATE_FILE = "trainer_state.json"
 
 

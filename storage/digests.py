@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["folder_digest", "sha256_of_file", "sha256_of_json"]
-
 
 def sha256_of_file(path: Path) -> str:
     """Raises OSError where the file cannot be read."""

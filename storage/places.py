@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-__all__ = ["config_dir", "default_cache_dir"]
-
 
 def default_cache_dir() -> Path:
     """$ECO_CACHE_DIR, or $XDG_CACHE_HOME/eco-gateway, or ~/.cache/eco-gateway."""

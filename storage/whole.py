@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["whole_file", "whole_folder", "write_whole"]
-
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
