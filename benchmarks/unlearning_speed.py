@@ -284,8 +284,8 @@ def _plain_loss(method: str, settings: Any, model: Any, frozen: Any) -> Callable
             return back
         total: torch.Tensor = -settings.forget_weight * cross_entropy(*answered(examples["forget"]))
         if method == "llmu":
-            total = total + settings.random_weight * cross_entropy(*answered(examples["random"]))
-        total = total + settings.retain_weight * divergence(*answered(examples["retain"]))
+            total += settings.random_weight * cross_entropy(*answered(examples["random"]))
+        total += settings.retain_weight * divergence(*answered(examples["retain"]))
         return total
 
     return loss
