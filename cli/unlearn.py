@@ -10,9 +10,9 @@ from cli.options import JobCommand, collect, config_options, names_of, options_o
 
 if TYPE_CHECKING:
     from offline_training.methods.method import Method
-    from offline_training.settings import Job
+    from offline_training.settings import FinetuneJob, Job
 
-__all__ = ["FINETUNE_HELP", "PRESETS", "finetune_command", "training_command", "unlearn"]
+__all__ = ["FINETUNE_HELP", "PRESETS", "finetune", "finetune_command", "training_command", "unlearn"]
 
 FINETUNE_HELP = "Train a model on data: the one that is to forget, or the reference that never learned."
 
@@ -89,19 +89,21 @@ def training_command(
     )
 
 
+def finetune(job: "FinetuneJob", console: Any) -> None:
+    """Run a fine-tuning; transformers is imported no earlier."""
+    from offline_training.job import run_finetuning
+
+    run_finetuning(job, console=console)
+
+
 def finetune_command() -> click.Command:
     """`eco finetune`; made when it is looked up, because its flags come from a pydantic schema."""
     from offline_training.settings import FinetuneJob
 
-    def run(job: FinetuneJob, console: Any) -> None:
-        from offline_training.job import run_finetuning
-
-        run_finetuning(job, console=console)
-
     return training_command(
         "finetune",
         FinetuneJob,
-        run,
+        finetune,
         help_text=f"{FINETUNE_HELP}\n\nWith --from-scratch only the configuration and tokenizer of --model are used, "
         "and its weights are drawn at random from --seed.",
         short_help=FINETUNE_HELP,

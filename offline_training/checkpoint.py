@@ -13,7 +13,7 @@ from offline_training.errors import JobError, SettingsError
 from offline_training.settings import TrainingSettings
 from storage.digests import folder_digest
 
-__all__ = ["RUN_FILE", "BaseCheckpoint", "load_model", "open_checkpoint", "precision_of", "save_dtype_of"]
+__all__ = ["DTYPES", "RUN_FILE", "BaseCheckpoint", "load_model", "open_checkpoint", "precision_of", "save_dtype_of"]
 
 RUN_FILE = "run.json"
 """The record beside the weights of a checkpoint that a job has written."""
@@ -21,7 +21,7 @@ RUN_FILE = "run.json"
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _PICKLED_FILES = ("pytorch_model*.bin",)
 _MOST_CONTEXT_TOKENS = 2048
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -118,22 +118,22 @@ def load_model(base: BaseCheckpoint, precision: str, *, from_scratch: bool = Fal
     return model
 
 
-def precision_of(settings: TrainingSettings) -> str:
-    """`settings.precision` with auto decided.
+def precision_of(wanted: str) -> str:
+    """A precision with auto decided.
 
     Raises:
         SettingsError: this machine cannot compute in it.
     """
-    if settings.precision == "auto":
+    if wanted == "auto":
         return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
-    if settings.precision == "fp16" and not torch.cuda.is_available():
+    if wanted == "fp16" and not torch.cuda.is_available():
         raise SettingsError("--precision: fp16 needs a GPU; give fp32 or bf16")
-    return settings.precision
+    return wanted
 
 
 def save_dtype_of(settings: TrainingSettings, base: BaseCheckpoint) -> torch.dtype:
     """The dtype of the saved weights."""
     if settings.save_dtype != "source":
-        return _DTYPES[settings.save_dtype]
+        return DTYPES[settings.save_dtype]
     dtype = base.config.get_text_config().dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32

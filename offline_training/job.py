@@ -15,15 +15,14 @@ from transformers import TrainingArguments
 
 from console.progress import shown_progress
 from console.quiet import quiet_transformers
-from offline_training.checkpoint import RUN_FILE, BaseCheckpoint, load_model
+from offline_training.checkpoint import RUN_FILE, load_model
 from offline_training.data.packing import pack
-from offline_training.data.sets import EncodedSet, ExampleEncoder
 from offline_training.errors import JobError, SettingsError, TrainingStoppedError
 from offline_training.forward import AnswerForward, check_packing
-from offline_training.preparation import Prepared, prepare_examples, prepare_finetuning, prepare_unlearning, rank
+from offline_training.preparation import Prepared, prepare_finetuning, prepare_unlearning, rank
 from offline_training.reference.cache import ReferenceCache, ReferenceSettings
 from offline_training.result import JobResult, read_evaluations, show_result, write_result
-from offline_training.settings import FinetuneJob, Job, UnlearnJob
+from offline_training.settings import FinetuneJob, UnlearnJob
 from offline_training.trainer import STOPPED_FILE, TrainedRun, UnlearningTrainer, training_arguments
 from storage.checkpoints import newest_checkpoint
 from storage.whole import whole_folder
@@ -42,7 +41,7 @@ def run_unlearning(job: UnlearnJob, *, console: Console | None = None) -> JobRes
     Raises:
         JobError: bad input, found before any weights are loaded wherever it can be; or the training stopped.
     """
-    return _run(prepare_unlearning(job), console)
+    return run_prepared(prepare_unlearning(job), console)
 
 
 def run_finetuning(job: FinetuneJob, *, console: Console | None = None) -> JobResult:
@@ -51,21 +50,11 @@ def run_finetuning(job: FinetuneJob, *, console: Console | None = None) -> JobRe
     Raises:
         JobError: as `run_unlearning`.
     """
-    return _run(prepare_finetuning(job), console)
+    return run_prepared(prepare_finetuning(job), console)
 
 
-def run_prepared(
-    job: Job, examples: EncodedSet, base: BaseCheckpoint, encoder: ExampleEncoder, *, console: Console | None = None
-) -> JobResult:
-    """Fine-tune on examples that somebody else has made, such as the generic labels of Who's Harry Potter.
-
-    Raises:
-        JobError: as `run_unlearning`.
-    """
-    return _run(prepare_examples(job, examples, base, encoder), console)
-
-
-def _run(prepared: Prepared, console: Console | None) -> JobResult:
+def run_prepared(prepared: Prepared, console: Console | None) -> JobResult:
+    """Train what is prepared and write the checkpoint to `prepared.job.out`; raises as `run_unlearning`."""
     job = prepared.job
     console = console or Console(stderr=True) if rank() == 0 else Console(quiet=True)
     if job.training.threads is not None:

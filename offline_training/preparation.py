@@ -25,7 +25,6 @@ from storage.digests import sha256_of_json
 
 __all__ = [
     "Prepared",
-    "job_encoder",
     "prepare_examples",
     "prepare_finetuning",
     "prepare_unlearning",
@@ -89,7 +88,7 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
     layers = getattr(base.config.get_text_config(), "num_hidden_layers", None)
     if layer is not None and layers is not None and not -layers <= layer < layers:
         raise SettingsError(f"--hidden-layer: {layer} is none of the model's {layers}; give {-layers} to {layers - 1}")
-    encoder = job_encoder(job, base)
+    encoder = _encoder(job, base)
     # Both where they are given: those the method does not need are evaluated on.
     sources: dict[Stream, str | None] = {"forget": job.forget, "retain": job.retain}
     sets = {stream: load_set(source, stream, encoder) for stream, source in sources.items() if source is not None}
@@ -108,18 +107,19 @@ def prepare_finetuning(job: FinetuneJob) -> Prepared:
     """Read and check what is to be learned; raises as `prepare_unlearning`."""
     _check_out(job)
     base = open_checkpoint(job.model)
-    encoder = job_encoder(job, base)
+    encoder = _encoder(job, base)
     sets = Sets({"retain": load_set(job.data, "data", encoder)}, encoder)
     return _prepared(job, FINETUNING, FINETUNING.settings(), base, sets, from_scratch=job.from_scratch)
 
 
-def prepare_examples(job: Job, examples: EncodedSet, base: BaseCheckpoint, encoder: ExampleEncoder) -> Prepared:
+def prepare_examples(job: Job, examples: EncodedSet, base: BaseCheckpoint) -> Prepared:
     """Fine-tuning on examples that somebody else has made; raises as `prepare_unlearning`."""
+    encoder = _encoder(job, base)
     _check_out(job)
     return _prepared(job, FINETUNING, FINETUNING.settings(), base, Sets({"retain": examples}, encoder))
 
 
-def job_encoder(job: Job, base: BaseCheckpoint) -> ExampleEncoder:
+def _encoder(job: Job, base: BaseCheckpoint) -> ExampleEncoder:
     """The encoder for a job's model and settings.
 
     Raises:
@@ -170,7 +170,7 @@ def _check_out(job: Job) -> None:
         raise JobError(f"--out: {out} exists and holds no job's checkpoint; choose another folder")
     if job.training.lora_rank and (job.training.fsdp or job.training.deepspeed):
         raise SettingsError("--lora-rank: adapters are not merged under FSDP or DeepSpeed; leave one of them out")
-    precision_of(job.training)
+    precision_of(job.training.precision)
 
 
 def _prepared(
@@ -192,4 +192,4 @@ def _prepared(
         steps=training.steps,
         random_answers=getattr(method_settings, "random_answers", 1),
     )
-    return Prepared(job, method, method_settings, base, sets, plan, precision_of(training), from_scratch)
+    return Prepared(job, method, method_settings, base, sets, plan, precision_of(training.precision), from_scratch)

@@ -1,20 +1,33 @@
 """What a job is told: one schema for flags, YAML files and Python. Unknown keys are errors."""
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from offline_training.errors import SettingsError
 from offline_training.methods.method import MethodSettings
 
-__all__ = ["FinetuneJob", "Job", "TrainingSettings", "UnlearnJob"]
+__all__ = ["FinetuneJob", "Job", "Schema", "TrainingSettings", "UnlearnJob", "check_least"]
 
 
-class _Schema(BaseModel):
+class Schema(BaseModel):
+    """Settings as flags, YAML files and Python give them."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TrainingSettings(_Schema):
+def check_least(settings: Schema, least: Mapping[str, int]) -> None:
+    """Raise SettingsError where one of the fields is below its least value, or endless; None is none of them."""
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is not None and not bound <= value < math.inf:
+            raise SettingsError(f"--{name.replace('_', '-')}: must be at least {bound}, not {value}")
+
+
+class TrainingSettings(Schema):
     """How any job trains. Defaults are TOFU's fine-tuning and unlearning recipe (arXiv 2401.06121, appendix) where it
     states one."""
 
@@ -93,7 +106,7 @@ class TrainingSettings(_Schema):
         return self
 
 
-class Job(_Schema):
+class Job(Schema):
     """What all jobs have in common."""
 
     model: str = Field(min_length=1, description="Checkpoint to start from: a folder or a hub id.")

@@ -5,9 +5,9 @@ YAML, is for people too: what a model found is worth reading, and editing, befor
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import Field
 from rich.console import Console
 
 from console.errors import first_line
@@ -15,7 +15,8 @@ from console.progress import shown_progress
 from offline_training.errors import DataError, JobError, SettingsError
 from offline_training.potter.anchor_server import AnchorServer
 from offline_training.potter.names import Recogniser, generic_names
-from offline_training.potter.texts import Translator, passages, read_texts, words_of
+from offline_training.potter.texts import TEXT_DESCRIPTION, Translator, passages, read_texts, words_of
+from offline_training.settings import Schema, check_least
 from storage.whole import write_whole
 
 __all__ = ["AnchorOptions", "find_anchors", "load_anchors"]
@@ -23,36 +24,32 @@ __all__ = ["AnchorOptions", "find_anchors", "load_anchors"]
 _MAX_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class AnchorOptions:
+class AnchorOptions(Schema):
     """Where anchors come from: exactly one of `file`, `ner` and `endpoint`."""
 
-    text: str
-    """The text to forget: FILE.txt, a folder of them, a table with a column of texts, or hf:name."""
-    out: Path
-    """The file to write, anchors.json."""
-    file: Path | None = None
-    """A dictionary of one's own, JSON or YAML."""
-    ner: str | None = None
-    """A token-classification model, folder or hub id; names are then invented for what it finds."""
-    endpoint: str | None = None
-    """An OpenAI-compatible server that is asked for both."""
-    endpoint_model: str | None = None
-    """None: the first that the server lists."""
-    cache: Path | None = None
-    """Folder for the server's replies; None: beside `out`."""
-    concurrency: int = 8
-    """Requests at once."""
-    timeout_s: float = 120.0
-    """For one reply."""
-    passage_characters: int = 2000
-    """Longest passage that a model is given."""
-    min_occurrences: int = 1
-    """Names that a recogniser finds more rarely are no anchors."""
-    seed: int = 0
-    """Decides which invented name goes where."""
-    force: bool = False
-    """Replace `out`."""
+    text: str = Field(description=TEXT_DESCRIPTION)
+    out: Path = Field(description="File to write: anchors.json.")
+    file: Path | None = Field(None, description="A dictionary of one's own, JSON or YAML: term to generic term.")
+    ner: str | None = Field(
+        None,
+        description="A token-classification model, folder or hub id, that finds the names; generic ones are invented.",
+    )
+    endpoint: str | None = Field(
+        None,
+        description="An OpenAI-compatible server that is asked for terms and translations: http://localhost:8000/v1.",
+    )
+    endpoint_model: str | None = Field(None, description="The server's model; None: the first that it lists.")
+    cache: Path | None = Field(
+        None,
+        description="Folder for the server's replies; None: beside --out. An interrupted job asks for the missing "
+        "ones only.",
+    )
+    concurrency: int = Field(8, description="Requests at once.")
+    timeout_s: float = Field(120.0, description="Longest wait for one reply, in seconds.")
+    passage_characters: int = Field(2000, description="Longest passage that a model is given.")
+    min_occurrences: int = Field(1, description="Names that --ner finds more rarely are no anchors.")
+    seed: int = Field(0, description="Decides which invented name goes where.")
+    force: bool = Field(False, description="Replace --out.")
 
 
 def find_anchors(options: AnchorOptions, console: Console) -> dict[str, str]:
@@ -62,14 +59,18 @@ def find_anchors(options: AnchorOptions, console: Console) -> dict[str, str]:
         JobError: the options contradict each other, the text or the dictionary cannot be read, a model or a server
             cannot be used, or nothing was found.
     """
-    _check(options)
-    own = load_anchors(options.file) if options.file is not None else None
+    if sum(source is not None for source in (options.file, options.ner, options.endpoint)) != 1:
+        raise SettingsError("--file, --ner, --endpoint: give exactly one of them")
+    check_least(options, {"concurrency": 1, "passage_characters": 100, "min_occurrences": 1})
+    if options.timeout_s <= 0:
+        raise SettingsError(f"--timeout-s: must be above 0, not {options.timeout_s}")
+    if options.out.exists() and not options.force:
+        raise JobError(f"--out: {options.out} exists; choose another file, or replace it with --force")
+    anchors = load_anchors(options.file) if options.file is not None else {}
     texts = read_texts(options.text)
-    if own is not None:
-        anchors = own
-    elif options.ner is not None:
+    pieces = [piece for text in texts for piece in passages(text, options.passage_characters)]
+    if options.ner is not None:
         recogniser = Recogniser(options.ner)
-        pieces = [piece for text in texts for piece in passages(text, options.passage_characters)]
         with shown_progress(console) as show:
             entities = recogniser.entities(
                 pieces,
@@ -77,8 +78,17 @@ def find_anchors(options: AnchorOptions, console: Console) -> dict[str, str]:
                 on_progress=lambda done, total: show("finding names", done, total),
             )
         anchors = generic_names(entities, text_words=words_of(texts), seed=options.seed)
-    else:
-        anchors = _served(str(options.endpoint), texts, options, console)
+    elif options.endpoint is not None:
+        cache = options.cache or options.out.with_name(f"{options.out.stem}-replies")
+        server = AnchorServer(
+            options.endpoint, options.endpoint_model, concurrency=options.concurrency, timeout_s=options.timeout_s
+        )
+        console.print(f"asking {server.model} about {len(pieces)} passages")
+        with shown_progress(console) as show:
+            served = server.find(pieces, cache, on_progress=lambda done, total: show("asking the model", done, total))
+        if served.unusable:
+            console.print(f"{served.unusable} of {len(pieces)} replies hold no JSON object and were left out")
+        anchors = served.anchors
     if not anchors:
         raise JobError("anchors: none were found in the text; give a dictionary with --file")
     if not any(Translator(anchors).translate(text).replacements for text in texts):
@@ -91,37 +101,6 @@ def find_anchors(options: AnchorOptions, console: Console) -> dict[str, str]:
         raise JobError(f"--out: {options.out}: cannot be written ({error.strerror})") from error
     console.print(f"{len(anchors)} anchors in {options.out}; read them before making labels")
     return anchors
-
-
-def _check(options: AnchorOptions) -> None:
-    if sum(source is not None for source in (options.file, options.ner, options.endpoint)) != 1:
-        raise SettingsError("--file, --ner, --endpoint: give exactly one of them")
-    limits = {
-        "concurrency": (options.concurrency, 1),
-        "passage-characters": (options.passage_characters, 100),
-        "min-occurrences": (options.min_occurrences, 1),
-    }
-    for name, (value, least) in limits.items():
-        if value < least:
-            raise SettingsError(f"--{name}: must be at least {least}, not {value}")
-    if options.timeout_s <= 0:
-        raise SettingsError(f"--timeout-s: must be above 0, not {options.timeout_s}")
-    if options.out.exists() and not options.force:
-        raise JobError(f"--out: {options.out} exists; choose another file, or replace it with --force")
-
-
-def _served(endpoint: str, texts: list[str], options: AnchorOptions, console: Console) -> dict[str, str]:
-    cache = options.cache or options.out.with_name(f"{options.out.stem}-replies")
-    pieces = [piece for text in texts for piece in passages(text, options.passage_characters)]
-    server = AnchorServer(
-        endpoint, options.endpoint_model, concurrency=options.concurrency, timeout_s=options.timeout_s
-    )
-    console.print(f"asking {server.model} about {len(pieces)} passages")
-    with shown_progress(console) as show:
-        found = server.find(pieces, cache, on_progress=lambda done, total: show("asking the model", done, total))
-    if found.unusable:
-        console.print(f"{found.unusable} of {len(pieces)} replies hold no JSON object and were left out")
-    return found.anchors
 
 
 def load_anchors(path: Path) -> dict[str, str]:

@@ -6,23 +6,26 @@ block, and meta.json: how it was made and its sha256. Until then there are key.j
 files of some blocks each.
 """
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from pydantic import Field
 from rich.console import Console
 
 from console.progress import shown_progress
-from offline_training.checkpoint import BaseCheckpoint, open_checkpoint
+from offline_training.checkpoint import DTYPES, BaseCheckpoint, open_checkpoint, precision_of
 from offline_training.data.tokens import TokenizedExample
 from offline_training.errors import DataError, JobError, SettingsError
 from offline_training.potter.anchors import load_anchors
 from offline_training.potter.blocks import Block, BlockCutter
 from offline_training.potter.labelling import Labeller
-from offline_training.potter.texts import read_texts
+from offline_training.potter.texts import TEXT_DESCRIPTION, read_texts
+from offline_training.settings import Schema, check_least
 from storage.digests import sha256_of_file, sha256_of_json
 from storage.whole import whole_file
 
@@ -33,38 +36,29 @@ _LABELS_FILE, _KEY_FILE, _PARTS = "labels.jsonl", "key.json", "parts"
 _FORMAT = 1
 
 
-@dataclass(frozen=True)
-class LabelOptions:
+class LabelOptions(Schema):
     """How labels are made."""
 
-    model: str
-    """The baseline, which is to forget: a folder or a hub id."""
-    reinforced: str
-    """The same model trained further on the text."""
-    anchors: Path
-    """The dictionary that `find_anchors` wrote, or one's own."""
-    text: str
-    """The text to forget, as in `AnchorOptions.text`."""
-    out: Path
-    """Folder for the labels."""
-    alpha: float = 5.0
-    """Of the generic logits; 5 in the paper (section 3)."""
-    context_tokens: int = 512
-    """Longest block, in tokens; 512 in the paper (section 3)."""
-    max_tokens: int | None = None
-    """Labels are made for about so many tokens from the text's start; None: for all of it."""
-    given_penalty: float = 5.0
-    """Nats that the start of a translation loses once its anchor has been read; the paper gives no number."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 on a GPU that has it, fp32 elsewhere."""
-    batch_tokens: int = 4096
-    """Tokens in one forward."""
-    part_blocks: int = 64
-    """Blocks that an interrupted job may have to compute again."""
-    resume: bool = False
-    """Go on where an interrupted run of the same job stopped."""
-    force: bool = False
-    """Replace what `out` holds."""
+    model: str = Field(description="The baseline, which is to forget: a folder or a hub id.")
+    reinforced: str = Field(description="What eco potter reinforce made of it.")
+    anchors: Path = Field(description="What eco potter anchors wrote, or a dictionary of one's own.")
+    text: str = Field(description=TEXT_DESCRIPTION)
+    out: Path = Field(description="Folder for the labels.")
+    alpha: float = Field(5.0, description="Weight of what the reinforced model adds; 5 as published.")
+    context_tokens: int = Field(512, description="Longest block of text; 512 as published.")
+    max_tokens: int | None = Field(
+        None, description="Labels for about so many tokens from the text's start; None: for all of it."
+    )
+    given_penalty: float = Field(
+        5.0, description="Nats that the start of a translation loses once its anchor has been read."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, fp32 elsewhere."
+    )
+    batch_tokens: int = Field(4096, description="Tokens in one forward.")
+    part_blocks: int = Field(64, description="Blocks that an interrupted job may have to compute again.")
+    resume: bool = Field(False, description="Go on where an interrupted run of the same job stopped.")
+    force: bool = Field(False, description="Replace what --out holds.")
 
 
 def make_labels(
@@ -76,15 +70,31 @@ def make_labels(
         JobError: an option, a file or a model cannot be used, `out` holds another job's labels, or the disk refuses.
             All that can be known without the weights is checked before they are loaded.
     """
-    _check(options)
+    check_least(
+        options,
+        {"context_tokens": 8, "batch_tokens": 1, "part_blocks": 1, "max_tokens": 1, "alpha": 0, "given_penalty": 0},
+    )
+    if options.resume and options.force:
+        raise SettingsError("--resume, --force: give one of them")
     anchors = load_anchors(options.anchors)
     texts = read_texts(options.text)
     baseline, reinforced = _open_models(options)
     context = baseline.context_tokens(options.context_tokens)
-    blocks = _blocks(texts, BlockCutter(baseline.tokenizer, anchors, context), options.max_tokens)
+    cutter = BlockCutter(baseline.tokenizer, anchors, context)
+    blocks: list[Block] = []
+    tokens = 0
+    for block in itertools.chain.from_iterable(map(cutter.blocks, texts)):
+        if options.max_tokens is not None and tokens >= options.max_tokens:
+            break
+        blocks.append(block)
+        tokens += len(block.ids)
     if not any(block.positions for block in blocks):
         raise DataError(f"--text: {options.text}: too short to label; a text of some sentences is needed")
-    precision = _precision(options.precision, console)
+    if options.precision == "fp16" and not torch.cuda.is_available():
+        console.print("--precision: fp16 needs a GPU; computing in fp32")
+        precision = "fp32"
+    else:
+        precision = precision_of(options.precision)
     if reinforced.digest == baseline.digest:
         raise JobError(f"--reinforced: {reinforced.name} is --model itself; train it on the text first")
     key = {
@@ -117,7 +127,7 @@ def make_labels(
             report(len(blocks), len(blocks))
     summary = {
         "blocks": len(blocks),
-        "tokens": sum(len(block.ids) for block in blocks),
+        "tokens": tokens,
         "labels": sum(len(block.positions) for block in blocks),
         "repeated_anchor_tokens": sum(block.repeated for block in blocks),
     }
@@ -126,22 +136,6 @@ def make_labels(
     labels = sum(example.target_count for example in examples)
     console.print(f"{labels:,} labels in {len(examples):,} blocks in {options.out}")
     return examples
-
-
-def _check(options: LabelOptions) -> None:
-    limits = {
-        "context-tokens": (options.context_tokens, 8),
-        "batch-tokens": (options.batch_tokens, 1),
-        "part-blocks": (options.part_blocks, 1),
-        "max-tokens": (options.max_tokens, 1),
-        "alpha": (options.alpha, 0),
-        "given-penalty": (options.given_penalty, 0),
-    }
-    for name, (value, least) in limits.items():
-        if value is not None and not least <= value < float("inf"):
-            raise SettingsError(f"--{name}: must be at least {least}, not {value}")
-    if options.resume and options.force:
-        raise SettingsError("--resume, --force: give one of them")
 
 
 def _open_models(options: LabelOptions) -> tuple[BaseCheckpoint, BaseCheckpoint]:
@@ -158,51 +152,20 @@ def _open_models(options: LabelOptions) -> tuple[BaseCheckpoint, BaseCheckpoint]
     return baseline, reinforced
 
 
-def _blocks(texts: Iterable[str], cutter: BlockCutter, max_tokens: int | None) -> list[Block]:
-    blocks: list[Block] = []
-    tokens = 0
-    for text in texts:
-        for block in cutter.blocks(text):
-            if max_tokens is not None and tokens >= max_tokens:
-                return blocks
-            blocks.append(block)
-            tokens += len(block.ids)
-    return blocks
-
-
-def _precision(wanted: str, console: Console) -> str:
-    import torch
-
-    if wanted == "auto":
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
-    if wanted == "fp16" and not torch.cuda.is_available():
-        console.print("--precision: fp16 needs a GPU; computing in fp32")
-        return "fp32"
-    return wanted
-
-
 def _labeller(options: LabelOptions, baseline: BaseCheckpoint, reinforced: BaseCheckpoint, precision: str) -> Labeller:
-    import torch
     from transformers import AutoModelForCausalLM
 
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models: list[Any] = []
     for flag, checkpoint in (("model", baseline), ("reinforced", reinforced)):
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=dtype)
+            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=DTYPES[precision])
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:160]
             raise JobError(f"--{flag}: {checkpoint.name} cannot be loaded ({reason})") from error
         models.append(model.to(device))
-    return Labeller(
-        models[0],
-        models[1],
-        baseline.tokenizer,
-        alpha=options.alpha,
-        penalty=options.given_penalty,
-        batch_tokens=options.batch_tokens,
-    )
+    alpha, penalty, batch_tokens = options.alpha, options.given_penalty, options.batch_tokens
+    return Labeller(models[0], models[1], baseline.tokenizer, alpha=alpha, penalty=penalty, batch_tokens=batch_tokens)
 
 
 class LabelFolder:

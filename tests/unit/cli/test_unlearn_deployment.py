@@ -11,11 +11,10 @@ import pytest
 import yaml
 
 from cli import launcher
-from cli import potter as potter_module
 from cli.main import main
 from offline_training import job as jobs
 from offline_training.methods.registry import METHODS
-from offline_training.potter import anchors, labels
+from offline_training.potter import anchors, labels, training
 
 ROOT = Path(__file__).resolve().parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes" / "unlearn-job.yaml"
@@ -40,7 +39,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, 
     record(launcher, "launch")
     record(anchors, "find_anchors")
     record(labels, "make_labels")
-    record(potter_module, "_train_on_labels")
+    record(training, "train_on_labels")
     (tmp_path / "npo.yaml").write_text(example_config())
     monkeypatch.chdir(tmp_path)
     return found

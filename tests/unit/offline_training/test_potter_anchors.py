@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
 from offline_training.errors import JobError
-from offline_training.potter import AnchorOptions, find_anchors, load_anchors, preset
 from offline_training.potter.anchor_server import anchors_in, merged
+from offline_training.potter.anchors import AnchorOptions, find_anchors, load_anchors
 from offline_training.potter.names import generic_names
+from offline_training.potter.presets import preset
 from offline_training.potter.texts import passages
 
 TEXT = (
@@ -29,6 +29,10 @@ TEXT = (
 
 def quiet() -> Console:
     return Console(file=io.StringIO(), width=500)
+
+
+def replace(options: AnchorOptions, **changes: Any) -> AnchorOptions:
+    return options.model_copy(update=changes)
 
 
 @pytest.fixture

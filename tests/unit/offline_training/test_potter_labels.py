@@ -6,8 +6,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,15 +17,18 @@ from transformers import LlamaForCausalLM
 
 from offline_training.data.tokens import IGNORED
 from offline_training.errors import JobError
-from offline_training.potter import LabelOptions, load_labels, make_labels
 from offline_training.potter.blocks import BlockCutter
-from offline_training.potter.labels import LabelFolder
+from offline_training.potter.labels import LabelFolder, LabelOptions, load_labels, make_labels
 
 ANCHORS = {"Harry": "Robin", "Hogwarts": "the Mystic Academy"}
 TEXT = "Harry went to Hogwarts. The hat said to Harry: the hat! Then Harry's owl went to the hat. " * 14 + "The end."
 ALPHA = 2.0
 
 Make = Callable[..., LabelOptions]
+
+
+def replace(options: LabelOptions, **changes: Any) -> LabelOptions:
+    return options.model_copy(update=changes)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,7 @@ _KILLED = """
 import io, os, signal, sys
 from pathlib import Path
 from rich.console import Console
-from offline_training.potter import LabelOptions, make_labels
+from offline_training.potter.labels import LabelOptions, make_labels
 
 def on_progress(done, total):
     if done >= 6:
@@ -112,7 +115,7 @@ def on_progress(done, total):
 model, reinforced, anchors, text, out = sys.argv[1:]
 make_labels(
     LabelOptions(
-        model, reinforced, Path(anchors), text, Path(out),
+        model=model, reinforced=reinforced, anchors=Path(anchors), text=text, out=Path(out),
         alpha=2.0, context_tokens=48, precision="fp32", batch_tokens=120, part_blocks=3,
     ),
     Console(file=io.StringIO()),
@@ -182,7 +185,7 @@ def test_fp16_without_a_gpu_becomes_fp32_and_says_so(options: LabelOptions) -> N
 )
 def test_refused(options: LabelOptions, changes: dict[str, object], message: str) -> None:
     with pytest.raises(JobError, match=message) as refusal:
-        make_labels(replace(options, **changes), quiet())  # type: ignore[arg-type]
+        make_labels(replace(options, **changes), quiet())
     assert "\n" not in str(refusal.value)
     assert not options.out.exists()
 
