@@ -13,8 +13,6 @@ import click
 
 from cli.options import COUNT, PATH, filled, option_group
 
-__all__ = ["calibration_options", "calibration_settings", "classifier"]
-
 _DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 calibration_options = option_group(

@@ -6,8 +6,6 @@ import click
 
 from cli.options import COUNT, PATH, filled, option_group
 
-__all__ = ["corruption", "scorer_options", "search_options", "search_settings"]
-
 search_options = option_group(
     click.option(
         "--metric",

@@ -10,8 +10,6 @@ from cli.evaluation_options import run_options, run_suite_command
 from cli.options import COUNT, PATH, filled
 from sources.presets.names import TOFU_SPLITS
 
-__all__ = ["evaluate", "report"]
-
 #: What reading logs has a use for.
 _OF_LOGS = frozenset({"from_logs", "retain_logs", "mean", "label", "kind", "out", "force"})
 

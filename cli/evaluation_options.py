@@ -9,8 +9,6 @@ import click
 
 from cli.options import COUNT, PATH, filled, option_group
 
-__all__ = ["run_options", "run_suite_command"]
-
 _AskerOf = Callable[..., Any]
 
 _options = option_group(

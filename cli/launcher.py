@@ -22,8 +22,6 @@ import click
 
 from cli.options import JobOption, raw_arguments
 
-__all__ = ["LaunchOptions", "launch", "launcher_options", "rank", "record_failure", "run_or_launch", "take_launch"]
-
 #: Set for workers: the folder in which they leave the reason of their failure.
 _WORKER_FOLDER = "ECO_LAUNCHER_FAILURES"
 

@@ -17,8 +17,6 @@ from cli.unlearn import FINETUNE_HELP, finetune_command, unlearn
 from console.errors import EcoError
 from storage.places import config_dir
 
-__all__ = ["eco", "main"]
-
 
 @click.group(context_settings={"max_content_width": 100})
 @click.version_option(package_name="eco-gateway", prog_name="eco")

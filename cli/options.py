@@ -22,24 +22,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic.fields import FieldInfo
 
-__all__ = [
-    "COUNT",
-    "PATH",
-    "DeferredCommand",
-    "JobCommand",
-    "JobOption",
-    "Values",
-    "collect",
-    "config_options",
-    "filled",
-    "flag",
-    "names_of",
-    "option_group",
-    "options_of",
-    "raw_arguments",
-    "read_config",
-]
-
 PATH = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 

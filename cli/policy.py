@@ -10,8 +10,6 @@ from cli.corruption import scorer_options, search_options, search_settings
 from cli.options import COUNT, PATH, filled
 from sources.presets.names import TASKS
 
-__all__ = ["policy"]
-
 
 @click.group()
 def policy() -> None:

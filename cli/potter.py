@@ -12,8 +12,6 @@ from cli.unlearn import finetune, training_command
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["potter"]
-
 
 class _InOrder(click.Group):
     """Lists its commands in the order in which they are run."""

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from offline_training.methods.method import Method
     from offline_training.settings import FinetuneJob, Job
 
-__all__ = ["FINETUNE_HELP", "PRESETS", "finetune", "finetune_command", "training_command", "unlearn"]
-
 FINETUNE_HELP = "Train a model on data: the one that is to forget, or the reference that never learned."
 
 #: Published experiments, by method: what `--preset` sets where neither a flag nor the file does.

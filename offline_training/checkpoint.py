@@ -13,8 +13,6 @@ from offline_training.errors import JobError, SettingsError
 from offline_training.settings import TrainingSettings
 from storage.digests import folder_digest
 
-__all__ = ["DTYPES", "RUN_FILE", "BaseCheckpoint", "load_model", "open_checkpoint", "precision_of", "save_dtype_of"]
-
 RUN_FILE = "run.json"
 """The record beside the weights of a checkpoint that a job has written."""
 

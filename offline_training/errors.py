@@ -2,8 +2,6 @@
 
 from console.errors import EcoError
 
-__all__ = ["DataError", "JobError", "SettingsError", "TrainingStoppedError"]
-
 
 class JobError(EcoError):
     """A job cannot be started, or cannot go on."""

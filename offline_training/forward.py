@@ -21,8 +21,6 @@ from offline_training.errors import JobError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["AnswerForward", "ForwardOutput", "check_packing", "evaluating"]
-
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Relative distance of two ways to compute the same logits that is rounding, by the model's dtype."""
 

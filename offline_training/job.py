@@ -27,8 +27,6 @@ from offline_training.trainer import STOPPED_FILE, TrainedRun, UnlearningTrainer
 from storage.checkpoints import newest_checkpoint
 from storage.whole import whole_folder
 
-__all__ = ["run_finetuning", "run_prepared", "run_unlearning"]
-
 _LOG_FILE, _STATE_FILE = "log.jsonl", "job.json"
 _CHECKPOINTS, _REFERENCE = "checkpoints", "reference"
 _REFERENCE_BATCH_TOKENS = 8192

@@ -23,15 +23,6 @@ from offline_training.methods.registry import METHODS
 from offline_training.settings import FinetuneJob, Job, UnlearnJob
 from storage.digests import sha256_of_json
 
-__all__ = [
-    "Prepared",
-    "prepare_examples",
-    "prepare_finetuning",
-    "prepare_unlearning",
-    "processes",
-    "rank",
-]
-
 FINETUNING = replace(METHODS["ft"], name="finetune", summary="learn the data", source="cross entropy on the answers")
 
 

@@ -24,8 +24,6 @@ from offline_training.preparation import Prepared, processes, rank
 from offline_training.trainer import TrainedRun, UnlearningTrainer
 from storage.whole import whole_folder
 
-__all__ = ["JobResult", "read_evaluations", "show_result", "write_result"]
-
 _TENSORBOARD = "runs"  # as transformers names it
 
 

@@ -10,8 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from offline_training.errors import SettingsError
 from offline_training.methods.method import MethodSettings
 
-__all__ = ["FinetuneJob", "Job", "Schema", "TrainingSettings", "UnlearnJob", "check_least"]
-
 
 class Schema(BaseModel):
     """Settings as flags, YAML files and Python give them."""

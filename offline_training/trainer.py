@@ -33,8 +33,6 @@ from offline_training.methods.losses import cross_entropy, mean_by_answer
 from offline_training.preparation import Prepared
 from offline_training.reference.cache import ReferenceCache
 
-__all__ = ["STOPPED_FILE", "TrainedRun", "UnlearningTrainer", "training_arguments"]
-
 STOPPED_FILE = "stopped.json"
 """Among the checkpoints: at which step a rule stopped the run, and why."""
 

@@ -31,6 +31,14 @@ JOINERS = frozenset(
 )
 """Small words inside names, in the languages that have them."""
 
+#: Words of a question that say nothing about what is asked.
+QUESTION_WORDS = frozenset(
+    {"what", "which", "who", "whom", "whose", "where", "when", "why", "how", "is", "are", "was", "were", "did", "do"}
+    | {"does", "has", "have", "had", "can", "could", "would", "will", "shall", "the", "a", "an", "of", "to", "in", "on"}
+    | {"at", "by", "for", "with", "from", "as", "and", "or", "that", "this", "it", "its", "his", "her", "their", "he"}
+    | {"she", "they", "you", "tell", "me", "please", "many", "much", "year", "name"}
+)
+
 _HYPHENS = frozenset("-\u2010\u2011")
 _MAX_JOINERS = 2
 _MAX_NAME_WORDS = 8

@@ -114,14 +114,6 @@ NEIGHBOUR = (
     "{}",
 )
 
-#: Words of a question that say nothing about what is asked.
-QUESTION_WORDS = frozenset(
-    {"what", "which", "who", "whom", "whose", "where", "when", "why", "how", "is", "are", "was", "were", "did", "do"}
-    | {"does", "has", "have", "had", "can", "could", "would", "will", "shall", "the", "a", "an", "of", "to", "in", "on"}
-    | {"at", "by", "for", "with", "from", "as", "and", "or", "that", "this", "it", "its", "his", "her", "their", "he"}
-    | {"she", "they", "you", "tell", "me", "please", "many", "much", "year", "name"}
-)
-
 #: Openings of questions, and others for each.
 OPENINGS: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = tuple(
     (re.compile(rf"{pattern}\b\s*", re.IGNORECASE), others)

@@ -14,7 +14,7 @@ import numpy as np
 
 from classifiers.training import phrases
 from sources.examples import Example
-from text.names import find_dates, split_words, words_of, write_date
+from text.names import QUESTION_WORDS, find_dates, split_words, words_of, write_date
 
 _MIN_ANSWER_WORDS = 4  # a shorter answer ("Paris", "a civil engineer") identifies nothing by itself
 _MIXED_WORDS = 40  # fits one window: cut in two, the half without the forbidden part would be mislabelled
@@ -137,7 +137,7 @@ def reverse_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.
         asked = {word.text for word in split_words(example.prompt)}
         if not example.answer or not asked & owned:
             continue
-        relation, answer = _without(example.prompt, owned | phrases.QUESTION_WORDS), _without(example.answer, owned)
+        relation, answer = _without(example.prompt, owned | QUESTION_WORDS), _without(example.answer, owned)
         if not answer or (len(answer) < 3 and not relation):
             continue
         for form in _some(phrases.REVERSE, 2, rng):
@@ -153,7 +153,7 @@ def dated_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.ra
         if (date := _date_of(example)) is None:
             continue
         written = write_date(date, int(rng.integers(4)))
-        known = owned | phrases.QUESTION_WORDS | set(words_of(example.answer or ""))
+        known = owned | QUESTION_WORDS | set(words_of(example.answer or ""))
         relation = _without(_FIGURES.sub(" ", example.prompt), known)
         for form in _some(phrases.DATED, 2, rng):
             yield TrainingText(" ".join(form.format(relation=relation, date=written).split()), index, 0.5, "reverse")

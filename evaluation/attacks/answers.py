@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from math import comb
 from typing import Final
 
-from classifiers.training.phrases import QUESTION_WORDS
 from evaluation.attacks.gate import Gate
 from evaluation.suite import Score
 from scoring.metrics import has_rouge_words, rouge_l_recall
+from text.names import QUESTION_WORDS
 
 LEAK_ROUGE: Final = 0.75
 """ROUGE-L recall of what is new in the reference from which an answer counts as a leak."""

@@ -8,8 +8,6 @@ from typing import Literal
 
 import torch
 
-__all__ = ["Answers", "FullReference", "Reference", "Term", "TopKReference", "Unit"]
-
 Unit = Literal["token", "sequence"]
 
 

@@ -14,8 +14,6 @@ from offline_training.errors import DataError
 from sources import flag_of
 from sources.examples import Example
 
-__all__ = ["EncodedSet", "ExampleEncoder", "digest_of"]
-
 
 @dataclass(frozen=True)
 class EncodedSet:

@@ -12,8 +12,6 @@ import torch
 
 from offline_training.data.tokens import IGNORED, Stream, TokenizedExample
 
-__all__ = ["PackedBatch", "StreamSpan", "pack", "shares_rows", "two_in_a_row", "unpacked"]
-
 
 @dataclass(frozen=True)
 class StreamSpan:

@@ -13,8 +13,6 @@ from offline_training.data.encoding import EncodedSet, ExampleEncoder
 from offline_training.data.tokens import Stream, TokenizedExample
 from offline_training.errors import SettingsError
 
-__all__ = ["MicroBatch", "Plan", "RandomPair", "Sets", "Step", "make_plan"]
-
 RandomPair = tuple[int, int]
 """Number of the forget example whose prompt is asked, number of the retain example whose answer is given."""
 

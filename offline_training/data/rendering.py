@@ -11,8 +11,6 @@ from typing import Any
 from console.errors import first_line
 from offline_training.errors import DataError
 
-__all__ = ["ConversationRenderer", "encode", "leading_special_ids"]
-
 Ids = tuple[int, ...]
 
 #: Two conversations that share no word: what agrees after both prompts is template.

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["IGNORED", "STREAMS", "Stream", "TokenizedExample", "answered"]
-
 IGNORED = -100
 """A target that is in no loss (torch's own value for it)."""
 

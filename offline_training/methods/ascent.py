@@ -7,8 +7,6 @@ from offline_training.data.tokens import Stream
 from offline_training.methods.losses import Streams, cross_entropy, cross_entropy_term, divergence_term, mean_by_answer
 from offline_training.methods.method import Method, MethodSettings
 
-__all__ = ["GA", "GD", "KL", "LLMU", "LLMU_ORIGINAL"]
-
 _TOFU = "TOFU, Maini et al. 2024, arXiv 2401.06121"
 _LLMU = "Yao, Xu and Liu 2023, arXiv 2310.10683"
 

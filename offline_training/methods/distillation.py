@@ -18,8 +18,6 @@ from offline_training.errors import SettingsError
 from offline_training.methods.losses import Streams, cross_entropy_term, divergence_term, reference_of, retained
 from offline_training.methods.method import Method, MethodSettings, retain_if_weighted
 
-__all__ = ["CE_U", "SCRUB", "UNDIAL", "adjusted_distillation", "cross_entropy_unlearning", "places_in_answer"]
-
 
 class ScrubSettings(MethodSettings):
     """`scrub`."""

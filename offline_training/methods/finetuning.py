@@ -7,8 +7,6 @@ from offline_training.data.answers import Term
 from offline_training.methods.losses import Streams, cross_entropy_term, retained
 from offline_training.methods.method import Method, MethodSettings, retain_if_weighted
 
-__all__ = ["FT", "IDK", "RD"]
-
 _ECO = "ECO, arXiv 2406.07933, baselines"
 
 

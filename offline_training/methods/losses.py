@@ -16,19 +16,6 @@ from offline_training.data.answers import Answers, FullReference, Reference, Ter
 from offline_training.data.tokens import Stream
 from offline_training.errors import SettingsError
 
-__all__ = [
-    "Streams",
-    "cross_entropy",
-    "cross_entropy_term",
-    "divergence_term",
-    "kl_divergence",
-    "mean_by_answer",
-    "reference_logprobs",
-    "reference_of",
-    "retained",
-    "sum_by_answer",
-]
-
 Streams = Mapping[Stream, Answers]
 
 

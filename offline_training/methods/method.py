@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict
 from offline_training.data.answers import Answers, Term
 from offline_training.data.tokens import Stream
 
-__all__ = ["Method", "MethodSettings", "Phases", "retain_if_weighted"]
-
 
 class MethodSettings(BaseModel):
     """Weights and temperatures of one method. Subclasses give each field bounds, a default and a description that says

@@ -24,17 +24,6 @@ from offline_training.methods.losses import (
 )
 from offline_training.methods.method import Method, MethodSettings, retain_if_weighted
 
-__all__ = [
-    "DPO",
-    "NPO",
-    "NPO_GD",
-    "NPO_KL",
-    "SIMNPO",
-    "direct_preference",
-    "negative_preference",
-    "simple_negative_preference",
-]
-
 _NPO = "Zhang et al. 2024, arXiv 2404.05868, equation 3"
 
 

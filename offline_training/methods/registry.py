@@ -11,8 +11,6 @@ from offline_training.methods.preference import DPO, NPO, NPO_GD, NPO_KL, SIMNPO
 from offline_training.methods.reweighting import SATIMP, WGA
 from offline_training.methods.steering import RMU
 
-__all__ = ["METHODS"]
-
 _BASELINES = (FT, GA, GD, KL, RD, LLMU, SCRUB)  # ECO's
 _OTHERS = (LLMU_ORIGINAL, NPO, NPO_GD, NPO_KL, SIMNPO, DPO, IDK, RMU, UNDIAL, WGA, SATIMP, CE_U)
 

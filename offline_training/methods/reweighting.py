@@ -8,8 +8,6 @@ from offline_training.data.answers import Term
 from offline_training.methods.losses import Streams, cross_entropy, retained
 from offline_training.methods.method import Method, MethodSettings, retain_if_weighted
 
-__all__ = ["SATIMP", "WGA", "importance_and_saturation", "likelihood_power"]
-
 
 class WgaSettings(MethodSettings):
     """`wga`."""

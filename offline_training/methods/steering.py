@@ -10,8 +10,6 @@ from offline_training.data.answers import Term
 from offline_training.methods.losses import Streams
 from offline_training.methods.method import Method, MethodSettings
 
-__all__ = ["RMU", "activation_distance", "control_vector"]
-
 
 class RmuSettings(MethodSettings):
     """`rmu`."""

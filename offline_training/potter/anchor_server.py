@@ -17,8 +17,6 @@ from offline_training.errors import JobError
 from storage.digests import sha256_of_json
 from storage.whole import write_whole
 
-__all__ = ["AnchorServer", "ServedAnchors", "anchors_in", "merged"]
-
 _FLAG = "--endpoint"
 _MAX_ANSWER_TOKENS = 2048
 _MAX_ANCHOR_CHARACTERS = 80

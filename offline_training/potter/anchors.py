@@ -19,8 +19,6 @@ from offline_training.potter.texts import TEXT_DESCRIPTION, Translator, passages
 from offline_training.settings import Schema, check_least
 from storage.whole import write_whole
 
-__all__ = ["AnchorOptions", "find_anchors", "load_anchors"]
-
 _MAX_BYTES = 64 * 2**20
 
 

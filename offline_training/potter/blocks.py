@@ -13,8 +13,6 @@ from offline_training.data.rendering import leading_special_ids
 from offline_training.errors import DataError
 from offline_training.potter.texts import Replacement, Translation, Translator
 
-__all__ = ["Block", "BlockCutter", "Position", "TokenOffsets", "aligned"]
-
 _ARTICLES = {"the", "a", "an"}
 
 

@@ -16,8 +16,6 @@ from offline_training.errors import JobError
 from offline_training.forward import AnswerForward
 from offline_training.potter.blocks import Block
 
-__all__ = ["Labeller", "generic_logits", "generic_tokens", "labelled"]
-
 
 def generic_logits(baseline: torch.Tensor, reinforced: torch.Tensor, alpha: float) -> torch.Tensor:
     """v_generic = v_baseline - alpha * ReLU(v_reinforced - v_baseline): section 2.1, the equation with the ReLU.

@@ -29,8 +29,6 @@ from offline_training.settings import Schema, check_least
 from storage.digests import sha256_of_file, sha256_of_json
 from storage.whole import whole_file
 
-__all__ = ["META_FILE", "LabelFolder", "LabelOptions", "load_labels", "make_labels"]
-
 META_FILE = "meta.json"
 _LABELS_FILE, _KEY_FILE, _PARTS = "labels.jsonl", "key.json", "parts"
 _FORMAT = 1

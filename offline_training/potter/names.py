@@ -14,8 +14,6 @@ from classifiers.errors import EncoderError
 from classifiers.export.hub import source_folder
 from offline_training.errors import JobError
 
-__all__ = ["EntityKind", "Recogniser", "generic_names"]
-
 EntityKind = Literal["person", "place", "organisation", "other"]
 
 _KINDS: dict[str, EntityKind] = {

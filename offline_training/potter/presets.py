@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 from offline_training.errors import SettingsError
 
-__all__ = ["PRESETS", "Step", "preset"]
-
 Step = Literal["reinforce", "labels", "unlearn"]
 
 PRESETS: dict[str, dict[Step, dict[str, Any]]] = {

@@ -12,8 +12,6 @@ from functools import cached_property
 
 from offline_training.data.sets import load_examples
 
-__all__ = ["TEXT_DESCRIPTION", "Replacement", "Translation", "Translator", "passages", "read_texts", "words_of"]
-
 TEXT_DESCRIPTION = "The text to forget: FILE.txt, a folder of them, a table with a column of texts, or hf:name."
 
 _PARAGRAPHS = re.compile(r"\n\s*\n")

@@ -17,8 +17,6 @@ from offline_training.potter.labels import META_FILE, load_labels
 from offline_training.preparation import prepare_examples
 from offline_training.settings import Job
 
-__all__ = ["LabelJob", "train_on_labels"]
-
 
 class LabelJob(Job):
     """Fine-tuning on labels."""

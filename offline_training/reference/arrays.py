@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["ArrayWriter", "FileMeta", "StoredArray", "write_array"]
-
 _STORED_AS = {
     torch.float64: "<f8",
     torch.float32: "<f4",

@@ -25,8 +25,6 @@ from offline_training.forward import AnswerForward, ForwardOutput, evaluating
 from offline_training.reference.arrays import ArrayWriter, FileMeta, StoredArray, write_array
 from storage.whole import whole_folder, write_whole
 
-__all__ = ["ReferenceCache", "ReferenceKind", "ReferenceSettings"]
-
 ReferenceKind = Literal["auto", "hidden", "logits", "top-k", "layer"]
 """What is kept of each token: `hidden`, the inputs of the output embedding (exact, and V/D times smaller than logits);
 `logits`; `top-k`, the K likeliest tokens; `layer`, nothing but outputs of the forward's hidden layer. `auto` is the
