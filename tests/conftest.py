@@ -13,10 +13,18 @@ if TYPE_CHECKING:  # imported where they are used: collecting the tests shall no
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker takes a whole file, and one worker all that talks to the session's servers: fixtures are made once."""
+    """A worker takes a whole file, and one worker all that talks to the session's servers: fixtures are made once.
+
+    The longest come first, and what needs the policy after what does not: one worker builds it meanwhile.
+    """
+
+    def files_with(fixture: str) -> set[Path]:
+        return {item.path for item in items if fixture in getattr(item, "fixturenames", ())}
+
+    served, guarded, built = files_with("servers"), files_with("demo_policy"), files_with("demo_build")
     for item in items:
-        servers = "servers" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("servers" if servers else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("servers" if item.path in served else str(item.path)))
+    items.sort(key=lambda item: (item.path not in served, item.path not in built, item.path in guarded))
 
 
 @pytest.fixture(scope="session")
