@@ -19,7 +19,7 @@ from evaluation.errors import EvaluationError
 from evaluation.intervals import bootstrap, exact_where_unanimous
 from evaluation.replies import Style
 from evaluation.suite import Figure, Score, scores_of
-from guard import Guard, GuardError, ProtectedPrompt, decoder_of, load_bundle, load_policy, template_of
+from guard import Guard, GuardError, decoder_of, load_bundle, load_policy, template_of
 
 _BATCH_PROMPTS = 64
 
@@ -106,34 +106,31 @@ class Gate:
         Raises:
             EvaluationError: one could not be classified, so that no rate would be right.
         """
-        prompts = [self._token_ids(text, style) for text in texts]
+        prompts: list[list[int]] = []
+        for text in texts:
+            shown = text
+            if style == "chat" and self._templated:
+                message = {"role": "user", "content": text}
+                shown = self._tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+            # A template writes its special tokens itself; the guard takes no notice of any.
+            prompts.append(self._tokenizer(shown, add_special_tokens=False, verbose=False)["input_ids"])
+        thresholds = [policy.bundle.config.classifier.threshold for policy in self._guard.policies]
         verdicts = [GateVerdict(flagged=False, score=0.0)] * len(prompts)
         classified = [number for number, ids in enumerate(prompts) if ids]
         for start in range(0, len(classified), _BATCH_PROMPTS):
             batch = classified[start : start + _BATCH_PROMPTS]
             outcomes = self._guard.protect_batch([prompts[number] for number in batch])
             for number, outcome in zip(batch, outcomes, strict=True):
-                verdicts[number] = self._verdict(outcome)
+                if isinstance(outcome, GuardError):
+                    raise EvaluationError(f"--gate-policy: {outcome} ({outcome.__cause__!r})") from outcome
+                found = outcome.verdicts
+                if any(verdict.failed for verdict in found):
+                    problem = "a prompt could not be classified; its policy would corrupt it unseen"
+                    raise EvaluationError(f"--gate-policy: {problem}")
+                nearest = max(zip(found, thresholds, strict=True), key=lambda pair: pair[0].score - pair[1])[0]
+                flagging = tuple(verdict.policy for verdict in found if verdict.flagged)
+                verdicts[number] = GateVerdict(bool(flagging), nearest.score, flagging)
         return verdicts
-
-    def _token_ids(self, text: str, style: Style) -> list[int]:
-        if style == "chat" and self._templated:
-            text = self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-            )
-        # A template writes its special tokens itself; the guard takes no notice of any.
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        return ids
-
-    def _verdict(self, outcome: ProtectedPrompt | GuardError) -> GateVerdict:
-        if isinstance(outcome, GuardError):
-            raise EvaluationError(f"--gate-policy: {outcome} ({outcome.__cause__!r})") from outcome
-        if any(verdict.failed for verdict in outcome.verdicts):
-            raise EvaluationError("--gate-policy: a prompt could not be classified; its policy would corrupt it unseen")
-        thresholds = [policy.bundle.config.classifier.threshold for policy in self._guard.policies]
-        nearest = max(zip(outcome.verdicts, thresholds, strict=True), key=lambda pair: pair[0].score - pair[1])[0]
-        flagging = tuple(verdict.policy for verdict in outcome.verdicts if verdict.flagged)
-        return GateVerdict(bool(flagging), nearest.score, flagging)
 
 
 def gate_scores(gate: Gate, subset: str, texts: Iterable[tuple[str, str, str]]) -> list[Score]:

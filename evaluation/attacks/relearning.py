@@ -151,7 +151,17 @@ class Relearner:
 
     def _fine_tuned(self, pairs: Sequence[tuple[str, str]]) -> Any:
         settings = self._settings
-        sequences = [self._sequence(question, answer) for question, answer in pairs]
+        sequences = []  # ids (T,), and targets (T,) that ignore the prompt
+        for question, answer in pairs:
+            try:
+                pair = self._renderer.pair(question, answer)
+            except ScorerError as error:
+                raise EvaluationError(f"--relearn-base: {error}") from error
+            # Cut where the context ends; else `eos_token` follows: without an end an answer says more than was asked.
+            ids = torch.tensor([*pair.prompt_ids, *pair.answer_ids, *sorted(self._renderer.end_ids)][: self._context])
+            targets = ids.clone()
+            targets[: len(pair.prompt_ids)] = _IGNORED
+            sequences.append((ids, targets))
         model = copy.deepcopy(self._model)
         order = torch.Generator().manual_seed(settings.seed)
         devices = [model.device] if model.device.type == "cuda" else []
@@ -174,18 +184,6 @@ class Relearner:
                     torch.nn.utils.clip_grad_norm_(model.parameters(), _MAX_GRADIENT_NORM)
                     optimiser.step()
         return model.eval()
-
-    def _sequence(self, question: str, answer: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids (T,), and targets (T,) that ignore the prompt. The answer is cut where the context ends; otherwise
-        `eos_token` follows it, for an answer that does not end says more than was asked."""
-        try:
-            pair = self._renderer.pair(question, answer)
-        except ScorerError as error:
-            raise EvaluationError(f"--relearn-base: {error}") from error
-        ids = torch.tensor([*pair.prompt_ids, *pair.answer_ids, *sorted(self._renderer.end_ids)][: self._context])
-        targets = ids.clone()
-        targets[: len(pair.prompt_ids)] = _IGNORED
-        return ids, targets
 
 
 def relearning_figures(scores: Sequence[Score], subset: str) -> list[Figure]:

@@ -17,7 +17,7 @@ from evaluation.attacks.gate import Gate, gate_figures, gate_scores
 from evaluation.attacks.prompts import ATTACKS, DEFAULT_ATTACKS, PLAIN, attacked
 from evaluation.attacks.relearning import Relearner, RelearnSettings, relearning_figures
 from evaluation.errors import DataError
-from evaluation.replies import Ask, Asker, Reply
+from evaluation.replies import Ask, Asker
 from evaluation.rows import drawn
 from evaluation.suite import Answer, Figure, Outcome, Score, Suite, scores_of
 from scoring.load import weights_digest
@@ -195,11 +195,38 @@ class AttackSuite(Suite):
         replies = ask(asks, title=self.name) if asks else {}
         answers: list[Answer] = []
         if "sampling" in self.parts:
-            self._add_sampling(replies, scores, answers)
+            for number, (question, truth) in enumerate(self._pairs):
+                texts = replies[f"sampling/{number}"].texts
+                leaks = [self._leaks(text, truth, question) for text in texts]
+                scores += any_of_scores("forget", str(number), leaks)
+                worst = texts[leaks.index(True)] if any(leaks) else texts[0]
+                answers.append(Answer("sampling", str(number), question, worst, truth))
         if "indirect" in self.parts:
-            self._add_indirect(replies, scores, answers)
+            for forget, subset in ((True, "indirect"), (False, "neighbour")):
+                rows = []
+                for number, one in enumerate(self._indirect):
+                    if one.forget != forget:
+                        continue
+                    text = replies[f"indirect/{number}"].text
+                    leak = self._leaks(text, one.answer or "", one.prompt) if forget else None
+                    rows.append((str(number), one.kind, text, leak))
+                    answers.append(Answer(subset, str(number), one.prompt, text, one.answer or ""))
+                scores += output_scores(self._gate, subset, rows)
+            if self._gate is not None:
+                kept = [(str(n), "", replies[f"retain/{n}"].text, None) for n in range(len(self._sets["retain"]))]
+                scores += output_scores(self._gate, "retain", kept)
         if self._relearner is not None:
-            self._add_relearning(self._relearner, replies, scores)
+            known = {
+                "before": self._relearner.before(),
+                "after": self._relearner.after([replies[f"relearning/{n}"].text for n in range(len(self._pairs))]),
+                "true": self._relearner.upper_bound(),
+            }
+            for when, knowledge in known.items():
+                for number, (question, truth) in enumerate(self._pairs):
+                    leaked = float(self._leaks(knowledge.answers[number], truth, question))
+                    probability = knowledge.probabilities[number]
+                    values = {f"relearn_leak_{when}": leaked, f"relearn_probability_{when}": probability}
+                    scores += scores_of("forget", str(number), values)
         return Outcome(tuple(scores), tuple(answers))
 
     def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:  # noqa: ARG002 - the interface's
@@ -238,42 +265,6 @@ class AttackSuite(Suite):
             mine = [(str(n), one.kind, one.prompt) for n, one in enumerate(self._indirect) if one.forget == forget]
             scores += gate_scores(gate, subset, mine)
         return scores
-
-    def _add_sampling(self, replies: Mapping[str, Reply], scores: list[Score], answers: list[Answer]) -> None:
-        for number, (question, truth) in enumerate(self._pairs):
-            texts = replies[f"sampling/{number}"].texts
-            leaks = [self._leaks(text, truth, question) for text in texts]
-            scores += any_of_scores("forget", str(number), leaks)
-            worst = texts[leaks.index(True)] if any(leaks) else texts[0]
-            answers.append(Answer("sampling", str(number), question, worst, truth))
-
-    def _add_indirect(self, replies: Mapping[str, Reply], scores: list[Score], answers: list[Answer]) -> None:
-        for forget, subset in ((True, "indirect"), (False, "neighbour")):
-            rows = []
-            for number, one in enumerate(self._indirect):
-                if one.forget != forget:
-                    continue
-                text = replies[f"indirect/{number}"].text
-                leak = self._leaks(text, one.answer or "", one.prompt) if forget else None
-                rows.append((str(number), one.kind, text, leak))
-                answers.append(Answer(subset, str(number), one.prompt, text, one.answer or ""))
-            scores += output_scores(self._gate, subset, rows)
-        if self._gate is not None:
-            kept = [(str(n), "", replies[f"retain/{n}"].text, None) for n in range(len(self._sets["retain"]))]
-            scores += output_scores(self._gate, "retain", kept)
-
-    def _add_relearning(self, relearner: Relearner, replies: Mapping[str, Reply], scores: list[Score]) -> None:
-        known = {
-            "before": relearner.before(),
-            "after": relearner.after([replies[f"relearning/{n}"].text for n in range(len(self._pairs))]),
-            "true": relearner.upper_bound(),
-        }
-        for when, knowledge in known.items():
-            for number, (question, truth) in enumerate(self._pairs):
-                leak = float(self._leaks(knowledge.answers[number], truth, question))
-                probability = knowledge.probabilities[number]
-                values = {f"relearn_leak_{when}": leak, f"relearn_probability_{when}": probability}
-                scores += scores_of("forget", str(number), values)
 
     def _leaks(self, answer: str, reference: str, question: str) -> bool:
         return gives_away(answer, reference, question, threshold=self._settings.leak_rouge)

@@ -149,7 +149,14 @@ def load_tasks(
                 near = process.extract(name, [*suggestions, *manager.all_tasks], limit=_NEAR)
                 meant = ", ".join(dict.fromkeys(choice for choice, *_ in near))
                 raise DataError(f"--tasks: no task {name!r}; did you mean {meant}? Own tasks need --include-path")
-            built = _built(manager, name)
+            try:
+                built = manager.load([name])
+            except OSError as error:
+                remedy = "it needs the network, or a copy in the Hugging Face cache, or own tasks with --include-path"
+                raise DataError(f"--tasks: {name}: its data cannot be had ({_line(error)}); {remedy}") from error
+            except Exception as error:
+                problem = f"lm-eval cannot read its first document ({_line(error)})"
+                raise DataError(f"--tasks: {name}: {problem}; check the columns that its YAML names") from error
             loaded.tasks.update(built["tasks"])
             loaded.groups.update(built["groups"])
             loaded.members[name] = tuple(built["tasks"])
@@ -201,17 +208,6 @@ def _is_complete(manager: Any, name: object) -> bool:
         return False
     members = (manager.task_index[name].cfg or {}).get("task") if name in manager.all_groups else None
     return all(_is_complete(manager, member) for member in members or [])
-
-
-def _built(manager: Any, name: str) -> Any:
-    try:
-        return manager.load([name])
-    except OSError as error:
-        remedy = "it needs the network, or a copy in the Hugging Face cache, or own tasks with --include-path"
-        raise DataError(f"--tasks: {name}: its data cannot be had ({_line(error)}); {remedy}") from error
-    except Exception as error:
-        problem = f"lm-eval cannot read its first document ({_line(error)}); check the columns that its YAML names"
-        raise DataError(f"--tasks: {name}: {problem}") from error
 
 
 def _line(error: Exception) -> str:

@@ -141,7 +141,14 @@ class ChoiceSuite(Suite):
                 mine += self._lm_eval_scores(samples, results["results"][name], label)
                 mine += samples.eco_scores(lm.scored)
                 answers += samples.answers()
-            self._keep_group_aggregates(subset, results.get("groups", {}), mine)
+            # Where a subset is a group of lm-eval that aggregates otherwise than our mean, lm-eval's number counts.
+            members = self._subsets[subset].members
+            for key, value in results.get("groups", {}).get(members[0], {}).items() if len(members) == 1 else ():
+                metric, _, one = key.partition(",")
+                its_name = metric_name(metric, one)
+                values = [score.value for score in mine if one and score.metric == its_name]
+                if values and not is_mean(values, value):
+                    self._own.setdefault(f"{subset}/{its_name}", []).append(_Own(float(value), values, None))
             scores += mine
         return Outcome(tuple(scores), tuple(answers))
 
@@ -171,18 +178,6 @@ class ChoiceSuite(Suite):
             else:
                 own = _Own(float(aggregated), values, task.task.aggregation().get(metric))
                 self._own.setdefault(f"{label}/{name}", []).append(own)
-
-    def _keep_group_aggregates(
-        self, subset: str, groups: Mapping[str, Mapping[str, Any]], scores: Sequence[Score]
-    ) -> None:
-        """Where a subset is a group of lm-eval that aggregates otherwise than our mean, lm-eval's number counts."""
-        members = self._subsets[subset].members
-        for key, value in groups.get(members[0], {}).items() if len(members) == 1 else ():
-            metric, _, one = key.partition(",")
-            name = metric_name(metric, one)
-            mine = [score.value for score in scores if one and score.metric == name]
-            if mine and not is_mean(mine, value):
-                self._own.setdefault(f"{subset}/{name}", []).append(_Own(float(value), mine, None))
 
 
 def _check_answers(name: str, task: Any, limit: int | None) -> None:

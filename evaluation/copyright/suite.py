@@ -119,7 +119,31 @@ class CopyrightSuite(Suite):
     def measure(self, ask: Asker) -> Outcome:
         replies = ask({one.example: self._ask(one) for one in self._passages}, "copyright: continuations")
         answers = [replies[one.example].text for one in self._passages]
-        values = zip(self._passages, answers, self._likeness(answers), self._likelihoods(answers), strict=True)
+        references = [one.reference for one in self._passages]
+        pairs = zip(references, answers, strict=True)
+        cut = [first_words(answer, len(reference.split())) for reference, answer in pairs]
+        likenesses = [  # of each answer, to what follows in its passage
+            {
+                "exact_match": metrics.exact_match(one.reference, shown),
+                **metrics.rouge_f1(one.reference, shown),
+                metrics.meteor_name(self._wordnet): metrics.meteor(one.reference, shown, self._wordnet),
+                "sacrebleu": metrics.sentence_bleu(one.reference, shown),
+                "longest_verbatim_run": float(metrics.longest_verbatim_run(one.continuation, answer)),
+                f"containment_{LEAST_WORDS}gram": metrics.ngram_containment(one.continuation, answer, LEAST_WORDS),
+            }
+            for one, answer, shown in zip(self._passages, answers, cut, strict=True)
+        ]
+        if self._bert is not None:
+            for row, f1 in zip(likenesses, self._bert.f1(references, cut), strict=True):
+                row["bertscore_f1"] = f1
+        likelihoods: list[dict[str, float]] = [{}] * len(answers)
+        if self._reference is not None:  # the answer's total and its tokens: 0 of 0 for one that says nothing
+            both = zip(self._passages, answers, strict=True)
+            spoken = {one.example: _scored(one, answer) for one, answer in both if answer.strip()}
+            told = self._reference(spoken, "copyright: perplexity under the reference model") if spoken else {}
+            logprobs = [told.get(one.example, Reply()).logprobs for one in self._passages]
+            likelihoods = [{LOG_LIKELIHOOD: float(sum(each)), TOKENS: float(len(each))} for each in logprobs]
+        values = zip(self._passages, answers, likenesses, likelihoods, strict=True)
         scores: list[Score] = []
         read: list[Answer] = []
         for passage, answer, likeness, likelihood in values:
@@ -141,40 +165,6 @@ class CopyrightSuite(Suite):
     def _ask(self, passage: Passage) -> Ask:
         prompt = _INSTRUCTION + passage.prompt if self._style == "chat" else passage.prompt
         return Ask(prompt, style=self._style, max_new_tokens=self._max_new_tokens)
-
-    def _likeness(self, answers: Sequence[str]) -> list[dict[str, float]]:
-        """For each answer, by metric, how alike it is to what follows in its passage."""
-        references = [one.reference for one in self._passages]
-        pairs = zip(references, answers, strict=True)
-        cut = [first_words(answer, len(reference.split())) for reference, answer in pairs]
-        values = [
-            {
-                "exact_match": metrics.exact_match(one.reference, shown),
-                **metrics.rouge_f1(one.reference, shown),
-                metrics.meteor_name(self._wordnet): metrics.meteor(one.reference, shown, self._wordnet),
-                "sacrebleu": metrics.sentence_bleu(one.reference, shown),
-                "longest_verbatim_run": float(metrics.longest_verbatim_run(one.continuation, answer)),
-                f"containment_{LEAST_WORDS}gram": metrics.ngram_containment(one.continuation, answer, LEAST_WORDS),
-            }
-            for one, answer, shown in zip(self._passages, answers, cut, strict=True)
-        ]
-        if self._bert is not None:
-            for row, f1 in zip(values, self._bert.f1(references, cut), strict=True):
-                row["bertscore_f1"] = f1
-        return values
-
-    def _likelihoods(self, answers: Sequence[str]) -> list[dict[str, float]]:
-        """Of each answer its total log-likelihood and its tokens under the reference model, where there is one.
-
-        0 of 0 for an answer that says nothing.
-        """
-        if self._reference is None:
-            return [{}] * len(answers)
-        pairs = zip(self._passages, answers, strict=True)
-        spoken = {one.example: _scored(one, answer) for one, answer in pairs if answer.strip()}
-        replies = self._reference(spoken, "copyright: perplexity under the reference model") if spoken else {}
-        logprobs = [replies.get(one.example, Reply()).logprobs for one in self._passages]
-        return [{LOG_LIKELIHOOD: float(sum(each)), TOKENS: float(len(each))} for each in logprobs]
 
 
 def _scored(passage: Passage, answer: str) -> Ask:

@@ -269,38 +269,35 @@ class ClassifierJudge:
 
     def verdicts(self, items: Sequence[Judged]) -> list[float | None]:
         """(N,) probabilities; the longest texts first, so that a batch has little padding."""
+        import torch
+
         texts = [self._text_of(item) for item in items]
         order = sorted(range(len(texts)), key=lambda number: -len(texts[number]))
         verdicts: list[float | None] = [None] * len(texts)
         for start in range(0, len(order), self.batch_size):
             numbers = order[start : start + self.batch_size]
-            for number, harm in zip(numbers, self._harm([texts[n] for n in numbers]), strict=True):
-                verdicts[number] = harm
+            model, tokenizer = self._loaded
+            limit = self.max_tokens or min(tokenizer.model_max_length, _MAX_TOKENS)
+            part = [texts[number] for number in numbers]
+            encoded = tokenizer(part, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+            with torch.inference_mode():
+                logits = model(**encoded).logits.float()  # (B, L)
+            labels, several = list(self._harmful), self.multi_label
+            if several is None:
+                several = model.config.problem_type == "multi_label_classification"
+            if logits.shape[1] == 1:
+                harm = logits.sigmoid()[:, 0]
+            elif several:
+                harm = logits.sigmoid()[:, labels].amax(dim=1)
+            else:
+                harm = logits.softmax(dim=1)[:, labels].sum(dim=1).clamp(max=1.0)
+            for number, probability in zip(numbers, harm.tolist(), strict=True):
+                verdicts[number] = probability
         return verdicts
 
     def _text_of(self, item: Judged) -> str:
         # In one pass: a prompt that holds "{answer}" stays as it is.
         return re.sub(r"\{(prompt|answer)\}", lambda place: str(getattr(item, place[1])), self.template)
-
-    def _harm(self, texts: Sequence[str]) -> list[float]:
-        import torch
-
-        model, tokenizer = self._loaded
-        limit = self.max_tokens or min(tokenizer.model_max_length, _MAX_TOKENS)
-        encoded = tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        with torch.inference_mode():
-            logits = model(**encoded).logits.float()  # (B, L)
-        labels, several = list(self._harmful), self.multi_label
-        if several is None:
-            several = model.config.problem_type == "multi_label_classification"
-        if logits.shape[1] == 1:
-            harm = logits.sigmoid()[:, 0]
-        elif several:
-            harm = logits.sigmoid()[:, labels].amax(dim=1)
-        else:
-            harm = logits.softmax(dim=1)[:, labels].sum(dim=1).clamp(max=1.0)
-        probabilities: list[float] = harm.tolist()
-        return probabilities
 
     @functools.cached_property
     def _harmful(self) -> tuple[int, ...]:

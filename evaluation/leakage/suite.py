@@ -128,18 +128,42 @@ class LeakageSuite(Suite):
         """
         reference = self._reference if "membership" in self._parts else None
         if reference is not None:
-            mine, other = (asker.target.describe().get("tokenizer_sha256") for asker in (ask, reference))
-            if mine and other and mine != other:
+            ours, theirs = (asker.target.describe().get("tokenizer_sha256") for asker in (ask, reference))
+            if ours and theirs and ours != theirs:
                 raise TargetError(_TOKENIZERS_DIFFER)
         scored, repeats = self._scored_asks(), self._repeat_asks()
-        replies = ask({**scored, **repeats, **self._letter_asks()}, "answers and repetitions")
+        # Each option's letter as an answer, only to learn its token.
+        first = self._questions[:1]
+        letters = {f"letter/{letter}": Ask(one.prompt, answer=letter) for one in first for letter in self._letters()}
+        replies = ask({**scored, **repeats, **letters}, "answers and repetitions")
         scores = self._answer_scores(replies)
         if reference is not None:
-            scores += self._reference_scores(reference, replies)
-        said, answers = self._repetitions(replies)
-        scores += said + self._probe_scores(ask, replies)
+            # Difference of log-likelihoods (Carlini et al. 2021, arXiv 2012.07805, as the mean over tokens).
+            asks = {key: replace(one, vocabulary=False) for key, one in scored.items()}
+            others = reference(asks, "answers of the reference model")
+            for key, subset, one in self._rows:
+                mine, other = replies[key].logprobs, others[key].logprobs
+                if len(mine) != len(other):
+                    raise TargetError(_TOKENIZERS_DIFFER)
+                difference = metrics.likelihood(mine) - metrics.likelihood(other)
+                scores.append(Score(subset, "mia_reference", one.example, difference, _GROUPS[subset]))
+        answers: list[Answer] = []
+        for key, subset, one in self._rows:
+            if f"{key}/repeat" in repeats:
+                text = replies[f"{key}/repeat"].text
+                exact = float(text.split() == one.question.split())
+                values = {"repeat_rouge_l": rouge_l_recall(one.question, text), "repeat_exact": exact}
+                scores += scores_of(subset, one.example, values, _GROUPS[subset])
+                answers.append(Answer(subset, one.example, repeat_ask(one.question).prompt, text, one.question))
+        scores += self._probe_scores(ask, replies)
         if "nearest" in self._parts and isinstance(ask.target, PromptRows):
-            scores += self._nearest_scores(ask.target, ask.draw)
+            # Of the prompts that the target corrupts; the others can be read as they are.
+            questions = self._subsets["forget"].questions
+            shown = [(one, ask.target.corrupted_rows(Ask(one.question, draw=ask.draw))) for one in questions]
+            examples, prompts = [one.example for one, rows in shown if rows], [rows for _, rows in shown if rows]
+            for distance in DISTANCES:
+                for example, rate in zip(examples, recovery_rates(prompts, distance), strict=True):
+                    scores.append(Score("forget", f"nearest_{distance}", example, rate, _GROUPS["forget"]))
         if not scores:
             raise TargetError("--parts: nearest reads corrupted prompts, and none was; give a --policy that flags them")
         return Outcome(tuple(scores), tuple(answers))
@@ -174,19 +198,6 @@ class LeakageSuite(Suite):
             scores += scores_of(subset, one.example, values, _GROUPS[subset])
         return scores
 
-    def _reference_scores(self, reference: Asker, replies: Mapping[str, Reply]) -> list[Score]:
-        """Difference of log-likelihoods (Carlini et al. 2021, arXiv 2012.07805, as the mean over tokens)."""
-        asks = {key: replace(one, vocabulary=False) for key, one in self._scored_asks().items()}
-        others = reference(asks, "answers of the reference model")
-        scores = []
-        for key, subset, one in self._rows:
-            mine, other = replies[key].logprobs, others[key].logprobs
-            if len(mine) != len(other):
-                raise TargetError(_TOKENIZERS_DIFFER)
-            difference = metrics.likelihood(mine) - metrics.likelihood(other)
-            scores.append(Score(subset, "mia_reference", one.example, difference, _GROUPS[subset]))
-        return scores
-
     # --- prompts that are read again -------------------------------------------------------------------------------
 
     def _repeat_asks(self) -> dict[str, Ask]:
@@ -194,36 +205,7 @@ class LeakageSuite(Suite):
             return {}
         return {f"{key}/repeat": repeat_ask(one.question) for key, subset, one in self._rows if subset != "holdout"}
 
-    def _repetitions(self, replies: Mapping[str, Reply]) -> tuple[list[Score], list[Answer]]:
-        scores: list[Score] = []
-        answers: list[Answer] = []
-        for key, subset, one in self._rows:
-            if f"{key}/repeat" not in replies:
-                continue
-            text = replies[f"{key}/repeat"].text
-            exact = float(text.split() == one.question.split())
-            values = {"repeat_rouge_l": rouge_l_recall(one.question, text), "repeat_exact": exact}
-            scores += scores_of(subset, one.example, values, _GROUPS[subset])
-            answers.append(Answer(subset, one.example, repeat_ask(one.question).prompt, text, one.question))
-        return scores, answers
-
-    def _nearest_scores(self, target: PromptRows, draw: int) -> list[Score]:
-        """Of the prompts that the target corrupts; the others can be read as they are."""
-        questions = self._subsets["forget"].questions
-        shown = [(one, target.corrupted_rows(Ask(one.question, draw=draw))) for one in questions]
-        prompts = [(one, prompt) for one, prompt in shown if prompt is not None]
-        return [
-            Score("forget", f"nearest_{distance}", one.example, rate, _GROUPS["forget"])
-            for distance in DISTANCES
-            for (one, _), rate in zip(prompts, recovery_rates([prompt for _, prompt in prompts], distance), strict=True)
-        ]
-
     # --- answers that are read off the logits ----------------------------------------------------------------------
-
-    def _letter_asks(self) -> dict[str, Ask]:
-        """Each option's letter as an answer, only to learn its token."""
-        first = self._questions[:1]
-        return {f"letter/{letter}": Ask(one.prompt, answer=letter) for one in first for letter in self._letters()}
 
     def _letters(self) -> str:
         return CHOICE_LETTERS[: 1 + max((one.right for one in self._questions), default=-1)]

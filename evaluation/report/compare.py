@@ -87,7 +87,28 @@ def compared(runs: Sequence[Run]) -> list[SuiteRuns]:
                     "name one of the two, or give one another --label"
                 )
         for one, other in itertools.combinations(map(_Questions.of, mine), 2):
-            _check_same_questions(one, other)
+            # Same data by digest, same examples of the metrics that both measured, same questions to read.
+            remedy = "report runs of the same questions, or each in a report of its own"
+            for name in one.digests:
+                if other.digests.get(name, one.digests[name]) != one.digests[name]:
+                    raise ReportError(
+                        f"{other.folder}: suite_settings.{name}: the data are not those of {one.folder}; {remedy}"
+                    )
+            shared = [key for key in one.examples if key in other.examples]
+            for subset in dict.fromkeys(subset for subset, _ in shared):
+                keys = [key for key in shared if key[0] == subset]
+                here, there = (set[str]().union(*(asked.examples[key] for key in keys)) for asked in (one, other))
+                if here != there:
+                    raise ReportError(
+                        f"{other.folder}: scores.jsonl: its {len(there)} examples of {subset or 'the suite'} are not "
+                        f"the {len(here)} of {one.folder}, {len(here & there)} are in both; {remedy}"
+                    )
+            for key, text in one.texts.items():
+                if other.texts.get(key, text) != text:
+                    raise ReportError(
+                        f"{other.folder}: answers.jsonl: {'/'.join(key)} has another question or reference than in "
+                        f"{one.folder}; {remedy}"
+                    )
         found.append(SuiteRuns(suite, tuple(mine), tuple(_differing(mine))))
     return found
 
@@ -110,32 +131,6 @@ class _Questions:
             examples.setdefault((score.subset, score.metric), set()).add(score.example)
         texts = {(answer.subset, answer.example): (answer.question, answer.reference) for answer in run.answers}
         return cls(run.folder, digests, examples, texts)
-
-
-def _check_same_questions(one: _Questions, other: _Questions) -> None:
-    """Same data by digest, same examples of the metrics that both measured, same questions to read."""
-    remedy = "report runs of the same questions, or each in a report of its own"
-    for name in one.digests:
-        if other.digests.get(name, one.digests[name]) != one.digests[name]:
-            raise ReportError(
-                f"{other.folder}: suite_settings.{name}: the data are not those of {one.folder}; {remedy}"
-            )
-    shared = [key for key in one.examples if key in other.examples]
-    for subset in dict.fromkeys(subset for subset, _ in shared):
-        here, there = (
-            set[str]().union(*(asked.examples[key] for key in shared if key[0] == subset)) for asked in (one, other)
-        )
-        if here != there:
-            raise ReportError(
-                f"{other.folder}: scores.jsonl: its {len(there)} examples of {subset or 'the suite'} are not "
-                f"the {len(here)} of {one.folder}, {len(here & there)} are in both; {remedy}"
-            )
-    for key, text in one.texts.items():
-        if other.texts.get(key, text) != text:
-            raise ReportError(
-                f"{other.folder}: answers.jsonl: {'/'.join(key)} has another question or reference than in "
-                f"{one.folder}; {remedy}"
-            )
 
 
 def _is_digest_of_data(name: str, value: Any) -> bool:

@@ -66,7 +66,14 @@ def write_report(
         ReportError: a run cannot be used or does not belong beside the others, or the folder cannot be written.
     """
     out = Path(out)
-    _check_place(out, force)
+    # Before any run is read: nothing of the user's is in the way.
+    if out.exists() and not out.is_dir():
+        raise ReportError(f"{out}: --out is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not _holds_report(out) and not force:
+        raise ReportError(f"{out}: --out holds files and no report; name another folder, or write there with --force")
+    mine = sorted(name for name in _OWN if (out / name).exists())
+    if mine and not _holds_report(out):
+        raise ReportError(f"{out}: --out holds {mine[0]} of something else, which a report would replace; name another")
     sections = [Section.of(suite) for suite in compared(load_runs(runs))]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -79,22 +86,25 @@ def write_report(
         "report.html": _page("report.html", title, sections),
         **{f"plots/{plot.name}.svg": plot.svg for section in sections for plot in section.plots},
     }
+    place = out.resolve()
     try:
-        _put(files, out.resolve())
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # All files or, where one cannot be written, none. What else is in the folder is not touched.
+        with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as beside:
+            work = Path(beside) / "report"
+            for name, text in files.items():
+                (work / name).parent.mkdir(parents=True, exist_ok=True)
+                (work / name).write_bytes(text.encode())
+            if not place.exists():
+                work.replace(place)
+            else:
+                shutil.rmtree(place / "plots", ignore_errors=True)
+                # `report.json` last: where it is, the others are.
+                for entry in sorted(work.iterdir(), key=lambda entry: entry.name == "report.json"):
+                    entry.replace(place / entry.name)
     except OSError as error:
         raise ReportError(f"{out}: cannot be written ({error.strerror}); name another --out") from error
     return [out / name for name in sorted(files, key=lambda name: (name != "report.html", name))]
-
-
-def _check_place(out: Path, force: bool) -> None:
-    """Before any run is read: nothing of the user's is in the way."""
-    if out.exists() and not out.is_dir():
-        raise ReportError(f"{out}: --out is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not _holds_report(out) and not force:
-        raise ReportError(f"{out}: --out holds files and no report; name another folder, or write there with --force")
-    mine = sorted(name for name in _OWN if (out / name).exists())
-    if mine and not _holds_report(out):
-        raise ReportError(f"{out}: --out holds {mine[0]} of something else, which a report would replace; name another")
 
 
 def _holds_report(folder: Path) -> bool:
@@ -103,23 +113,6 @@ def _holds_report(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(report, dict) and report.get("kind") == _KIND
-
-
-def _put(files: dict[str, str], out: Path) -> None:
-    """All files or, where one cannot be written, none; `report.json` last: where it is, the others are. What else is
-    in the folder is not touched."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as beside:
-        work = Path(beside) / "report"
-        for name, text in files.items():
-            (work / name).parent.mkdir(parents=True, exist_ok=True)
-            (work / name).write_bytes(text.encode())
-        if not out.exists():
-            work.replace(out)
-            return
-        shutil.rmtree(out / "plots", ignore_errors=True)
-        for entry in sorted(work.iterdir(), key=lambda entry: entry.name == "report.json"):
-            entry.replace(out / entry.name)
 
 
 def long_rows(suites: Sequence[SuiteRuns]) -> list[tuple[str | float | int | None, ...]]:

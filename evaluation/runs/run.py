@@ -89,7 +89,15 @@ def run_suite(make: MakeSuite, target: Target, options: RunOptions, console: Con
         if options.reference is not None:
             reference, reference_scores = _read_reference(options.reference, record)
             record = replace(record, reference={"label": reference.label, "run": options.reference.name})
-        record = record if options.force else _continued(record, folder)
+        before = read_record(folder) if not options.force and (folder / RUN).is_file() else None
+        # Unless it failed before it asked anything.
+        if before is not None and (before.finished is not None or (folder / REPLIES).is_file()):
+            if before.identity != record.identity:
+                raise RunError(
+                    f"--out: {folder} holds a run of another target, suite or setting "
+                    f"({before.suite}, {before.label}); choose another folder, or --force to replace it"
+                )
+            record = replace(record, started=before.started)
         target.check(suite.probe())
         with locked(folder):
             if options.force:
@@ -136,21 +144,6 @@ def _read_reference(folder: Path, run: RunRecord) -> tuple[RunRecord, list[Score
             f"--retain-run: {folder} is of the very model that is evaluated; give the run of one that never learned"
         )
     return record, read_scores(folder)
-
-
-def _continued(record: RunRecord, folder: Path) -> RunRecord:
-    """With the start of the run in the folder, if it is this one."""
-    if not (folder / RUN).is_file():
-        return record
-    before = read_record(folder)
-    if before.finished is None and not (folder / REPLIES).is_file():  # it failed before it asked anything
-        return record
-    if before.identity != record.identity:
-        raise RunError(
-            f"--out: {folder} holds a run of another target, suite or setting ({before.suite}, {before.label}); "
-            "choose another folder, or --force to replace it"
-        )
-    return replace(record, started=before.started)
 
 
 def check_folder(folder: Path) -> None:

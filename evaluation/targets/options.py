@@ -109,7 +109,21 @@ def open_target(options: TargetOptions) -> Target:
         TargetError: options contradict each other, or the server or model cannot be used.
         GuardError, ScorerError, CheckpointError, ClassifierError: policy or model cannot be used.
     """
-    _check(options)
+    if options.is_endpoint and (options.policies or options.strength is not None):
+        raise TargetError(
+            "--policy: a server applies its own policies; give the model as --target to apply them here, "
+            "or leave --policy out to measure what the server answers"
+        )
+    if options.strength is not None and not options.policies:
+        raise TargetError("--strength: changes a policy's; give the policy as --policy")
+    if options.secret_file is not None and not options.policies:
+        raise TargetError("--secret-file: seeds a policy's noise; give the policy as --policy, or leave it out")
+    if options.secret_file is not None and not options.secret_file.is_file():
+        raise TargetError(f"--secret-file: {options.secret_file}: no such file; give the one of eco serve")
+    if options.policies and options.prompt_prefix is not None:
+        raise TargetError("--prompting: is measured without a policy; leave --policy out")
+    if not options.is_endpoint and options.runner not in RUNNERS:
+        raise TargetError(f"--runner: {options.runner!r}: expected transformers or vllm")
     target: Target
     if options.is_endpoint:
         from evaluation.targets.endpoint import EndpointTarget
@@ -140,24 +154,6 @@ def open_target(options: TargetOptions) -> Target:
         guard = None if opened is None else GuardedPrompts(opened, scorer.renderer.tokenizer, secret)
         target = OfflineTarget(scorer, guard, weights_sha256=weights_digest(options.target))
     return target if options.prompt_prefix is None else PromptingTarget(target, options.prompt_prefix)
-
-
-def _check(options: TargetOptions) -> None:
-    if options.is_endpoint and (options.policies or options.strength is not None):
-        raise TargetError(
-            "--policy: a server applies its own policies; give the model as --target to apply them here, "
-            "or leave --policy out to measure what the server answers"
-        )
-    if options.strength is not None and not options.policies:
-        raise TargetError("--strength: changes a policy's; give the policy as --policy")
-    if options.secret_file is not None and not options.policies:
-        raise TargetError("--secret-file: seeds a policy's noise; give the policy as --policy, or leave it out")
-    if options.secret_file is not None and not options.secret_file.is_file():
-        raise TargetError(f"--secret-file: {options.secret_file}: no such file; give the one of eco serve")
-    if options.policies and options.prompt_prefix is not None:
-        raise TargetError("--prompting: is measured without a policy; leave --policy out")
-    if not options.is_endpoint and options.runner not in RUNNERS:
-        raise TargetError(f"--runner: {options.runner!r}: expected transformers or vllm")
 
 
 class PromptingTarget:

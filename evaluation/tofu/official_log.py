@@ -151,8 +151,21 @@ def _task(raw: object, where: str) -> LoggedTask:
                 texts[index] = (prompt, generated, right)
     if len(texts) < len(indices):
         texts = {}
+    # As they stand or, of a log without them, as summed loss over loss per token.
+    tokens: dict[str, dict[str, Counts]] = {}
+    for name, total, per_token in _COUNTED:
+        counts = _lists(raw.get(name))
+        if not counts:
+            totals, means = _lists(raw.get(total)), _lists(raw.get(per_token))
+            for index in totals.keys() & means.keys():
+                if all(means[index]):
+                    ratios = [whole / mean for whole, mean in zip(totals[index], means[index], strict=False)]
+                    if all(abs(ratio - round(ratio)) < _NEARLY_WHOLE for ratio in ratios):
+                        counts[index] = ratios
+        if set(indices) <= counts.keys():
+            tokens[name] = {index: tuple(map(round, counts[index])) for index in indices}
     losses = (numbers["avg_gt_loss"], numbers["avg_paraphrased_loss"], perturbed)
-    return LoggedTask(*losses, numbers["rougeL_recall"], texts, _tokens(raw, indices))
+    return LoggedTask(*losses, numbers["rougeL_recall"], texts, tokens)
 
 
 def _by_index(raw: object) -> dict[str, object]:
@@ -170,23 +183,6 @@ def _number(value: object, where: str) -> float:
 
 def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _tokens(raw: Mapping[str, object], indices: Collection[str]) -> dict[str, dict[str, Counts]]:
-    """Token counts, as they stand or, of a log without them, as summed loss over loss per token."""
-    tokens: dict[str, dict[str, Counts]] = {}
-    for name, total, per_token in _COUNTED:
-        counts = _lists(raw.get(name))
-        if not counts:
-            totals, means = _lists(raw.get(total)), _lists(raw.get(per_token))
-            for index in totals.keys() & means.keys():
-                if all(means[index]):
-                    ratios = [whole / mean for whole, mean in zip(totals[index], means[index], strict=False)]
-                    if all(abs(ratio - round(ratio)) < _NEARLY_WHOLE for ratio in ratios):
-                        counts[index] = ratios
-        if set(indices) <= counts.keys():
-            tokens[name] = {index: tuple(map(round, counts[index])) for index in indices}
-    return tokens
 
 
 def _lists(raw: object) -> dict[str, list[float]]:
