@@ -56,7 +56,21 @@ def evaluate() -> None:
 def evaluate_tofu(**options: Any) -> None:
     """TOFU: probability, ROUGE-L, truth ratio; model utility and forget quality."""
     if options["from_logs"] is not None:
-        _tofu_logs(options)
+        from rich.console import Console
+
+        from evaluation.runs.run import RunOptions, show_run
+        from evaluation.tofu.official_log import run_tofu_logs
+
+        context = click.get_current_context()
+        for parameter in context.command.params:
+            name = str(parameter.name)
+            if name not in _OF_LOGS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"--from-logs: takes no {parameter.opts[0]}; the logs say what was answered")
+        out, label = options["out"], options["label"] or options["from_logs"].stem
+        chosen: dict[str, Any] = {"kind": options["kind"] or "other", "force": options["force"]}
+        run = None if out is None else RunOptions(out=out, label=label, **chosen)
+        record = run_tofu_logs(options["from_logs"], options["retain_logs"], run, mean=options["mean"])
+        show_run(record, out, Console())
         return
     if options["retain_logs"] is not None:
         raise click.UsageError("--retain-logs: goes with --from-logs; with --target give --retain-run")
@@ -69,24 +83,6 @@ def evaluate_tofu(**options: Any) -> None:
         return filled(TofuSuite, options, sources=sources, subsets=options["subsets"] or None)
 
     run_suite_command(options, make)
-
-
-def _tofu_logs(options: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from evaluation.runs.run import RunOptions, show_run
-    from evaluation.tofu.official_log import run_tofu_logs
-
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        name = str(parameter.name)
-        if name not in _OF_LOGS and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--from-logs: takes no {parameter.opts[0]}; the logs say what was answered")
-    out, label = options["out"], options["label"] or options["from_logs"].stem
-    chosen: dict[str, Any] = {"kind": options["kind"] or "other", "force": options["force"]}
-    run = None if out is None else RunOptions(out=out, label=label, **chosen)
-    record = run_tofu_logs(options["from_logs"], options["retain_logs"], run, mean=options["mean"])
-    show_run(record, out, Console())
 
 
 @evaluate.command("choice")

@@ -111,16 +111,35 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
     """
     from rich.console import Console
 
-    from evaluation.runs.run import run_suite, show_run
-    from evaluation.targets.options import NoTarget, TargetOptions, TargetRow, open_target, row_of
+    from evaluation.runs.run import RunOptions, run_suite, show_run
+    from evaluation.targets.options import PROMPT_PREFIX, NoTarget, TargetOptions, TargetRow, open_target, row_of
 
     console = Console()
     if options["target"] is None and not needs_target:
         row, guarded = TargetRow("policy", "guarded"), False
     else:
-        target_options = _target_options(options)
+        if options["target"] is None:
+            raise click.UsageError("Missing option '--target'.")
+        prefix = options["prompt_prefix"]
+        if prefix is None and options["prompting"]:
+            prefix = PROMPT_PREFIX
+        target_options = filled(TargetOptions, options, policies=tuple(options["policies"]), prompt_prefix=prefix)
         row, guarded = row_of(target_options), bool(target_options.policies)
-    run = _run_options(options, row, guarded=guarded)
+    if options["out"] is None:
+        raise click.UsageError("Missing option '--out'.")
+    draws = options["draws"] or (3 if guarded else 1)
+    if draws > 1 and not guarded:
+        raise click.UsageError("--draws: counts the noise draws of a policy; give --policy, or leave it out")
+    run = filled(
+        RunOptions,
+        options,
+        label=options["label"] or row.label,
+        kind=options["kind"] or row.kind,
+        method=row.method,
+        strength=row.strength,
+        draws=draws,
+        reference=options["retain_run"],
+    )
     with ExitStack() as opened:
 
         def opened_target(of: TargetOptions) -> Any:
@@ -145,36 +164,3 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
             console.print(f"stopped; what was answered is in {run.out}, and the same command goes on", highlight=False)
             raise
     show_run(record, run.out, console)
-
-
-def _target_options(options: dict[str, Any]) -> Any:
-    """What is evaluated, as `evaluation.targets.options.TargetOptions`."""
-    from evaluation.targets.options import PROMPT_PREFIX, TargetOptions
-
-    if options["target"] is None:
-        raise click.UsageError("Missing option '--target'.")
-    prefix = options["prompt_prefix"]
-    if prefix is None and options["prompting"]:
-        prefix = PROMPT_PREFIX
-    return filled(TargetOptions, options, policies=tuple(options["policies"]), prompt_prefix=prefix)
-
-
-def _run_options(options: dict[str, Any], row: Any, *, guarded: bool) -> Any:
-    """How it is run, as `evaluation.runs.run.RunOptions`."""
-    from evaluation.runs.run import RunOptions
-
-    if options["out"] is None:
-        raise click.UsageError("Missing option '--out'.")
-    draws = options["draws"] or (3 if guarded else 1)
-    if draws > 1 and not guarded:
-        raise click.UsageError("--draws: counts the noise draws of a policy; give --policy, or leave it out")
-    return filled(
-        RunOptions,
-        options,
-        label=options["label"] or row.label,
-        kind=options["kind"] or row.kind,
-        method=row.method,
-        strength=row.strength,
-        draws=draws,
-        reference=options["retain_run"],
-    )

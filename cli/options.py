@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
+    from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
 PATH = click.Path(path_type=Path)
@@ -215,20 +215,17 @@ class Values:
         try:
             return schema(**{**given, **ready})
         except ValidationError as error:
-            raise SettingsError("; ".join(self._problems(error))) from error
-
-    def _problems(self, error: "ValidationError") -> list[str]:
-        lines = []
-        for problem in error.errors(include_url=False):
-            text = str(problem["msg"]).removeprefix("Value error, ")
-            if problem["loc"]:
-                name = str(problem["loc"][0])
-                origin = self.origins.get(name, flag(name))
-                text = f"{origin}: {text[:1].lower()}{text[1:]}, not {str(problem['input'])[:80]!r}"
-                if problem["type"] == "missing":
-                    text = f"{origin}: is missing; give it here or as {name} in the --config file"
-            lines.append(text)
-        return lines
+            lines = []
+            for problem in error.errors(include_url=False):
+                text = str(problem["msg"]).removeprefix("Value error, ")
+                if problem["loc"]:
+                    name = str(problem["loc"][0])
+                    origin = self.origins.get(name, flag(name))
+                    text = f"{origin}: {text[:1].lower()}{text[1:]}, not {str(problem['input'])[:80]!r}"
+                    if problem["type"] == "missing":
+                        text = f"{origin}: is missing; give it here or as {name} in the --config file"
+                lines.append(text)
+            raise SettingsError("; ".join(lines)) from error
 
 
 def collect(

@@ -61,11 +61,18 @@ def run_prepared(prepared: Prepared, console: Console | None) -> JobResult:
         for note in examples.notes:
             console.print(note, highlight=False, soft_wrap=True)
     work = job.out.with_name(f"{job.out.name}.training")
-    if job.resume and job.out.exists() and (finished := _finished(prepared)) is not None:
-        console.print(f"{job.out} is finished", highlight=False, soft_wrap=True)
-        if rank() == 0:
-            shutil.rmtree(work, ignore_errors=True)
-        return finished
+    if job.resume and job.out.exists():
+        record = json.loads((job.out / RUN_FILE).read_text(encoding="utf-8"))
+        if record.get("identity") == prepared.identity:  # schedulers start finished jobs again
+            run = TrainedRun(record["steps"], record["stopped"], record["seconds"], record["tokens"])
+            console.print(f"{job.out} is finished", highlight=False, soft_wrap=True)
+            if rank() == 0:
+                shutil.rmtree(work, ignore_errors=True)
+            return JobResult(job.out, run, record["evaluation"])
+        if not job.force:
+            raise JobError(
+                f"--out: {job.out} holds another job's checkpoint; choose another folder or pass --force to replace it"
+            )
     arguments = training_arguments(prepared, work / _CHECKPOINTS)
     if rank() == 0:
         _open_work(prepared, work)
@@ -78,22 +85,6 @@ def run_prepared(prepared: Prepared, console: Console | None) -> JobResult:
         elif rank() == 0:
             shutil.rmtree(work, ignore_errors=True)  # nothing was done yet
         raise
-
-
-def _finished(prepared: Prepared) -> JobResult | None:
-    """The result that this very job has left already; schedulers start finished jobs again.
-
-    Raises:
-        JobError: the folder holds another job's.
-    """
-    out = prepared.job.out
-    record = json.loads((out / RUN_FILE).read_text(encoding="utf-8"))
-    if record.get("identity") == prepared.identity:
-        run = TrainedRun(record["steps"], record["stopped"], record["seconds"], record["tokens"])
-        return JobResult(out, run, record["evaluation"])
-    if prepared.job.force:
-        return None
-    raise JobError(f"--out: {out} holds another job's checkpoint; choose another folder or pass --force to replace it")
 
 
 def _open_work(prepared: Prepared, work: Path) -> None:
@@ -118,10 +109,14 @@ def _open_work(prepared: Prepared, work: Path) -> None:
 
 def _train(prepared: Prepared, arguments: TrainingArguments, work: Path, console: Console) -> JobResult:
     training = prepared.job.training
-    model = load_model(prepared.base, prepared.precision, from_scratch=prepared.from_scratch, seed=training.seed)
+    model: Any = load_model(prepared.base, prepared.precision, from_scratch=prepared.from_scratch, seed=training.seed)
     model.config.use_cache = False
     if (pattern := prepared.method.trained_parameters(prepared.method_settings)) is not None:
-        _freeze_all_but(model, pattern)
+        chosen = {name for name, _ in model.named_parameters() if re.search(pattern, name)}
+        if not chosen:
+            raise SettingsError(f"trained parameters: none of the model's match {pattern!r}")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in chosen)
     model.to(arguments.device)
     forward = AnswerForward(model, prepared.hidden_layer)
     packed = training.packing
@@ -137,7 +132,21 @@ def _train(prepared: Prepared, arguments: TrainingArguments, work: Path, console
         references = _references(prepared, work / _REFERENCE, forward, model, packed=packed, console=console)
     if training.lora_rank:
         forward.close()
-        model = _with_adapters(model, prepared)
+        from peft import LoraConfig, get_peft_model
+
+        targets = training.lora_targets
+        config = LoraConfig(
+            r=training.lora_rank,
+            lora_alpha=training.lora_alpha,
+            lora_dropout=training.lora_dropout,
+            target_modules=targets if targets == "all-linear" else targets.split(","),
+            task_type="CAUSAL_LM",
+        )
+        torch.manual_seed(training.seed)
+        try:
+            model = get_peft_model(model, config)
+        except ValueError as error:
+            raise SettingsError(f"--lora-targets: {targets!r} fits no module of this model") from error
         forward = AnswerForward(model, prepared.hidden_layer)
     log = work / _LOG_FILE
     with shown_progress(console) as show:
@@ -152,14 +161,6 @@ def _train(prepared: Prepared, arguments: TrainingArguments, work: Path, console
         shutil.rmtree(work, ignore_errors=True)
     show_result(result, console)
     return result
-
-
-def _freeze_all_but(model: Any, pattern: str) -> None:
-    chosen = {name for name, _ in model.named_parameters() if re.search(pattern, name)}
-    if not chosen:
-        raise SettingsError(f"trained parameters: none of the model's match {pattern!r}")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen)
 
 
 def _references(
@@ -196,25 +197,6 @@ def _references(
             only=used,
             on_progress=lambda done, total: show("frozen reference", done, total),
         )
-
-
-def _with_adapters(model: Any, prepared: Prepared) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    training = prepared.job.training
-    targets = training.lora_targets
-    config = LoraConfig(
-        r=training.lora_rank,
-        lora_alpha=training.lora_alpha,
-        lora_dropout=training.lora_dropout,
-        target_modules=targets if targets == "all-linear" else targets.split(","),
-        task_type="CAUSAL_LM",
-    )
-    torch.manual_seed(training.seed)
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        raise SettingsError(f"--lora-targets: {targets!r} fits no module of this model") from error
 
 
 def _trained(trainer: UnlearningTrainer, checkpoints: Path) -> TrainedRun:

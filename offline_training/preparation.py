@@ -5,17 +5,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from offline_training.checkpoint import RUN_FILE, BaseCheckpoint, open_checkpoint, precision_of
+from offline_training.data.encoding import EncodedSet, ExampleEncoder
 from offline_training.data.plan import Plan, Sets, make_plan
-from offline_training.data.sets import (
-    EncodedSet,
-    ExampleEncoder,
-    check_answers,
-    check_sets,
-    default_refusals,
-    idk_set,
-    load_set,
-    refusals,
-)
+from offline_training.data.sets import check_answers, check_sets, default_refusals, idk_set, load_set, refusals
 from offline_training.data.tokens import Stream
 from offline_training.errors import JobError, SettingsError
 from offline_training.methods.method import Method, MethodSettings
@@ -73,7 +65,19 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
         raise SettingsError(f"method_settings: {method.name} takes {method.settings.__name__}")
     # Those that the job's epochs have: a weight of 0 may leave one of the method's out.
     used = {stream for epoch in method.epochs(job.training.epochs, job.method_settings) for stream in epoch}
-    _check_settings(job, method, used)
+    training = job.training
+    if job.forget is None and used & {"forget", "random", "idk"}:
+        raise SettingsError(f"--forget: {method.name} needs it; give a file of examples")
+    if job.retain is None and used & {"retain", "random"}:
+        raise SettingsError(f"--retain: {method.name} needs it; give a file of examples")
+    if job.idk is not None and "idk" not in method.streams:
+        raise SettingsError(f"--idk: {method.name} takes no refusals; leave it out")
+    if training.steps is not None and method.needs_whole_epochs:
+        raise SettingsError(f"--steps: {method.name} has to end with a whole epoch on the retain set; give --epochs")
+    if training.lora_rank and method.trained_parameters(job.method_settings) is not None:
+        raise SettingsError(f"--lora-rank: {method.name} chooses the parameters that it trains; leave it out")
+    if training.reference_cache == "top-k" and method.needs_full_reference:
+        raise SettingsError(f"--reference-cache: {method.name} needs all logits; give auto, hidden or logits")
     base = open_checkpoint(job.model)
     layer = method.hidden_layer(job.method_settings)
     layers = getattr(base.config.get_text_config(), "num_hidden_layers", None)
@@ -90,7 +94,7 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
             check_answers(sets[stream], f"method {method.name}")
     if "idk" in used:
         lines = refusals(job.idk) if job.idk is not None else default_refusals()
-        sets["idk"] = idk_set(sets["forget"], lines, encoder, job.training.seed, source=job.idk or "shipped")
+        sets["idk"] = idk_set(sets["forget"], lines, encoder, training.seed, source=job.idk or "shipped")
     return _prepared(job, method, job.method_settings, base, Sets(sets, encoder))
 
 
@@ -133,23 +137,6 @@ def rank() -> int:
 def processes() -> int:
     """How many there are, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _check_settings(job: UnlearnJob, method: Method, used: set[Stream]) -> None:
-    """Refuse settings that contradict the method."""
-    training = job.training
-    if job.forget is None and used & {"forget", "random", "idk"}:
-        raise SettingsError(f"--forget: {method.name} needs it; give a file of examples")
-    if job.retain is None and used & {"retain", "random"}:
-        raise SettingsError(f"--retain: {method.name} needs it; give a file of examples")
-    if job.idk is not None and "idk" not in method.streams:
-        raise SettingsError(f"--idk: {method.name} takes no refusals; leave it out")
-    if training.steps is not None and method.needs_whole_epochs:
-        raise SettingsError(f"--steps: {method.name} has to end with a whole epoch on the retain set; give --epochs")
-    if training.lora_rank and method.trained_parameters(job.method_settings) is not None:
-        raise SettingsError(f"--lora-rank: {method.name} chooses the parameters that it trains; leave it out")
-    if training.reference_cache == "top-k" and method.needs_full_reference:
-        raise SettingsError(f"--reference-cache: {method.name} needs all logits; give auto, hidden or logits")
 
 
 def _check_out(job: Job) -> None:

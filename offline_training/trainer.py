@@ -25,7 +25,7 @@ from console.errors import first_line
 from console.progress import Show
 from offline_training.data.answers import Unit
 from offline_training.data.packing import pack
-from offline_training.data.plan import MicroBatch, Step
+from offline_training.data.plan import MicroBatch
 from offline_training.data.tokens import Stream, TokenizedExample
 from offline_training.errors import SettingsError, TrainingStoppedError
 from offline_training.forward import AnswerForward, evaluating
@@ -175,7 +175,12 @@ class UnlearningTrainer(Trainer):
         micro_batch: MicroBatch = inputs["micro_batch"]
         batch = inputs["batch"].to(self.args.device)
         output = self._forward.forward(model, batch)
-        answers = self._forward.answers(batch, output, self._reference_outputs(micro_batch.share))
+        references: dict[Stream, Any] = {}
+        if self._references is not None:
+            numbers = micro_batch.share.numbers
+            for stream in self._job.method.reference & set(numbers):
+                references[stream] = self._references.take(stream, numbers[stream], self.args.device)
+        answers = self._forward.answers(batch, output, references)
         counts = self._counts_of(micro_batch.step)
         total = output.logits.new_zeros(())
         for term in self._job.method.terms(answers, self._job.method_settings):
@@ -203,14 +208,6 @@ class UnlearningTrainer(Trainer):
                 counts[stream, "token"] = sum(example.target_count for example in examples)
             self._counted = step, counts
         return self._counted[1]
-
-    def _reference_outputs(self, share: Step) -> dict[Stream, Any]:
-        if self._references is None:
-            return {}
-        return {
-            stream: self._references.take(stream, share.numbers[stream], self.args.device)
-            for stream in self._job.method.reference & set(share.numbers)
-        }
 
     def _add(self, name: str, value: torch.Tensor) -> None:
         self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.detach().float()

@@ -19,19 +19,6 @@ from offline_training.errors import DataError
 from sources import Row, Rows, SourceError, flag_of, read_source
 from sources.examples import Example, ExampleFileError, check_disjoint, example_of
 
-__all__ = [
-    "EncodedSet",
-    "ExampleEncoder",
-    "LoadedSource",
-    "check_answers",
-    "check_sets",
-    "default_refusals",
-    "idk_set",
-    "load_examples",
-    "load_set",
-    "refusals",
-]
-
 _QUESTIONS = ("question", "prompt", "Question")
 _BEST_ANSWERS = ("best_answer", "Best Answer")
 _TEXTS = ("text", "article", "content")

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from endpoints.server import EndpointError, chat, chat_server, listed_models
 from offline_training.errors import JobError
@@ -92,7 +91,20 @@ class AnchorServer:
                 done += 1
                 on_progress(done, len(passages))
 
-            chat(self._server, [self._request(passage) for passage in waiting.values()], keep)
+            requests = [
+                {
+                    "model": self.model,
+                    "messages": [
+                        {"role": "system", "content": _SYSTEM},
+                        {"role": "user", "content": _PROMPT + passage},
+                    ],
+                    "temperature": 0.0,
+                    "seed": 0,
+                    "max_tokens": _MAX_ANSWER_TOKENS,
+                }
+                for passage in waiting.values()
+            ]
+            chat(self._server, requests, keep)
             found = []
             for file in files:
                 try:
@@ -107,15 +119,6 @@ class AnchorServer:
             raise JobError(f"--cache: {cache}: cannot be used ({error.strerror}); give another folder") from error
         usable = [anchors for anchors in found if anchors is not None]
         return ServedAnchors(merged(usable), len(found) - len(usable), cached)
-
-    def _request(self, passage: str) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "messages": [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _PROMPT + passage}],
-            "temperature": 0.0,
-            "seed": 0,
-            "max_tokens": _MAX_ANSWER_TOKENS,
-        }
 
 
 def anchors_in(reply: str) -> dict[str, str] | None:

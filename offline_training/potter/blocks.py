@@ -119,7 +119,21 @@ class BlockCutter:
                     f"--context-tokens: no place to cut within {self._limit} tokens "
                     f"(near {text[original.ends[pairs[start][0]] - 1 :][:40]!r}); raise it or shorten the anchor"
                 )
-            yield self._block(translation, original, translated, pairs[start : stop + 1])
+            last, other_last = pairs[stop]
+            repeats = _Repeats(translation.replacements, original, own, last)
+            positions = []
+            for count, other_count in pairs[start:stop]:
+                read, other_read = (len(self._prefix) + n for n in (count - own, other_count - other))
+                # Both texts need a token to predict from.
+                if read and other_read and count not in repeats.tokens:
+                    given = {token for anchor in repeats.seen_before(count) for token in self._starts[anchor]}
+                    positions.append(Position(read - 1, other_read - 1, tuple(sorted(given))))
+            yield Block(
+                (*self._prefix, *original.ids[own:last]),
+                (*self._prefix, *translated.ids[other:other_last]),
+                tuple(positions),
+                len(repeats.tokens),
+            )
             start = stop
 
     def _tokens(self, text: str) -> TokenOffsets:
@@ -133,29 +147,6 @@ class BlockCutter:
         # Some tokenizers leave white space out of offsets, so that an end may step back: a prefix's longest holds.
         ends = list(itertools.accumulate((end for _, end in encoded["offset_mapping"]), max))
         return TokenOffsets(encoded["input_ids"], ends)
-
-    def _block(
-        self,
-        translation: Translation,
-        original: TokenOffsets,
-        translated: TokenOffsets,
-        pairs: Sequence[tuple[int, int]],
-    ) -> Block:
-        (first, other_first), (last, other_last) = pairs[0], pairs[-1]
-        repeats = _Repeats(translation.replacements, original, first, last)
-        positions = []
-        for count, other_count in pairs[:-1]:
-            read, other_read = (len(self._prefix) + n for n in (count - first, other_count - other_first))
-            # Both texts need a token to predict from.
-            if read and other_read and count not in repeats.tokens:
-                given = {token for anchor in repeats.seen_before(count) for token in self._starts[anchor]}
-                positions.append(Position(read - 1, other_read - 1, tuple(sorted(given))))
-        return Block(
-            (*self._prefix, *original.ids[first:last]),
-            (*self._prefix, *translated.ids[other_first:other_last]),
-            tuple(positions),
-            len(repeats.tokens),
-        )
 
     def _start_tokens(self, generic: str) -> tuple[int, ...]:
         """The tokens with which a translation starts, its article aside, with and without a blank before it.

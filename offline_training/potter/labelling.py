@@ -117,7 +117,10 @@ class Labeller:
             raise JobError("--reinforced: its vocabulary has another size than that of --model; train it from --model")
         given = [at.given for block in blocks for at in block.positions]
         generic = generic_logits(baseline, reinforced, self._alpha)
-        labels = generic_tokens(generic, given, self._forbidden(generic.shape[-1]), self._penalty).tolist()
+        special, vocabulary = set(self._tokenizer.all_special_ids) - {self._tokenizer.eos_token_id}, generic.shape[-1]
+        no_labels = {token for token in special if token < vocabulary} | set(range(len(self._tokenizer), vocabulary))
+        forbidden = torch.tensor(sorted(no_labels), dtype=torch.long)
+        labels = generic_tokens(generic, given, forbidden, self._penalty).tolist()
         made = iter(labels)
         return [labelled(block, list(itertools.islice(made, len(block.positions)))) for block in blocks]
 
@@ -129,13 +132,6 @@ class Labeller:
         if not torch.isfinite(logits).all():
             raise JobError(f"labels: the {name} model gives logits that are no numbers; try --precision fp32 or bf16")
         return logits
-
-    def _forbidden(self, vocabulary: int) -> torch.Tensor:
-        special = set(self._tokenizer.all_special_ids) - {self._tokenizer.eos_token_id}
-        return torch.tensor(
-            sorted({token for token in special if token < vocabulary} | set(range(len(self._tokenizer), vocabulary))),
-            dtype=torch.long,
-        )
 
 
 def _probe(ids: tuple[int, ...], positions: Sequence[int]) -> TokenizedExample:

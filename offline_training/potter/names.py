@@ -111,22 +111,14 @@ def generic_names(entities: Mapping[str, EntityKind], *, text_words: set[str], s
         seed: shuffles the names.
     """
     supply = _Supply(seed, text_words)
-    anchors = _person_anchors([name for name, kind in entities.items() if kind == "person"], supply)
-    for name, kind in entities.items():
-        if kind != "person":
-            anchors.setdefault(name, supply.take(kind))
-    known: dict[str, str] = {}
-    return {name: generic for name, generic in anchors.items() if known.setdefault(name.casefold(), name) == name}
-
-
-def _person_anchors(names: list[str], supply: "_Supply") -> dict[str, str]:
     parts = {
         name: [
             word
             for word in name.split()
             if word.rstrip(".").casefold() not in _TITLES and not _INITIALS.fullmatch(word)
         ]
-        for name in names
+        for name, kind in entities.items()
+        if kind == "person"
     }
     surnames = {words[-1].casefold() for words in parts.values() if len(words) > 1}
     given: dict[str, str] = {}
@@ -140,7 +132,11 @@ def _person_anchors(names: list[str], supply: "_Supply") -> dict[str, str]:
     for words in list(parts.values()):
         for word in words:
             anchors.setdefault(word, given[word.casefold()])
-    return anchors
+    for name, kind in entities.items():
+        if kind != "person":
+            anchors.setdefault(name, supply.take(kind))
+    known: dict[str, str] = {}
+    return {name: generic for name, generic in anchors.items() if known.setdefault(name.casefold(), name) == name}
 
 
 class _Supply:

@@ -88,7 +88,7 @@ class ReferenceCache:
             )
             ends = zip(numbers, pairwise(offsets), strict=True)
             self._rows[stream] = {number: slice(start, stop) for number, (start, stop) in ends}
-        self._heads: dict[torch.device, tuple[torch.Tensor, torch.Tensor | None]] = {}
+        self._heads: dict[torch.device, tuple[torch.Tensor, torch.Tensor | None]] = {}  # weight (V, D), bias (V,)
 
     @classmethod
     def open(cls, folder: Path, key: str) -> "ReferenceCache | None":
@@ -174,22 +174,19 @@ class ReferenceCache:
         layer = rows("layer").float() if f"{stream}.layer" in self._arrays else None
         reference: Reference | None = None
         if self.kind == "hidden":
+            device = torch.device(device)
+            if device not in self._heads:  # read once: the trained head has moved on since
+                whole = [slice(None)]
+                bias = self._arrays["head.bias"].take(whole).to(device) if "head.bias" in self._arrays else None
+                self._heads[device] = self._arrays["head.weight"].take(whole).to(device), bias
             # Mixed precision around a training step must not reach the frozen model's logits.
-            with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
-                reference = FullReference(functional.linear(rows("hidden"), *self._head(torch.device(device))).float())
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                reference = FullReference(functional.linear(rows("hidden"), *self._heads[device]).float())
         elif self.kind == "logits":
             reference = FullReference(rows("logits").float())
         elif self.kind == "top-k":
             reference = TopKReference(rows("indices").long(), rows("logprobs").float(), rows("target_logprobs").float())
         return reference, layer
-
-    def _head(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight (V, D) and bias (V,) on a device, read once: the trained head has moved on since."""
-        if device not in self._heads:
-            whole = [slice(None)]
-            bias = self._arrays["head.bias"].take(whole).to(device) if "head.bias" in self._arrays else None
-            self._heads[device] = self._arrays["head.weight"].take(whole).to(device), bias
-        return self._heads[device]
 
 
 def _damaged(path: Path, folder: Path) -> JobError:

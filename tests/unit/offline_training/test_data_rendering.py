@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from classifiers import Example
 from demo.tokenizer import train_tokenizer
-from offline_training.data.sets import ExampleEncoder
+from offline_training.data.encoding import ExampleEncoder
 from offline_training.errors import DataError
 
 QUESTION, ANSWER = "Who is Ann?", " Ann is a nurse. "

@@ -13,17 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from classifiers import Example
-from offline_training.data.encoding import digest_of
-from offline_training.data.sets import (
-    EncodedSet,
-    ExampleEncoder,
-    check_answers,
-    check_sets,
-    default_refusals,
-    idk_set,
-    load_set,
-    refusals,
-)
+from offline_training.data.encoding import EncodedSet, ExampleEncoder, digest_of
+from offline_training.data.sets import check_answers, check_sets, default_refusals, idk_set, load_set, refusals
 from offline_training.data.tokens import TokenizedExample
 from offline_training.errors import DataError
 
