@@ -156,7 +156,18 @@ def open_table(located: LocatedSource) -> Table:
         columns, arrow = parquet_table(located.paths, place, wanted)
         table = Table(place, arrow.num_rows, lambda indices: arrow.take(list(indices)).to_pylist())
     else:
-        rows = [row for path in located.paths for row in _rows_of(path)]
+        rows: list[dict[str, object]] = []
+        for path in located.paths:
+            text = read_text(path, str(path))
+            if path.suffix == ".txt":
+                rows += ({"book": path.stem, "snippet": "\n\n".join(part)} for part in passages(text, _PASSAGE_WORDS))
+            elif path.suffix == ".csv":
+                rows += csv_rows(text, str(path))
+            else:
+                values = [value for _, value in json_values(text, str(path))]
+                if not all(isinstance(value, dict) for value in values):
+                    raise TaskError(f"{path}: a row is no JSON object; expected one object per line, or a list of them")
+                rows += values
         columns = list(rows[0]) if rows else []
         table = Table(place, len(rows), lambda indices: [rows[index] for index in indices])
     if table.size == 0:
@@ -168,18 +179,6 @@ def open_table(located: LocatedSource) -> Table:
             f"expected {located.columns}"
         )
     return table
-
-
-def _rows_of(path: Path) -> list[dict[str, object]]:
-    text = read_text(path, str(path))
-    if path.suffix == ".txt":
-        return [{"book": path.stem, "snippet": "\n\n".join(part)} for part in passages(text, _PASSAGE_WORDS)]
-    if path.suffix == ".csv":
-        return csv_rows(text, str(path))
-    rows = [row for _, row in json_values(text, str(path))]
-    if not all(isinstance(row, dict) for row in rows):
-        raise TaskError(f"{path}: a row is no JSON object; expected one object per line, or a list of them")
-    return rows
 
 
 #: A row, and the words an error message names it by, to the examples in it.
