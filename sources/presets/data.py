@@ -188,7 +188,7 @@ Convert = Callable[[Row, str], Sequence[Example]]
 #: to this share. Rows of an operator's own file never are.
 _TOLERATED_SHARE = 0.01
 _CHUNK_ROWS = 1024
-_TEST_SETS = ("forget_test", "retain_test", "neighbours", "general_test")
+TEST_SETS = ("forget_test", "retain_test", "neighbours", "general_test")
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class TaskData:
 
     def summary(self) -> str:
         """The sizes of the sets, and the notes; one line each."""
-        names = ("forget", "retain", *_TEST_SETS)
+        names = ("forget", "retain", *TEST_SETS)
         sizes = [f"{name:<13}{len(getattr(self, name)):>8,} examples" for name in names]
         return "\n".join((*sizes, *self.notes))
 
@@ -342,7 +342,7 @@ def finished(data: TaskData) -> TaskData:
         TaskError: one of these sets is empty.
     """
     notes = list(data.notes)
-    sets: dict[str, list[Example]] = {name: getattr(data, name) for name in ("forget", "retain", *_TEST_SETS)}
+    sets: dict[str, list[Example]] = {name: getattr(data, name) for name in ("forget", "retain", *TEST_SETS)}
 
     def drop(names: Sequence[str], keys: Set[str], reason: str) -> None:
         for name in names:
@@ -351,8 +351,8 @@ def finished(data: TaskData) -> TaskData:
                 notes.append(f"{name}: {len(sets[name]) - len(kept)} of {len(sets[name])} dropped, they {reason}")
             sets[name] = kept
 
-    drop(_TEST_SETS[1:], keys_of(data.forget_test), "must be flagged in forget_test")
-    drop(("forget", "retain"), keys_of(*(sets[name] for name in _TEST_SETS)), "are test questions")
+    drop(TEST_SETS[1:], keys_of(data.forget_test), "must be flagged in forget_test")
+    drop(("forget", "retain"), keys_of(*(sets[name] for name in TEST_SETS)), "are test questions")
     for name in ("forget", "retain"):
         if not sets[name]:
             raise TaskError(f"the {name} set is empty; {'; '.join(notes) or 'give more rows'}")
