@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ def classifier_evaluate(path: Path, forget: Path, retain: Path, out: Path | None
     if out is not None:
         write_plots(found, out)
         with _written(out / "assessment.json") as write:
-            write(json.dumps(found.as_dict(), indent=2))
+            write(json.dumps(asdict(found), indent=2))
         click.echo(f"assessment.json and plots written to {out}")
 
 

@@ -15,7 +15,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeGuard
 
 from rich.console import Console
@@ -270,7 +269,7 @@ def augment_examples(
     naming = [served.request(alias_prompt(batch), _ALIAS_TEMPERATURE, seed) for batch in batches]
 
     wanted = {_digest(request): request for request in (*paraphrasing.values(), *naming)}
-    with ReplyCache(Path(cache_file)) as cache:
+    with contextlib.closing(ReplyCache(Path(cache_file))) as cache:
         pending = [(digest, request) for digest, request in wanted.items() if digest not in cache.replies]
         server = chat_server(endpoint, _FLAG, concurrency=concurrency, timeout_s=timeout_s)
         done = 0
@@ -349,12 +348,7 @@ class ReplyCache:
         except OSError as error:
             raise AugmentationError(f"{path}: cannot be written ({error.strerror}); give another cache file") from error
 
-    def __enter__(self) -> "ReplyCache":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._stream.close()
 
     def add(self, digest: str, model: str, reply: str) -> None:

@@ -272,7 +272,7 @@ def _search_and_write(
                 overwrite=not options.resume,
                 console=console,
             )
-            result, spec = found.result, found.spec
+            result, spec = found.result, found.result.spec
             console.print(result.reason, highlight=False, soft_wrap=True)
             report["search"] = found.as_dict()
         measured = {}

@@ -10,10 +10,9 @@ from rich.console import Console
 
 from optimizer.errors import BuildError
 from sources.examples import Example, check_disjoint, read_examples
+from sources.presets.data import TEST_SETS
 from sources.presets.plan import load_task, plan_task
 from storage.digests import sha256_of_file
-
-_TEST_SETS = ("forget_test", "retain_test", "neighbours", "general_test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def read_inputs(options: InputOptions, seed: int, *, console: Console) -> BuildI
         plan = plan_task(options.task, options.task_data, seed)
         data = load_task(plan)
         console.print(data.summary(), highlight=False)
-        tests = {name: examples for name in _TEST_SETS if (examples := getattr(data, name))}
+        tests = {name: examples for name in TEST_SETS if (examples := getattr(data, name))}
         provenance = {
             "task": plan.name,
             "forget_sha256": _digest(data.forget),

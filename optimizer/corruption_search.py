@@ -17,7 +17,7 @@ from rich.console import Console
 
 from classifiers import Example, check_disjoint, read_examples
 from console.progress import shown_progress
-from corruption import CorruptionSpec, EmbeddingRows
+from corruption import EmbeddingRows
 from optimizer.errors import SearchError
 from optimizer.objective.metric_task import MetricTask
 from optimizer.objective.objective import ForgetObjective, Retained, retained_from_model
@@ -106,10 +106,6 @@ class FoundCorruption:
     result: SearchResult
     objective: ForgetObjective
     task: MetricTask
-
-    @property
-    def spec(self) -> CorruptionSpec:
-        return self.result.spec
 
     def as_dict(self) -> dict[str, Any]:
         """For a report: no wall times, so that the same inputs give the same bytes."""
@@ -211,7 +207,7 @@ def search_files(
         )
         report = found.as_dict() | {"startup_s": scorer.startup_s, "search_s": found.result.seconds}
     plot_search(found.result, out / PLOT_FILE)
-    for name, data in ((RESULT_FILE, report), (SPEC_FILE, found.spec.model_dump(mode="json"))):
+    for name, data in ((RESULT_FILE, report), (SPEC_FILE, found.result.spec.model_dump(mode="json"))):
         write_whole(out / name, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     return found
 

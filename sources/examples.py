@@ -70,9 +70,8 @@ def example_of(record: Mapping[str, object], where: str) -> Example:
     if field is None:
         raise ExampleFileError(f"{where}: no known field; {_EXPECTED}")
     prompt = _text(record[field], field, where)
-    choices = _choices(record, where)
-    if choices is not None:
-        index = _choice_index(record.get("answer"), choices, where)
+    if (chosen := _chosen(record, where)) is not None:
+        choices, index = chosen
         return Example(prompt, choices[index], choices, index)
     answers = [name for name in _ANSWER_FIELDS[field] if record.get(name) is not None]
     paraphrased, perturbed = record.get("paraphrased_answer"), record.get("perturbed_answer")
@@ -84,7 +83,8 @@ def example_of(record: Mapping[str, object], where: str) -> Example:
     )
 
 
-def _choices(record: Mapping[str, object], where: str) -> tuple[str, ...] | None:
+def _chosen(record: Mapping[str, object], where: str) -> tuple[tuple[str, ...], int] | None:
+    """The options, and the one meant by the answer, which may be its text, its letter, or its number from 0."""
     if record.get("choices") is not None:
         choices = _texts(record["choices"], "choices", where)
     else:
@@ -94,18 +94,14 @@ def _choices(record: Mapping[str, object], where: str) -> tuple[str, ...] | None
         choices = tuple(_text(record[name], name, where) for _, name in numbered)
     if len(choices) < 2:
         raise ExampleFileError(f"{where}: choices has {len(choices)} option; a multiple-choice question needs two")
-    return choices
-
-
-def _choice_index(answer: object, choices: Sequence[str], where: str) -> int:
-    """The option meant by an answer, which may be its text, its letter, or its number from 0."""
+    answer = record.get("answer")
     if isinstance(answer, str):
         if answer in choices:
-            return choices.index(answer)
+            return choices, choices.index(answer)
         letter = ord(answer.strip().upper()) - ord("A") if len(answer.strip()) == 1 else -1
         answer = int(answer) if answer.strip().isdigit() else letter
     if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(choices):
-        return answer
+        return choices, answer
     raise ExampleFileError(
         f"{where}: answer is none of the {len(choices)} choices; give an option's text, letter, or number from 0"
     )

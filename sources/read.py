@@ -55,10 +55,25 @@ def read_source(source: str, *, name: str, columns: Iterable[str]) -> Rows:
         SourceError: the source is missing, unreadable, empty, or of a form that is not known.
     """
     flag = flag_of(name)
+    where = f"{flag}: {source}"
     published = source.startswith(HUB_PREFIX)
-    rows = _hub_rows(source, flag, frozenset(columns)) if published else _local_rows(source, flag)
+    if published:
+        repository, *more = source.removeprefix(HUB_PREFIX).split(":")
+        if not repository or len(more) > 2:
+            raise SourceError(f"{where}: no data set's name; write hf:org/name, hf:org/name:config:split or ::split")
+        config, split = (*(part or None for part in more), None, None)[:2]
+        advice = "check the name and the network, or download the data set and give its file"
+        dataset = hub_dataset(repository, config, split, where, advice)
+        expected = frozenset(columns)
+        known = [column for column in dataset.column_names if column in expected]
+        if not known:
+            found = ", ".join(map(str, dataset.column_names))
+            raise SourceError(f"{where}: no known column; found {found}; expected one of {', '.join(sorted(expected))}")
+        rows = _numbered(dataset.select_columns(known).to_list(), where)
+    else:
+        rows = _local_rows(source, flag)
     if not rows:
-        raise SourceError(f"{flag}: {source}: empty; give at least one row")
+        raise SourceError(f"{where}: empty; give at least one row")
     return Rows(tuple(rows), published)
 
 
@@ -100,21 +115,6 @@ def _text_row(path: Path, where: str) -> tuple[str, Row]:
 
 def _numbered(rows: Iterable[Row], where: str) -> list[tuple[str, Row]]:
     return [(f"{where}: row {number}", row) for number, row in enumerate(rows, 1)]
-
-
-def _hub_rows(source: str, flag: str, columns: frozenset[str]) -> list[tuple[str, Row]]:
-    where = f"{flag}: {source}"
-    repository, *more = source.removeprefix(HUB_PREFIX).split(":")
-    if not repository or len(more) > 2:
-        raise SourceError(f"{where}: no data set's name; write hf:org/name, hf:org/name:config:split or ::split")
-    config, split = (*(part or None for part in more), None, None)[:2]
-    advice = "check the name and the network, or download the data set and give its file"
-    dataset = hub_dataset(repository, config, split, where, advice)
-    known = [column for column in dataset.column_names if column in columns]
-    if not known:
-        found = ", ".join(map(str, dataset.column_names))
-        raise SourceError(f"{where}: no known column; found {found}; expected one of {', '.join(sorted(columns))}")
-    return _numbered(dataset.select_columns(known).to_list(), where)
 
 
 def read_text(path: Path, where: str) -> str:

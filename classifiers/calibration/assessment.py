@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -106,13 +106,9 @@ class Assessment:
     histogram: ScoreHistogram
     reliability: Reliability
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for a JSON report."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Assessment":
-        """The assessment that `as_dict` gave, or JSON made of it.
+        """The assessment that `asdict` gave, or JSON made of it.
 
         Raises:
             CalibrationError: a field is missing or malformed; the first is named.

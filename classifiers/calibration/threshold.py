@@ -12,7 +12,7 @@ covered. The sample's unit is what must be exchangeable: one score per example, 
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
@@ -279,10 +279,6 @@ class Calibration:
     """With this confidence over the draw of the calibration set, no larger share of such prompts is flagged."""
     miss_bound: float
     """With this confidence over the draw of the calibration set, no larger share of such prompts is missed."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for a JSON report."""
-        return asdict(self)
 
 
 def calibrate(

@@ -158,11 +158,28 @@ class Tracing:
             EncoderError: the architecture cannot be exported, or even fp32 computes something else.
         """
         import onnx
+        import torch
 
         from classifiers.export.int8 import quantise
 
         path, fallback = folder / MODEL_FILE, ""
-        self._trace(path)
+        axes = {0: "B", 1: "S"}
+        try:
+            with warnings.catch_warnings():
+                # That this is the older exporter, and that a trace might not hold: the parity check sees that.
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    self._module,
+                    (torch.tensor([self._windows[0]] * 2),),
+                    path,
+                    dynamo=False,
+                    opset_version=18,
+                    input_names=["input_ids"],
+                    output_names=["log_odds"],
+                    dynamic_axes={"input_ids": axes, "log_odds": axes if self._tokenwise else {0: "B"}},
+                )
+        except Exception as error:  # the exporter raises many unrelated classes
+            raise EncoderError(f"{self._source}: cannot be exported to ONNX ({first_line(error)})") from error
         if precision == "int8":
             exact = folder / "fp32.onnx"
             path.rename(exact)
@@ -181,27 +198,6 @@ class Tracing:
                     f"{'tokens' if self._tokenwise else 'windows'}, allowed {MAX_FP32_DIFFERENCE}"
                 )
         return Traced(parity, precision, fallback)
-
-    def _trace(self, path: Path) -> None:
-        import torch
-
-        axes = {0: "B", 1: "S"}
-        try:
-            with warnings.catch_warnings():
-                # That this is the older exporter, and that a trace might not hold: the parity check sees that.
-                warnings.simplefilter("ignore")
-                torch.onnx.export(
-                    self._module,
-                    (torch.tensor([self._windows[0]] * 2),),
-                    path,
-                    dynamo=False,
-                    opset_version=18,
-                    input_names=["input_ids"],
-                    output_names=["log_odds"],
-                    dynamic_axes={"input_ids": axes, "log_odds": axes if self._tokenwise else {0: "B"}},
-                )
-        except Exception as error:  # the exporter raises many unrelated classes
-            raise EncoderError(f"{self._source}: cannot be exported to ONNX ({first_line(error)})") from error
 
     def _compare(self, path: Path) -> Parity:
         answers = Session(path, "exported graph").run(self._windows)

@@ -210,7 +210,16 @@ def _choose_subjects(names: Sequence[Sequence[Name]], kept: Mapping[Name, int], 
         largest = max(largest, gain)
         if gain < max(2, _MIN_SHARE * largest):
             break
-        whole = _whole_name(best, owners)
+        # The most frequent longer name around it, if it is frequent enough.
+        enough = max(2, _EXTENSION_SHARE * len(owners[best]))
+        longer = [
+            name
+            for name, held in owners.items()
+            if len(name) > len(best)
+            and len(held) >= enough
+            and any(name[i : i + len(best)] == best for i in range(len(name) - len(best) + 1))
+        ]
+        whole = max(longer, key=lambda name: (len(owners[name]), len(name), name), default=best)
         chosen.append(whole)
         covered |= owners[best]
         owners = {part: held for part, held in owners.items() if not set(part) <= set(whole)}
@@ -227,16 +236,3 @@ def _of_several(part: Name, owners: Mapping[Name, set[int]]) -> bool:
         if len(peers) > 1 and len(set().union(*peers)) >= _SHARED_SHARE * len(owners[part]):
             return True
     return False
-
-
-def _whole_name(part: Name, owners: Mapping[Name, set[int]]) -> Name:
-    """The most frequent longer name around `part`, if it is frequent enough; else `part` itself."""
-    mine = len(owners[part])
-    longer = [
-        name
-        for name, held in owners.items()
-        if len(name) > len(part)
-        and len(held) >= max(2, _EXTENSION_SHARE * mine)
-        and any(name[i : i + len(part)] == part for i in range(len(name) - len(part) + 1))
-    ]
-    return max(longer, key=lambda name: (len(owners[name]), len(name), name), default=part)

@@ -5,7 +5,7 @@ No language model is needed.
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +118,7 @@ def train_classifier(options: TrainOptions, *, on_progress: "Progress | None" = 
         kind="head",
         encoder=EncoderInfo(name=options.encoder, digest=encoder.digest),
         threshold=head.threshold,
-        calibration={**report.calibration.as_dict(), "calibration_negatives": report.calibration_negatives},
+        calibration={**asdict(report.calibration), "calibration_negatives": report.calibration_negatives},
         report=report.as_dict(),
         provenance=provenance,
     )
@@ -166,8 +166,8 @@ def _finetune(
         kind="finetuned",
         encoder=EncoderInfo(name=options.encoder, digest=finetuned.settings.digest),
         threshold=calibration.threshold,
-        calibration={**calibration.as_dict(), "calibration_negatives": negatives_from},
-        report=report.as_dict() | {"assessment": assessment.as_dict()},
+        calibration={**asdict(calibration), "calibration_negatives": negatives_from},
+        report=asdict(report) | {"assessment": asdict(assessment)},
         provenance=provenance | {"source_sha256": folder_digest(source_folder(options.encoder), MODEL_FILES)},
     )
     if options.keep_checkpoint is not None:
@@ -282,7 +282,7 @@ def calibrate_classifier(path: Path, forget: Path, retain: Path, settings: Calib
     settings.check_size(positives=len(read_examples(forget)), negatives=len(read_examples(retain)))
     scores, labels = _scores(path, forget, retain)
     calibration = calibrate(scores, labels, settings, preferred=info.threshold)
-    change_threshold(path, calibration.threshold, calibration.as_dict() | {"calibrated_on": calibrated_on})
+    change_threshold(path, calibration.threshold, asdict(calibration) | {"calibrated_on": calibrated_on})
     return calibration
 
 

@@ -57,10 +57,6 @@ class FinetuneReport:
     export: dict[str, Any]
     """Precision and parity of the exported graph."""
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values for a JSON report."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Finetuned:

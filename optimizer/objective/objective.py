@@ -119,34 +119,27 @@ class ForgetObjective:
         conditions = [(spec, seed) for spec, mine in zip(specs, seeds, strict=True) for seed in mine]
         scores = iter(self._task.scores(self._scorer, conditions))
         groups = [[next(scores) for _ in mine] for mine in seeds]
-        gibberish = self._gibberish(groups)
+        gibberish = [0.0] * len(groups)
+        if self._judges_form:
+            if self._clean_form is None:
+                (self._clean_form,) = self._forms([self.uncorrupted().answers])
+            surprise, repeated = self._clean_form
+            forms = self._forms([[answer for one in group for answer in one.answers] for group in groups])
+            gibberish = [max(s - surprise, 0.0) + max(r - repeated, 0.0) for s, r in forms]
         seconds = (time.perf_counter() - started) / max(len(specs), 1)
         spent = self._scorer.forward_passes - passes
         shares = [spent // len(specs) + (i < spent % len(specs)) for i in range(len(specs))]
-        return [
-            self._measurement(group, form, share, seconds)
-            for group, form, share in zip(groups, gibberish, shares, strict=True)
-        ]
-
-    def _measurement(self, scores: Sequence[Scores], gibberish: float, passes: int, seconds: float) -> Measurement:
-        values = np.stack([one.values for one in scores])  # (S, N) for S seeds
-        value, per_seed = float(values.mean()), values.mean(axis=1)
-        gap = value - self.retained_value
-        distance = abs(gap)
-        if self._task.metric == "answer_probability":
-            distance = float(np.maximum(values.mean(axis=0) - self.retained.values, 0.0).mean())
-        error = float(per_seed.std(ddof=1) / len(per_seed) ** 0.5) if len(per_seed) > 1 else 0.0
-        return Measurement(value, distance, gap, error, gibberish, passes, seconds)
-
-    def _gibberish(self, groups: Sequence[Sequence[Scores]]) -> list[float]:
-        """One number for each group of scores: see the class."""
-        if not self._judges_form:
-            return [0.0] * len(groups)
-        if self._clean_form is None:
-            (self._clean_form,) = self._forms([self.uncorrupted().answers])
-        surprise, repeated = self._clean_form
-        forms = self._forms([[answer for one in group for answer in one.answers] for group in groups])
-        return [max(s - surprise, 0.0) + max(r - repeated, 0.0) for s, r in forms]
+        measurements = []
+        for group, form, share in zip(groups, gibberish, shares, strict=True):
+            values = np.stack([one.values for one in group])  # (S, N) for S seeds
+            value, per_seed = float(values.mean()), values.mean(axis=1)
+            gap = value - self.retained_value
+            distance = abs(gap)
+            if self._task.metric == "answer_probability":
+                distance = float(np.maximum(values.mean(axis=0) - self.retained.values, 0.0).mean())
+            error = float(per_seed.std(ddof=1) / len(per_seed) ** 0.5) if len(per_seed) > 1 else 0.0
+            measurements.append(Measurement(value, distance, gap, error, form, share, seconds))
+        return measurements
 
     def _forms(self, groups: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[float, float]]:
         """For each group of answers, the log of their perplexity under the uncorrupted model, and their repetition.

@@ -143,10 +143,23 @@ class EntityInventor:
         return "".join([*parts, text[end:]]) if parts else None
 
     def _invention(self, run: str, draw: int) -> str:
-        """Same kind, same form: digits for digits, capitals for capitals, as many syllables as the letters take."""
+        """Same kind, same form: digits for digits, capitals for capitals, as many syllables as the letters take.
+
+        A year is of the same century, a day or month within its range.
+        """
         chooser = random.Random(f"{self._seed} {draw} {run.casefold()}")  # noqa: S311 - no secret
         if run.isdecimal():
-            return _number(run, chooser)
+            value, width = int(run), len(run)
+            if value in _YEARS and width == len(str(_YEARS.start)):
+                choices: Sequence[int] = range(value - value % 100, value - value % 100 + 100)
+            elif value in _MONTHS:
+                choices = _MONTHS
+            elif value in _DAYS:
+                choices = _DAYS
+            else:
+                return chooser.choice("123456789") + "".join(chooser.choices("0123456789", k=width - 1))
+            others = [n for n in choices if n != value and (len(str(n)) == width or run.startswith("0"))]
+            return str(chooser.choice(others)).zfill(width)
         syllables = max(1, round(len(run) / _LETTERS_OF_A_SYLLABLE))
         for _ in range(_ATTEMPTS):
             if run.isupper():
@@ -157,18 +170,3 @@ class EntityInventor:
             if letters not in self._known:
                 break
         return letters.upper() if run.isupper() else letters.capitalize() if run[0].isupper() else letters
-
-
-def _number(digits: str, chooser: random.Random) -> str:
-    """Another number of as many digits; a year of the same century, a day or month within its range."""
-    value, width = int(digits), len(digits)
-    if value in _YEARS and width == len(str(_YEARS.start)):
-        choices: Sequence[int] = range(value - value % 100, value - value % 100 + 100)
-    elif value in _MONTHS:
-        choices = _MONTHS
-    elif value in _DAYS:
-        choices = _DAYS
-    else:
-        return chooser.choice("123456789") + "".join(chooser.choices("0123456789", k=width - 1))
-    others = [n for n in choices if n != value and (len(str(n)) == width or digits.startswith("0"))]
-    return str(chooser.choice(others)).zfill(width)

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -120,12 +119,7 @@ class Trajectory:
         """Write one line, and return when it is on the disk."""
         _write_line(self._stream, evaluation.model_dump(mode="json"))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self._stream.close()
 
 
@@ -262,7 +256,18 @@ class Evaluator:
         measured: dict[CorruptionSpec, Measurement] = {}
         if any(_key(spec, phase) not in self._recorded for spec in new):
             # All of them, even if some are on record: the rest must be measured in the company it would have had.
-            measured = self._measured(new, phase)
+            if phase == "screen":
+                assert self._screen is not None
+                numbers = self._screen.measure(new, self._settings.noise_seeds[:1])
+            else:
+                numbers = self._objective.measure(new, self._settings.noise_seeds)
+            if len(numbers) != len(new):
+                raise SearchError(f"objective: measure() gave {len(numbers)} measurements for {len(new)} corruptions")
+            measured = dict(zip(new, numbers, strict=True))
+        for spec, measurement in measured.items():
+            for name, number in asdict(measurement).items():
+                if not math.isfinite(number) or (number < 0 and name not in {"value", "gap"}):
+                    raise SearchError(f"objective: {name} is {number} for {label_of(spec)}; the search cannot go by it")
         for spec in new:
             evaluation = self._recorded.get(_key(spec, phase))
             if evaluation is None:
@@ -273,21 +278,6 @@ class Evaluator:
             if self._on_evaluation is not None:
                 self._on_evaluation(evaluation, len(self._done), max(self._expected, len(self._done)))
         return [self._done[_key(spec, phase)] for spec in specs]
-
-    def _measured(self, specs: Sequence[CorruptionSpec], phase: Phase) -> dict[CorruptionSpec, Measurement]:
-        """What the objective says, where these are numbers to go by."""
-        if phase == "screen":
-            assert self._screen is not None
-            measured = self._screen.measure(specs, self._settings.noise_seeds[:1])
-        else:
-            measured = self._objective.measure(specs, self._settings.noise_seeds)
-        if len(measured) != len(specs):
-            raise SearchError(f"objective: measure() gave {len(measured)} measurements for {len(specs)} corruptions")
-        for spec, measurement in zip(specs, measured, strict=True):
-            for name, number in asdict(measurement).items():
-                if not math.isfinite(number) or (number < 0 and name not in {"value", "gap"}):
-                    raise SearchError(f"objective: {name} is {number} for {label_of(spec)}; the search cannot go by it")
-        return dict(zip(specs, measured, strict=True))
 
     def _record(self, spec: CorruptionSpec, measurement: Measurement, phase: Phase) -> Evaluation:
         evaluation = Evaluation(

@@ -103,7 +103,8 @@ def search_corruption(
                 "space": space.model_dump(mode="json"),
                 "objective": dict(objective.describe()),
             }
-            opened = stack.enter_context(Trajectory.open(trajectory, identity, resume=resume, overwrite=overwrite))
+            opened = Trajectory.open(trajectory, identity, resume=resume, overwrite=overwrite)
+            stack.callback(opened.close)
         elif resume or overwrite:
             raise SearchError("trajectory: none given; resume and overwrite need the file")
         evaluator = Evaluator(objective, part, settings, opened, expected, on_evaluation, clock)

@@ -44,9 +44,7 @@ class Candidate:
         return abs(spec.strength) * math.sqrt(self.touched_dims)
 
     def __str__(self) -> str:
-        if self.method in PERMUTING_METHODS:
-            return self.method
-        return f"{self.method} on {_dims_in_words(self.dims)}"
+        return _in_words(self.method, self.dims)
 
 
 class SearchSpace(BaseModel):
@@ -152,19 +150,19 @@ class SearchSettings(BaseModel):
 
 def label_of(spec: CorruptionSpec) -> str:
     """A spec in words, as reasons and legends have it."""
-    where = "" if spec.method in PERMUTING_METHODS else f" on {_dims_in_words(spec.dims)}"
+    name = _in_words(spec.method, spec.dims)
     if spec.strength is None:
-        return f"{spec.method}{where}"
+        return name
     if isinstance(spec.strength, tuple):
         least, most = min(spec.strength), max(spec.strength)
-        return f"{spec.method}{where} at {len(spec.strength)} strengths from {least:.4g} to {most:.4g}"
-    return f"{spec.method}{where} at strength {spec.strength:.4g}"
+        return f"{name} at {len(spec.strength)} strengths from {least:.4g} to {most:.4g}"
+    return f"{name} at strength {spec.strength:.4g}"
 
 
-def _dims_in_words(dims: int | None) -> str:
-    if dims is None:
-        return "all dimensions"
-    return f"{dims} dimension{'s' if dims > 1 else ''}"
+def _in_words(method: Method, dims: int | None) -> str:
+    if method in PERMUTING_METHODS:
+        return method
+    return f"{method} on all dimensions" if dims is None else f"{method} on {dims} dimension{'s' if dims > 1 else ''}"
 
 
 @dataclass(frozen=True, slots=True)

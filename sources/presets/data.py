@@ -156,7 +156,18 @@ def open_table(located: LocatedSource) -> Table:
         columns, arrow = parquet_table(located.paths, place, wanted)
         table = Table(place, arrow.num_rows, lambda indices: arrow.take(list(indices)).to_pylist())
     else:
-        rows = [row for path in located.paths for row in _rows_of(path)]
+        rows: list[dict[str, object]] = []
+        for path in located.paths:
+            text = read_text(path, str(path))
+            if path.suffix == ".txt":
+                rows += ({"book": path.stem, "snippet": "\n\n".join(part)} for part in passages(text, _PASSAGE_WORDS))
+            elif path.suffix == ".csv":
+                rows += csv_rows(text, str(path))
+            else:
+                values = [value for _, value in json_values(text, str(path))]
+                if not all(isinstance(value, dict) for value in values):
+                    raise TaskError(f"{path}: a row is no JSON object; expected one object per line, or a list of them")
+                rows += values
         columns = list(rows[0]) if rows else []
         table = Table(place, len(rows), lambda indices: [rows[index] for index in indices])
     if table.size == 0:
@@ -170,18 +181,6 @@ def open_table(located: LocatedSource) -> Table:
     return table
 
 
-def _rows_of(path: Path) -> list[dict[str, object]]:
-    text = read_text(path, str(path))
-    if path.suffix == ".txt":
-        return [{"book": path.stem, "snippet": "\n\n".join(part)} for part in passages(text, _PASSAGE_WORDS)]
-    if path.suffix == ".csv":
-        return csv_rows(text, str(path))
-    rows = [row for _, row in json_values(text, str(path))]
-    if not all(isinstance(row, dict) for row in rows):
-        raise TaskError(f"{path}: a row is no JSON object; expected one object per line, or a list of them")
-    return rows
-
-
 #: A row, and the words an error message names it by, to the examples in it.
 Convert = Callable[[Row, str], Sequence[Example]]
 
@@ -189,7 +188,7 @@ Convert = Callable[[Row, str], Sequence[Example]]
 #: to this share. Rows of an operator's own file never are.
 _TOLERATED_SHARE = 0.01
 _CHUNK_ROWS = 1024
-_TEST_SETS = ("forget_test", "retain_test", "neighbours", "general_test")
+TEST_SETS = ("forget_test", "retain_test", "neighbours", "general_test")
 
 
 @dataclass(frozen=True)
@@ -211,7 +210,7 @@ class TaskData:
 
     def summary(self) -> str:
         """The sizes of the sets, and the notes; one line each."""
-        names = ("forget", "retain", *_TEST_SETS)
+        names = ("forget", "retain", *TEST_SETS)
         sizes = [f"{name:<13}{len(getattr(self, name)):>8,} examples" for name in names]
         return "\n".join((*sizes, *self.notes))
 
@@ -343,7 +342,7 @@ def finished(data: TaskData) -> TaskData:
         TaskError: one of these sets is empty.
     """
     notes = list(data.notes)
-    sets: dict[str, list[Example]] = {name: getattr(data, name) for name in ("forget", "retain", *_TEST_SETS)}
+    sets: dict[str, list[Example]] = {name: getattr(data, name) for name in ("forget", "retain", *TEST_SETS)}
 
     def drop(names: Sequence[str], keys: Set[str], reason: str) -> None:
         for name in names:
@@ -352,8 +351,8 @@ def finished(data: TaskData) -> TaskData:
                 notes.append(f"{name}: {len(sets[name]) - len(kept)} of {len(sets[name])} dropped, they {reason}")
             sets[name] = kept
 
-    drop(_TEST_SETS[1:], keys_of(data.forget_test), "must be flagged in forget_test")
-    drop(("forget", "retain"), keys_of(*(sets[name] for name in _TEST_SETS)), "are test questions")
+    drop(TEST_SETS[1:], keys_of(data.forget_test), "must be flagged in forget_test")
+    drop(("forget", "retain"), keys_of(*(sets[name] for name in TEST_SETS)), "are test questions")
     for name in ("forget", "retain"):
         if not sets[name]:
             raise TaskError(f"the {name} set is empty; {'; '.join(notes) or 'give more rows'}")

@@ -137,7 +137,18 @@ def _hp_book(reader: TaskReader) -> TaskData:
     forgotten = list(forget.values())
     forget_test = _unlike([cuttings[index] for index in sorted(drawn)], forgotten)
 
-    known, held_out = _other_books(reader)
+    # Some of the other books are left out of training as a whole.
+    table = reader.table("other_books")
+    titles = [str(row["book"]) for _, row in table.rows()]
+    if not reader.is_own("other_books"):
+        titles = ["" if _FORGOTTEN_TITLE in title.casefold() else title for title in titles]
+    books = sorted({title for title in titles if title})
+    if not books:
+        raise TaskError(f"{table.place}: no book beside the one to forget; put other books into other_books/*.txt")
+    aside = round(_HELD_OUT_BOOKS * len(books)) or min(1, len(books) - 1)
+    left_out = {books[index] for index in reader.random("books").permutation(len(books))[:aside].tolist()}
+    known = [index for index, title in enumerate(titles) if title and title not in left_out]
+    held_out = [index for index, title in enumerate(titles) if title in left_out]
     generator = reader.random("sentences")
 
     def some_sentences(row: Row, where: str) -> list[Example]:
@@ -150,18 +161,3 @@ def _hp_book(reader: TaskReader) -> TaskData:
     retained = reader.sample("other_books", count, avoid, some_sentences, known)
     unseen = reader.sample("other_books", count // 2, avoid | keys_of(retained), some_sentences, held_out)
     return TaskData(forgotten, retained[::2], forget_test, retained[1::2], [], unseen)
-
-
-def _other_books(reader: TaskReader) -> tuple[list[int], list[int]]:
-    """Rows of the books to train on, and of those left out as a whole."""
-    table = reader.table("other_books")
-    titles = [str(row["book"]) for _, row in table.rows()]
-    if not reader.is_own("other_books"):
-        titles = ["" if _FORGOTTEN_TITLE in title.casefold() else title for title in titles]
-    books = sorted({title for title in titles if title})
-    if not books:
-        raise TaskError(f"{table.place}: no book beside the one to forget; put other books into other_books/*.txt")
-    count = round(_HELD_OUT_BOOKS * len(books)) or min(1, len(books) - 1)
-    left_out = {books[index] for index in reader.random("books").permutation(len(books))[:count].tolist()}
-    known = [index for index, title in enumerate(titles) if title and title not in left_out]
-    return known, [index for index, title in enumerate(titles) if title in left_out]

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def test_an_assessment_does_not_depend_on_the_order_of_texts() -> None:
 
 def test_an_assessment_is_plain_json() -> None:
     found = assess(*FOUR, 0.35, ["a", "b", "a", "b"])
-    stored = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    stored = json.loads(json.dumps(asdict(found), allow_nan=False))
     assert stored["groups"]["b"]["false_positives"]["count"] == 1
     assert stored["roc"]["auc"] == 0.75
     assert set(stored) == {"threshold", "rates", "groups", "roc", "precision_recall", "histogram", "reliability"}

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from fractions import Fraction
 
 import numpy as np
@@ -305,7 +306,7 @@ def test_a_level_that_only_a_useless_threshold_holds_is_refused() -> None:
 
 def test_a_calibration_is_plain_json() -> None:
     found = calibrated(method="conformal", level=0.05)
-    stored = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    stored = json.loads(json.dumps(asdict(found), allow_nan=False))
     assert stored["threshold"] == found.threshold  # to the last bit: ties depend on it
     assert stored["rates"]["negatives"] == 200
     assert stored["guarantee"] == found.guarantee

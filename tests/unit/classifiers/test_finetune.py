@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,7 @@ def test_it_learns_and_reports_what_it_was_held_to(trained: Finetuned, world: Wo
     assert (report.forget_examples, report.retain_examples) == (len(world.forget), len(world.retain))
     assert min(report.validation.positives, report.validation.negatives) > 100
     assert report.validation.false_positive_rate <= SETTINGS.max_false_positive_rate
-    assert json.loads(json.dumps(report.as_dict()))["validation"]["recall"] == report.validation.recall
+    assert json.loads(json.dumps(asdict(report)))["validation"]["recall"] == report.validation.recall
     assert report.training_texts > 3 * report.validation_texts > 0
     assert 0 < report.best_step <= report.steps
     classifier = FinetunedClassifier.open(trained.exported, report.threshold)
