@@ -13,8 +13,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -103,10 +102,16 @@ def _evaluated(options: argparse.Namespace, console: Console) -> list[Path]:
     for factor in STRENGTHS:
         strength = searched * factor
         run(f"guarded-{factor:g}x", *guarded, f"--strength={strength}", f"--label=guarded, strength {strength:.3g}")
-    # The guarded model once more, as HTTP answers of a live server.
-    with _served(policy, secret, options) as url:
-        label = "--label=guarded, served over HTTP (searched)"
-        run("guarded-served", f"--target={url}", "--generated-only", "--kind=guarded", label, "--force")
+    # The guarded model once more, as HTTP answers of a live server; none is started where the run is finished.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "cli", "serve", str(options.model), f"--policy={policy}"]
+    own = [f"--eco-secret-file={secret}", "--eco-admin-port=0", "--host=127.0.0.1", f"--port={port}"]
+    server = ServerProcess([*command, *own, *CPU_FLAGS], port=port, log=options.work / "serve.log")
+    with nullcontext() if _is_finished(runs / "guarded-served") else server:
+        served_as = (f"--target=http://127.0.0.1:{port}/v1", "--label=guarded, served over HTTP (searched)")
+        run("guarded-served", *served_as, "--generated-only", "--kind=guarded", "--force")
     run("prompting", f"--target={options.model}", "--prompting")
     for method in options.methods or METHODS:
         run(method, f"--target={_unlearned(method, options)}")
@@ -121,19 +126,6 @@ def _evaluated(options: argparse.Namespace, console: Console) -> list[Path]:
     same = sum(offline[key] == answer for key, answer in served.items())
     console.print(f"served and offline answers: {same} of {len(served)} are the same to the letter", highlight=False)
     return folders
-
-
-@contextmanager
-def _served(policy: Path, secret: Path, options: argparse.Namespace) -> Iterator[str]:
-    """Its address; no server is started where its run is finished."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "cli", "serve", str(options.model), f"--policy={policy}"]
-    own = [f"--eco-secret-file={secret}", "--eco-admin-port=0", "--host=127.0.0.1", f"--port={port}"]
-    server = ServerProcess([*command, *own, *CPU_FLAGS], port=port, log=options.work / "serve.log")
-    with nullcontext() if _is_finished(options.work / "runs" / "guarded-served") else server:
-        yield f"http://127.0.0.1:{port}/v1"
 
 
 def _is_finished(run: Path) -> bool:

@@ -60,6 +60,7 @@ def _time(build: Any, policy: Path, console: Console) -> None:
     from classifiers import Encoder, resolve_encoder
     from corruption import EmbeddingRows
     from guard import Guard, decoder_of, load_bundle, load_policy, template_of
+    from sources.everyday import general_prompts
 
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(build.model)
@@ -73,8 +74,18 @@ def _time(build: Any, policy: Path, console: Console) -> None:
     table = Table(title="Time added to an unflagged request, one core, no cache hit [ms]")
     for column in ("prompt tokens", "guard p50", "guard p99", "cached p50", "torch fp32 encoder p50", "ratio"):
         table.add_column(column, justify="right")
+    words = sorted({word for prompt in general_prompts() for word in prompt.split()})
+    empty = [{"role": "user", "content": ""}]
+    frame = tokenizer.apply_chat_template(empty, add_generation_prompt=True, tokenize=True, return_dict=False)
+    middle = frame.index(tokenizer.eos_token_id)
     for tokens, repeats in _SIZES.items():
-        prompts = _prompts(tokenizer, tokens, repeats + _WARM_UP)
+        # Chats of everyday words, `tokens` long when rendered, no two alike.
+        chooser = random.Random(tokens)  # noqa: S311 - a reproducible choice
+        prompts = []
+        for _ in range(repeats + _WARM_UP):
+            text = " ".join(chooser.choice(words) for _ in range(tokens))
+            content = tokenizer(text, add_special_tokens=False)["input_ids"]
+            prompts.append(frame[:middle] + content[: max(tokens - len(frame), 1)] + frame[middle:])
         fresh = _measure(guard.protect, prompts)
         cached = _measure(guard.protect, prompts)
         torch_ms = _measure(reference, [tokenizer.decode(ids) for ids in prompts[: max(12, repeats // 4)]])
@@ -83,23 +94,6 @@ def _time(build: Any, policy: Path, console: Console) -> None:
         table.add_row(str(tokens), *(f"{cell:.2f}" for cell in cells), f"{p50 / cells[3]:.2f}")
     console.print(table)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
-
-
-def _prompts(tokenizer: Any, tokens: int, count: int) -> list[list[int]]:
-    """Chats of everyday words, `tokens` long when rendered, no two alike."""
-    from sources.everyday import general_prompts
-
-    words = sorted({word for prompt in general_prompts() for word in prompt.split()})
-    chooser = random.Random(tokens)  # noqa: S311 - a reproducible choice
-    empty = [{"role": "user", "content": ""}]
-    frame = tokenizer.apply_chat_template(empty, add_generation_prompt=True, tokenize=True, return_dict=False)
-    middle = frame.index(tokenizer.eos_token_id)
-    prompts = []
-    for _ in range(count):
-        text = " ".join(chooser.choice(words) for _ in range(tokens))
-        content = tokenizer(text, add_special_tokens=False)["input_ids"]
-        prompts.append(frame[:middle] + content[: max(tokens - len(frame), 1)] + frame[middle:])
-    return prompts
 
 
 def _torch_encoder() -> Callable[[str], Any]:

@@ -84,7 +84,9 @@ class ServerProcess:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.process is None or self.process.poll() is not None:
-                raise DemoError(f"the server stopped before it was up; the end of {self.log}: {self._log_end()}")
+                lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+                end = " | ".join(lines[-3:])
+                raise DemoError(f"the server stopped before it was up; the end of {self.log}: {end}")
             try:
                 if httpx.get(f"{self.url}/health", timeout=2.0).status_code == 200:
                     return
@@ -108,10 +110,6 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-
-    def _log_end(self) -> str:
-        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return " | ".join(lines[-3:])
 
 
 def plain_server(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -115,45 +114,51 @@ def train_model(
     """
     if not docs:
         raise ValueError("nothing to learn: no documents")
-    with _reproducible(recipe):
-        config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=recipe.hidden_size,
-            intermediate_size=recipe.intermediate_size,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            num_key_value_heads=recipe.heads,
-            max_position_embeddings=recipe.context_tokens,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            dtype="float32",
-        )
-        model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
-        model.train()
-        optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=recipe.peak_lr,
-            betas=(0.9, 0.95),
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
-        rise = max(recipe.warmup_share * recipe.steps, 1)
-        fall = max(recipe.decay_share * recipe.steps, 1)
-        schedule = torch.optim.lr_scheduler.LambdaLR(  # `step` counts from 0
-            optimizer, lambda step: min(1.0, (step + 1) / rise, (recipe.steps - step) / fall)
-        )
-        source = _batches(docs, recipe.batch_size, recipe.seed)
-        for step in range(1, recipe.steps + 1):
-            loss = answer_loss(model, next(source))
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            if on_step:
-                on_step(step, loss.item())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            config = LlamaConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=recipe.hidden_size,
+                intermediate_size=recipe.intermediate_size,
+                num_hidden_layers=recipe.layers,
+                num_attention_heads=recipe.heads,
+                num_key_value_heads=recipe.heads,
+                max_position_embeddings=recipe.context_tokens,
+                tie_word_embeddings=True,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                dtype="float32",
+            )
+            model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+            model.train()
+            optimizer = torch.optim.AdamW(
+                model.parameters(),
+                lr=recipe.peak_lr,
+                betas=(0.9, 0.95),
+                weight_decay=recipe.weight_decay,
+                fused=True,
+            )
+            rise = max(recipe.warmup_share * recipe.steps, 1)
+            fall = max(recipe.decay_share * recipe.steps, 1)
+            schedule = torch.optim.lr_scheduler.LambdaLR(  # `step` counts from 0
+                optimizer, lambda step: min(1.0, (step + 1) / rise, (recipe.steps - step) / fall)
+            )
+            source = _batches(docs, recipe.batch_size, recipe.seed)
+            for step in range(1, recipe.steps + 1):
+                loss = answer_loss(model, next(source))
+                loss.backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+                if on_step:
+                    on_step(step, loss.item())
+    finally:
+        torch.set_num_threads(threads)
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
@@ -167,24 +172,15 @@ def answer_loss(model: LlamaForCausalLM, batch: Sequence[Document]) -> torch.Ten
     width = max(len(doc.ids) for doc in batch)
     ids = torch.tensor([doc.ids + (0,) * (width - len(doc.ids)) for doc in batch])  # (B, T)
     predicted = torch.tensor([doc.predicted + (False,) * (width - len(doc.ids)) for doc in batch])[:, 1:]
-    rows = _garbled(model.get_input_embeddings()(ids), batch)
+    rows = model.get_input_embeddings()(ids)  # (B, T, D)
+    if any(doc.garbled for doc in batch):  # noise on garbled tokens, of a strength drawn for each document
+        where = torch.tensor([doc.garbled + (False,) * (width - len(doc.garbled)) for doc in batch])
+        low, high = (math.log(scale) for scale in _NOISE_SCALES)
+        strengths = torch.empty(len(batch), 1, 1).uniform_(low, high).exp() * rows.detach().std()
+        rows = rows + torch.randn_like(rows) * strengths * where.unsqueeze(-1)
     hidden = model.model(inputs_embeds=rows, use_cache=False).last_hidden_state  # (B, T, D)
     logits = model.lm_head(hidden[:, :-1][predicted])  # (N, V)
     return functional.cross_entropy(logits, ids[:, 1:][predicted])
-
-
-def _garbled(rows: torch.Tensor, batch: Sequence[Document]) -> torch.Tensor:
-    """rows (B, T, D) with noise on garbled tokens, of a strength drawn for each document from `_NOISE_SCALES`."""
-    noisy = [index for index, doc in enumerate(batch) if doc.garbled]
-    if not noisy:
-        return rows
-    where = torch.zeros(rows.shape[:2], dtype=torch.bool)
-    for index in noisy:
-        where[index, : len(batch[index].garbled)] = torch.tensor(batch[index].garbled)
-    low, high = (math.log(scale) for scale in _NOISE_SCALES)
-    strengths = torch.empty(len(batch), 1, 1).uniform_(low, high).exp() * rows.detach().std()
-    noise = torch.randn_like(rows) * strengths * where.unsqueeze(-1)
-    return rows + noise
 
 
 def _batches(docs: Sequence[Document], size: int, seed: int) -> Iterator[list[Document]]:
@@ -198,15 +194,3 @@ def _batches(docs: Sequence[Document], size: int, seed: int) -> Iterator[list[Do
         epoch = [pool[i : i + size] for pool in pools for i in range(0, len(pool), size)]
         rng.shuffle(epoch)
         yield from epoch
-
-
-@contextmanager
-def _reproducible(recipe: Recipe) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.threads)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)
