@@ -12,7 +12,8 @@ from tiny_model import WIDTH, save_tiny_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel
 
-from classifiers import Encoder, Example, export_encoder, general_prompts, save_examples, train_head
+from classifiers import Encoder, Example, general_prompts, save_examples, train_head
+from classifiers.export.shared import export_encoder
 from corruption import CorruptionSpec, EmbeddingRows
 from guard import ClassifierConfig, ModelConfig, PolicyConfig, write_bundle
 
