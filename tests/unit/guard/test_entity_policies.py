@@ -14,8 +14,9 @@ from forgotten_people import END, USER, byte_level_tokenizer, forget_and_retain
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForTokenClassification, BertModel, PreTrainedTokenizerFast
 
-from classifiers import Encoder, Head, export_encoder, general_prompts, train_head
+from classifiers import Encoder, Head, general_prompts, train_head
 from classifiers.encoders.tokens import TokenClassifier
+from classifiers.export.shared import export_encoder
 from classifiers.export.tokens import export_token_classifier
 from classifiers.prompt_classifier import FINETUNED_FILES
 from corruption import CorruptionSpec

@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from classifiers import ClassifierError, Encoder, Head, HeadBank, HeadSettings, export_encoder, extract_features
+from classifiers import ClassifierError, Encoder, Head, HeadBank, HeadSettings, extract_features
 from classifiers.encoders.finetuned import FinetunedClassifier
 from classifiers.encoders.shared import LEXICAL_BUCKETS
 from classifiers.export.sequence import export_finetuned, load_sequence_model
+from classifiers.export.shared import export_encoder
 from corruption import CorruptionSpec
 from guard import (
     BundleError,
