@@ -24,7 +24,7 @@ PIP_INSTALL = $(VENV)/bin/python -m pip --disable-pip-version-check install --no
 # vLLM's kernels are compiled at run time by tools it looks for on PATH (ninja comes with the lock).
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
 # Two workers with one thread each: more threads in one wait for the other's at every small operation.
-TEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --dist loadgroup
+TEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

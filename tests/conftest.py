@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
@@ -11,20 +11,30 @@ if TYPE_CHECKING:  # imported where they are used: collecting the tests shall no
     from demo.models import DemoBuild
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A worker takes a whole file, and one all that talks to the session's servers: their fixtures are made once."""
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+    class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "servers" if file.startswith("tests/e2e/") and "/test_slow_" not in file else file
+
+    return FileScheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A worker takes a whole file, and one worker all that talks to the session's servers: fixtures are made once.
+    """The longest first, and what needs the policy after what does not: one worker builds it meanwhile."""
 
-    The longest come first, and what needs the policy after what does not: one worker builds it meanwhile.
-    """
+    def rank(item: pytest.Item) -> int:
+        fixtures = getattr(item, "fixturenames", ())
+        return 0 if "servers" in fixtures else 2 if "demo_policy" in fixtures else 1 if "demo_build" in fixtures else 3
 
-    def files_with(fixture: str) -> set[Path]:
-        return {item.path for item in items if fixture in getattr(item, "fixturenames", ())}
-
-    served, guarded, built = files_with("servers"), files_with("demo_policy"), files_with("demo_build")
+    first: dict[Path, int] = {}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("servers" if item.path in served else str(item.path)))
-    items.sort(key=lambda item: (item.path not in served, item.path not in built, item.path in guarded))
+        first[item.path] = min(first.get(item.path, 3), rank(item))
+    items.sort(key=lambda item: first[item.path])
 
 
 @pytest.fixture(scope="session")
