@@ -60,6 +60,7 @@ def demo_policy(demo_build: "DemoBuild", tmp_path_factory: pytest.TempPathFactor
                     model=str(demo_build.model),
                     inputs=InputOptions(forget=demo_build.forget_examples, retain=demo_build.retain_examples),
                     out=policy,
+                    strength=2.0,  # what its search finds; integration/test_policy_build.py has one searched
                 )
             )
     return policy
