@@ -27,14 +27,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first, and what needs the policy after what does not: one worker builds it meanwhile."""
 
-    def rank(item: pytest.Item) -> int:
-        fixtures = getattr(item, "fixturenames", ())
-        return 0 if "servers" in fixtures else 2 if "demo_policy" in fixtures else 1 if "demo_build" in fixtures else 3
+    def files_with(fixture: str) -> set[Path]:
+        return {item.path for item in items if fixture in getattr(item, "fixturenames", ())}
 
-    first: dict[Path, int] = {}
-    for item in items:
-        first[item.path] = min(first.get(item.path, 3), rank(item))
-    items.sort(key=lambda item: first[item.path])
+    served, guarded, built = files_with("servers"), files_with("demo_policy"), files_with("demo_build")
+    items.sort(key=lambda item: (item.path not in served, item.path not in built, item.path in guarded))
 
 
 @pytest.fixture(scope="session")
