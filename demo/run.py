@@ -54,7 +54,7 @@ def run_demo(options: DemoOptions) -> None:
     console = Console()
     root = options.cache_dir or default_cache_dir()
     build = build_models(root, console=console)
-    console.print("building the policy: its classifier, then the search for its corruption (about a minute) …")
+    console.print("building the policy: its classifier, then the search for its corruption (one to three minutes) …")
     policy = build_policy(
         BuildOptions(
             model=str(build.model),
