@@ -43,7 +43,7 @@ _MEMORY_SCALE = 40.0  # next to no regularisation: a name is what decides
 _L2 = 1e-5
 _SMOOTHING = 0.3
 _EVEN_ODDS = 0.5  # Platt's scaling weighs the classes alike: both errors cost the same there
-_MAX_STEPS = 300  # of L-BFGS: those of a large set still move the scores, but hardly who is on which side
+_MAX_STEPS = 300  # of L-BFGS; the fit of a large set has not converged by then
 # Words that speak against forgetting count less: a question must not pass because harmless text surrounds it.
 _BENIGN_SCALE = 0.3
 

@@ -87,7 +87,7 @@ def test_report(world: World, trained: tuple[Head, TrainingReport]) -> None:
     assert (report.forget_examples, report.retain_examples) == trained_on
     assert (report.training.missed, report.training.false_positives) == (0, 0)
     assert (report.training.positives, report.training.negatives) == trained_on
-    assert report.cross_fitted.false_positive_rate <= 0.01
+    assert report.cross_fitted.false_positive_rate <= 0.02  # what `train_head` holds its preferred cut to by default
     assert report.folds > 1
     assert report.threshold == head.threshold == report.calibration.threshold
     assert len(report.subjects) == 3
