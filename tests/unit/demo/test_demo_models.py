@@ -121,9 +121,9 @@ def test_a_build_that_fails_leaves_nothing_that_looks_finished(tmp_path: Path, m
 
 
 def test_a_training_that_dies_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
-    too_small = dataclasses.replace(TINY, recipe=dataclasses.replace(TINY.recipe, vocab_size=1))
+    uneven = dataclasses.replace(TINY, recipe=dataclasses.replace(TINY.recipe, heads=7))
     with pytest.raises(DemoError, match="could not be trained"):
-        build_models(tmp_path, too_small, quiet())
+        build_models(tmp_path, uneven, quiet())
 
     assert [p.suffix for p in (tmp_path / "demo").iterdir()] == [".lock"]
 
