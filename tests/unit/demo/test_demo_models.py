@@ -144,7 +144,7 @@ def test_two_processes_that_build_at_once_build_once(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)
 
     assert [process.exitcode for process in processes] == [0, 0]
     assert [p.name for p in (tmp_path / "demo").iterdir() if p.is_dir()] == [settings_digest(TINY)]
