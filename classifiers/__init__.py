@@ -5,9 +5,10 @@ Importing this package imports none of torch, transformers, onnx and onnxruntime
 
 from classifiers.calibration.assessment import Assessment
 from classifiers.calibration.threshold import CalibrationError, CalibrationSettings, calibrate
-from classifiers.encoders.shared import Encoder, PromptFeatures, extract_features, lexical_features
+from classifiers.encoders.shared import Encoder
 from classifiers.errors import ClassifierError, EncoderError, HeadError, TrainingError
 from classifiers.export.hub import DEFAULT_ENCODER, resolve_encoder
+from classifiers.features import PromptFeatures, extract_features, lexical_features
 from classifiers.head import HEAD_FILE, Head, HeadBank, HeadSettings, score_texts
 from classifiers.training.head import DEFAULT_CALIBRATION, TrainingReport, train_head
 from sources.everyday import general_prompts

@@ -11,15 +11,25 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from classifiers.encoders.runtime import largest_of_each
-from classifiers.encoders.shared import FEATURE_VERSION, LEXICAL_BUCKETS, Encoder, PromptFeatures, extract_features
+from classifiers.encoders.runtime import largest_of_each, probability
+from classifiers.encoders.shared import Encoder
 from classifiers.errors import HeadError
+from classifiers.features import (
+    FEATURE_VERSION,
+    LEXICAL_BUCKETS,
+    LexicalWords,
+    PromptFeatures,
+    extract_features,
+)
 from classifiers.memory.learn import EntityMemory
-from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
+from classifiers.memory.recall import ASKED, MEMORY_FEATURES, MemoryIndex, asks_for_person
 from console.errors import first_problem
 from storage.whole import write_whole
+from text.reading import Reading, windows_of
 
 HEAD_FILE = "head.safetensors"
+_OLD_FORMAT = 2
+_REBUILD = "build the policy anew with eco policy build, or the classifier with eco classifier train"
 _MAX_MEMORY_BYTES = 64 << 20
 _MAX_FILE_BYTES = 4 * (LEXICAL_BUCKETS + 8192) + 65536 + _MAX_MEMORY_BYTES
 
@@ -29,13 +39,44 @@ class HeadSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    format: int = Field(default=2, ge=2, le=2)
+    format: int = Field(default=3, ge=3, le=3)
     encoder_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
     feature_version: int = FEATURE_VERSION
     threshold: float = Field(gt=0, lt=1, allow_inf_nan=False)
     """A text with this score or more must be forgotten."""
     bias: float = Field(allow_inf_nan=False)
     seed: int
+    screen: "ScreenBand" = Field(default_factory=lambda: ScreenBand())
+    documents: "DocumentOffsets" = Field(default_factory=lambda: DocumentOffsets())
+
+
+class ScreenBand(BaseModel):
+    """What the embedding adds to the logit of nearly every text, as seen on texts that were not trained on: where the
+    outcome is the same at both ends, the encoder is not asked. The default asks it always."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    low: float = -1e6
+    middle: float = 0.0
+    high: float = 1e6
+
+
+class DocumentOffsets(BaseModel):
+    """How much more evidence a window of a long prompt must show, in logits: each of many windows may be flagged in
+    error, and the promise is made for the prompt. Linear in the logarithm of the number of windows between the points.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    windows: tuple[int, ...] = (1,)
+    offsets: tuple[float, ...] = (0.0,)
+
+    def offset(self, windows: int) -> float:
+        """For a prompt of that many windows; beyond the last point, as there."""
+        return float(np.interp(np.log(max(windows, 1)), np.log(self.windows), self.offsets))
+
+
+HeadSettings.model_rebuild()
 
 
 @dataclass(frozen=True)
@@ -104,7 +145,10 @@ class Head:
         try:
             tensors = load(data)  # checks the header, which is thereby safe to read again
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            settings = HeadSettings.model_validate_json(header.get("__metadata__", {}).get("head", ""))
+            described = header.get("__metadata__", {}).get("head", "")
+            if json.loads(described).get("format") == _OLD_FORMAT:
+                raise HeadError(f"{path}: made by an earlier version, with other features; {_REBUILD}")
+            settings = HeadSettings.model_validate_json(described)
         except ValidationError as error:
             raise HeadError(f"{path}: metadata {first_problem(error)}") from error
         except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -114,7 +158,9 @@ class Head:
                 f"{path}: trained on encoder {settings.encoder_digest[:12]}…, not on {encoder.digest[:12]}…"
             )
         if settings.feature_version != FEATURE_VERSION:
-            raise HeadError(f"{path}: feature version {settings.feature_version}, this is {FEATURE_VERSION}")
+            raise HeadError(
+                f"{path}: feature version {settings.feature_version}, this is {FEATURE_VERSION}; {_REBUILD}"
+            )
         memory = tensors.pop("memory", None)
         if memory is None or memory.dtype != np.uint8 or memory.ndim != 1:
             raise HeadError(f"{path}: memory must be bytes")
@@ -131,8 +177,21 @@ class Head:
         return cls(tensors["dense"], tensors["lexical"], settings, remembered, tensors["recall"])
 
 
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What W windows say to P heads before an encoder has read them.
+
+    Attributes:
+        logits: (W, P) without what the embedding adds.
+        doubtful: (W,) windows whose outcome the embedding decides for some head.
+    """
+
+    logits: NDArray[np.float64]
+    doubtful: NDArray[np.bool_]
+
+
 class HeadBank:
-    """P heads over one encoder, scored together. Immutable, so threads may share it."""
+    """P heads over one encoder, scored together. Threads may share it."""
 
     def __init__(self, heads: Sequence[Head]) -> None:
         if not heads:
@@ -144,6 +203,9 @@ class HeadBank:
         self._recall = np.stack([head.recall for head in heads])  # (P, K)
         self._memories = MemoryIndex([head.memory for head in heads])
         self._bias = np.array([head.settings.bias for head in heads], dtype=np.float32)
+        bands = [head.settings.screen for head in heads]
+        self.low, self.middle, self.high = np.array([(band.low, band.middle, band.high) for band in bands]).T
+        """(P,) each: what the embedding adds to nearly every text's logit, see `ScreenBand`."""
         self.thresholds: NDArray[np.float64] = np.array([head.threshold for head in heads])
         """(P,): scores of these and above mean: must be forgotten."""
 
@@ -152,16 +214,79 @@ class HeadBank:
         logits = np.empty((len(features), len(self._bias)), dtype=np.float64)
         for row, text in enumerate(features):  # one by one: BLAS rounds differently in other batch shapes
             lexical = text.values @ self._lexical[text.indices]
-            logits[row] = text.embedding @ self._dense + lexical + self._bias
+            logits[row] = self.dense(text.embedding) + lexical + self._bias
             for owner, shared in self._memories.features(text.text).items():
                 logits[row, owner] += shared @ self._recall[owner]
-        return 0.5 * (1 + np.tanh(logits / 2))
+        return probability(logits)
+
+    def dense(self, embedding: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(P,) what an embedding (dim,) adds to a text's logit."""
+        return (embedding @ self._dense).astype(np.float64)
+
+    def screen(self, reading: Reading, lowest: NDArray[np.float64], highest: NDArray[np.float64]) -> Screened:
+        """All that can be said of a reading's windows without the encoder.
+
+        `lowest`, `highest` (P,) logits: between them lies any threshold that may be asked for.
+        """
+        logits = self._lexical_logits(reading) + self._bias
+        recalled = self._memories.recall(reading)
+        weights = self._recall[recalled.memories].astype(np.float64)  # (R, K)
+        parts = recalled.features * weights
+        where = (recalled.texts, recalled.memories)  # each pair once
+        logits[where] += parts[:, ~ASKED].sum(axis=1)
+        asked = parts[:, ASKED].sum(axis=1)  # (R,) what is added where the window asks for a person
+        lows, highs = (logits[where] + band[recalled.memories] for band in (self.low, self.high))
+        matters = (np.minimum(lows, lows + asked) < highest[recalled.memories]) & (
+            np.maximum(highs, highs + asked) >= lowest[recalled.memories]
+        )
+        if matters.any():
+            asking = np.zeros(len(logits), dtype=bool)
+            for window in set(recalled.texts[matters].tolist()):
+                asking[window] = asks_for_person(reading.text(window))
+            logits[where] += np.where(asking[recalled.texts], asked, 0.0)
+        doubtful = ((logits + self.low < highest) & (logits + self.high >= lowest)).any(axis=1)
+        return Screened(logits, doubtful)
+
+    def _lexical_logits(self, reading: Reading) -> NDArray[np.float64]:
+        """(W, P): for each window the sum over its distinct words and its distinct pairs of neighbours."""
+        words, windows = LexicalWords(reading), reading.word_windows
+        heads = self._lexical.shape[1]
+        if not words.words:
+            return np.zeros((len(windows), heads))
+        of_word = np.add.reduceat(self._lexical[words.indices] * words.values[:, None], words.starts)  # (D, P)
+        total = _distinct_sums(of_word.astype(np.float64), words.place, windows)
+        of_pair = self._lexical[words.pair_indices] * words.pair_signs[:, None]  # (E, P)
+        pairs = np.stack([windows[:, 0], np.maximum(windows[:, 1] - 1, windows[:, 0])], axis=1)
+        return total + _distinct_sums(of_pair.astype(np.float64), words.pair_place, pairs)
+
+
+def _distinct_sums(
+    values: NDArray[np.float64], place: NDArray[np.int64], windows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(W, P): for each half-open range of positions the sum of `values` (D, P) over the distinct things in it.
+
+    `place` (N,) is which of the D things stands at each position.
+    """
+    sums = np.zeros((len(windows), values.shape[1]))
+    lengths = np.maximum(windows[:, 1] - windows[:, 0], 0)
+    if not lengths.any():
+        return sums
+    previous = np.full(len(place), -1, dtype=np.int64)
+    order = np.argsort(place, kind="stable")
+    same = place[order][1:] == place[order][:-1]
+    previous[order[1:][same]] = order[:-1][same]
+    begins = np.cumsum(lengths) - lengths
+    at = np.arange(int(lengths.sum())) + np.repeat(windows[:, 0] - begins, lengths)
+    first = previous[at] < np.repeat(windows[:, 0], lengths)
+    some = lengths > 0
+    sums[some] = np.add.reduceat(values[place[at]] * first[:, None], begins[some])
+    return sums
 
 
 def score_texts(encoder: Encoder, head: Head, texts: Sequence[str]) -> NDArray[np.float64]:
-    """(N,): each text's probability as served, that of its most suspicious window."""
+    """(N,): each text's probability when every window is read by the encoder, that of its most suspicious window."""
     if not texts:
         return np.empty(0)
-    pieces = [encoder.split_windows(text) for text in texts]
+    pieces = [windows_of(text) for text in texts]
     features = extract_features(encoder, [window for windows in pieces for window in windows])
     return largest_of_each(HeadBank([head]).scores(features)[:, 0], pieces)

@@ -1,70 +1,63 @@
-"""Scores of prompt windows under every active policy: caches, one batch for each encoder, one product for all heads."""
+"""Scores of prompt windows under every active policy: a look at all windows at once, and the encoder where that leaves
+the outcome open."""
 
-import functools
-import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
-from cachetools import LRUCache
+from numpy.typing import NDArray
 
-from classifiers import Encoder, Head, HeadBank, PromptFeatures, extract_features
-from classifiers.encoders.runtime import largest_of_each
+from classifiers import Encoder, Head, HeadBank
 from classifiers.prompt_classifier import PromptClassifier
 from guard.errors import ClassificationError
-from guard.segments import Window
+from guard.spelling import Spelling
+from text.reading import Reading, join, read
+from text.recent import Recent
 
-V = TypeVar("V")
-
-#: A window's token ids.
-Key = tuple[int, ...]
-#: (P,) probabilities, one for each policy.
-Scores = npt.NDArray[np.float64]
-#: A window's key takes up to 2.5 kB, its features 3 kB: about 65 MB when features and verdicts are full.
-FEATURE_CACHE_ENTRIES, SCORE_CACHE_ENTRIES, VERDICT_CACHE_ENTRIES = 4096, 16384, 16384
+Ids = tuple[int, ...]
+#: About 2.5 kB a window and policy-independent 1.5 kB an embedding: about 60 MB when all are full.
+BLOCK_CACHE_ENTRIES, SCORE_CACHE_ENTRIES, EMBEDDING_CACHE_ENTRIES = 4096, 16384, 4096
+_CERTAIN = 1e-12
 
 
-class LockedLRU(Generic[V]):
-    """A least-recently-used cache under one lock: cachetools leaves locking to its user. Errors are never put in."""
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A block of T tokens, cut into W windows, as P policies see it before an encoder has read it.
 
-    def __init__(self, max_entries: int) -> None:
-        self._entries: LRUCache[Hashable, V] = LRUCache(maxsize=max_entries)
-        self._lock = threading.Lock()
+    Attributes:
+        ranges: (W, 2) half-open ranges of the block's tokens. Together they hold all of them, but for a block that
+            says nothing, which has no windows.
+        units: (T,) length of what begins at each token, in the units windows are measured in.
+        logits: (W, P) log odds, without what the embedding adds.
+        texts: of the windows whose outcome may depend on the embedding.
+    """
 
-    def get(self, key: Hashable) -> V | None:
-        with self._lock:
-            return self._entries.get(key)
-
-    def put(self, key: Hashable, value: V) -> None:
-        with self._lock:
-            self._entries[key] = value
-
-    def __len__(self) -> int:
-        with self._lock:
-            return len(self._entries)
+    ranges: NDArray[np.int64]
+    units: NDArray[np.int64]
+    logits: NDArray[np.float64]
+    texts: dict[int, str] = field(default_factory=dict)
 
 
 class FeatureCache:
     """What is known of windows whatever the policies are: keep it when they change.
 
     Attributes:
-        features: (shared encoder's digest, window ids) -> the features of the window's text, one entry for each
-            piece the encoder can take whole.
-        scores: (digest of a classifier with an encoder of its own, window ids) -> its score.
+        embeddings: (shared encoder's digest, window text) -> its embedding.
+        scores: (digest of a classifier with an encoder of its own, window text) -> its score.
     """
 
     def __init__(self) -> None:
-        self.features: LockedLRU[list[PromptFeatures]] = LockedLRU(FEATURE_CACHE_ENTRIES)
-        self.scores: LockedLRU[float] = LockedLRU(SCORE_CACHE_ENTRIES)
+        self.embeddings: Recent[tuple[str, str], NDArray[np.float32]] = Recent(EMBEDDING_CACHE_ENTRIES)
+        self.scores: Recent[tuple[str, str], float] = Recent(SCORE_CACHE_ENTRIES)
 
 
 class WindowClassifier:
-    """Scores windows for a fixed set of policies: those with a head share one encoder and one matrix product, each
-    of the others is asked by itself.
+    """Scores windows for a fixed set of policies. Those with a head are screened together, and share one encoder for
+    what the screen leaves open; each of the others reads every window with an encoder of its own.
 
     Args:
         classifiers: one for each policy: its head, or a classifier with an encoder of its own.
+        thresholds: (P,) probabilities from which each policy flags.
         encoder: the heads' encoder; None where no policy has a head.
         decode: token ids -> text, special tokens left out.
         features: a cache to keep across policy sets; the default is a new one.
@@ -76,6 +69,7 @@ class WindowClassifier:
     def __init__(
         self,
         classifiers: Sequence[Head | PromptClassifier | None],
+        thresholds: NDArray[np.float64],
         *,
         encoder: Encoder | None,
         decode: Callable[[Sequence[int]], str],
@@ -85,95 +79,127 @@ class WindowClassifier:
         self._own = {index: one for index, one in enumerate(classifiers) if one and not isinstance(one, Head)}
         if len(heads) + len(self._own) < len(classifiers):
             raise ValueError("a policy was loaded without a classifier")
-        self._shared: _SharedHeads | None = None
+        if heads and encoder is None:
+            raise ValueError("heads need the encoder they were trained on")
+        self._encoder = encoder
+        self._bank = HeadBank(list(heads.values())) if heads else None
+        self._columns = list(heads)
         self._cache = features or FeatureCache()
-        if heads:
-            if encoder is None:
-                raise ValueError("heads need the encoder they were trained on")
-            self._shared = _SharedHeads(heads, encoder, self._cache.features)
-        self._policies = len(classifiers)
-        self._decode = decode
-        self._verdicts: LockedLRU[Scores] = LockedLRU(VERDICT_CACHE_ENTRIES)
+        self._blocks: Recent[Ids, Looked] = Recent(BLOCK_CACHE_ENTRIES)
+        self._spelling = Spelling(decode)
+        self._lowest = np.log(thresholds / (1 - thresholds))
+        self._documents = {index: head.settings.documents for index, head in heads.items()}
+        band = np.zeros((3, len(classifiers)))
+        if self._bank is not None:
+            band[:, self._columns] = self._bank.low, self._bank.middle, self._bank.high
+        self.low, self.middle, self.high = band
+        """(P,) each: what an embedding adds to nearly every window's log odds; zeros where it decides nothing."""
+        self._highest = self.thresholds(1 << 62)
 
-    def scores(self, windows: Iterable[Window]) -> dict[Key, Scores]:
-        """Every window's scores, keyed by its ids. What no cache knows goes to each encoder in one call.
+    def thresholds(self, windows: int) -> NDArray[np.float64]:
+        """(P,) log odds from which each policy flags a window of a prompt that has so many."""
+        offsets = np.zeros(len(self._lowest))
+        for index, documents in self._documents.items():
+            offsets[index] = documents.offset(windows)
+        return self._lowest + offsets
+
+    def look(self, blocks: Sequence[Ids]) -> list[Looked]:
+        """Each block as it looks without the shared encoder. What no cache knows is looked at together.
 
         Raises:
-            ClassificationError: whatever failed; no verdict on it is cached.
+            ClassificationError: whatever failed; nothing of it is kept.
         """
-        scores: dict[Key, Scores] = {}
-        unknown: dict[Key, None] = {}
-        for window in windows:
-            key = window.token_ids
-            if key in scores or key in unknown:
-                continue
-            if (verdict := self._verdicts.get(key)) is not None:
-                scores[key] = verdict
-            else:
-                unknown[key] = None
-        if not unknown:
-            return scores
+        found = {block: self._blocks.get(block) for block in blocks}
+        if new := [block for block, known in found.items() if known is None]:
+            try:
+                for block, seen in zip(new, self._look(new), strict=True):
+                    found[block] = seen
+                    self._blocks.put(block, seen)
+            except Exception as error:
+                raise ClassificationError("the prompt could not be classified") from error
+        return [looked for block in blocks if (looked := found[block]) is not None]
+
+    def embedded(self, block: Looked, window: int) -> NDArray[np.float64]:
+        """(P,) what the embedding of one of the block's `texts` adds to its log odds.
+
+        Raises:
+            ClassificationError: the encoder failed.
+        """
+        added = np.zeros(len(self._lowest))
+        if self._bank is None or self._encoder is None:
+            return added
+        key = (self._encoder.digest, block.texts[window])
         try:
-            table = self._classify(list(unknown))  # (W, P)
+            if (embedding := self._cache.embeddings.get(key)) is None:
+                embedding = self._encoder.embed([block.texts[window]])[0]
+                self._cache.embeddings.put(key, embedding)
+            added[self._columns] = self._bank.dense(embedding)
         except Exception as error:
             raise ClassificationError("the prompt could not be classified") from error
-        for key, row in zip(unknown, table, strict=True):
-            scores[key] = row.copy()  # a view would keep the whole table in the cache
-            self._verdicts.put(key, scores[key])
-        return scores
+        return _finite(added)
 
-    def _classify(self, keys: Sequence[Key]) -> npt.NDArray[np.float64]:
-        """(W, P). A window's score under a policy is that of its most suspicious piece."""
-        table = np.zeros((len(keys), self._policies))
-        decode = functools.cache(self._decode)  # once for each window, however many encoders read it
-        if self._shared is not None:
-            table[:, self._shared.columns] = self._shared.scores(keys, decode)
-        for column, classifier in self._own.items():
-            table[:, column] = self._own_scores(classifier, keys, decode)
-        return table
+    def _look(self, blocks: Sequence[Ids]) -> list[Looked]:
+        readings, ranges, units = [], [], []
+        for block in blocks:
+            text, starts, ends = self._spelling.spell(block)
+            reading = read(text)
+            readings.append(reading)
+            ranges.append(_token_ranges(reading, len(text), starts, ends))
+            units.append(_token_units(reading, starts, ends))
+        together = join(readings)
+        logits = np.zeros((len(together.windows), len(self._lowest)))
+        doubtful = np.zeros(len(together.windows), dtype=bool)
+        if self._bank is not None and len(logits):
+            screened = self._bank.screen(together, self._lowest[self._columns], self._highest[self._columns])
+            logits[:, self._columns], doubtful = screened.logits, screened.doubtful
+        texts = {window: together.text(window) for window in np.flatnonzero(doubtful).tolist()}
+        if self._own and len(logits):
+            every = [together.text(window) for window in range(len(logits))]
+            for column, classifier in self._own.items():
+                scores = np.clip(self._own_scores(classifier, every), _CERTAIN, 1 - _CERTAIN)
+                logits[:, column] = np.log(scores / (1 - scores))
+        _finite(logits)
+        looked, first = [], 0
+        for own_ranges, own_units in zip(ranges, units, strict=True):
+            last = first + len(own_ranges)
+            own = {window - first: text for window, text in texts.items() if first <= window < last}
+            looked.append(Looked(own_ranges, own_units, logits[first:last].copy(), own))
+            first = last
+        return looked
 
-    def _own_scores(
-        self, classifier: PromptClassifier, keys: Sequence[Key], decode: Callable[[Key], str]
-    ) -> list[float]:
+    def _own_scores(self, classifier: PromptClassifier, texts: Sequence[str]) -> NDArray[np.float64]:
         """(W,) by a classifier with its own encoder, which cuts windows too long for it itself."""
-        known = {key: self._cache.scores.get((classifier.digest, key)) for key in keys}
-        fresh: dict[Key, float] = {}
-        if unknown := [key for key, score in known.items() if score is None]:
-            found = classifier.scores([decode(key) for key in unknown])
-            if not np.isfinite(found).all():
-                raise FloatingPointError("a classifier gave a score that is no number")
-            fresh = dict(zip(unknown, found.tolist(), strict=True))
-        for key, score in fresh.items():
-            self._cache.scores.put((classifier.digest, key), score)
-        return [fresh[key] if score is None else score for key, score in known.items()]
+        known = {text: self._cache.scores.get((classifier.digest, text)) for text in texts}
+        if unknown := [text for text, score in known.items() if score is None]:
+            for text, score in zip(unknown, _finite(classifier.scores(unknown)).tolist(), strict=True):
+                known[text] = score
+                self._cache.scores.put((classifier.digest, text), score)
+        return np.array([known[text] for text in texts], dtype=np.float64)
 
 
-class _SharedHeads:
-    """Heads over one encoder: embed a window once, then one matrix product gives every head's score."""
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    if not np.isfinite(values).all():
+        raise FloatingPointError("a classifier gave a score that is no number")
+    return values
 
-    def __init__(self, heads: dict[int, Head], encoder: Encoder, features: LockedLRU[list[PromptFeatures]]) -> None:
-        self.columns = list(heads)
-        self._bank = HeadBank(list(heads.values()))
-        self._encoder = encoder
-        self._features = features
 
-    def scores(self, keys: Sequence[Key], decode: Callable[[Key], str]) -> npt.NDArray[np.float64]:
-        """(W, H): what the feature cache does not know goes to the encoder in one call."""
-        features = {key: self._features.get((self._encoder.digest, key)) for key in keys}
-        unknown = [key for key, known in features.items() if known is None]
-        extracted = self._extract(unknown, decode)
-        pieces = [known if known is not None else extracted[key] for key, known in features.items()]
-        table = self._bank.scores([piece for parts in pieces for piece in parts])  # (N, H)
-        if not np.isfinite(table).all():
-            raise FloatingPointError("a classifier head gave a score that is no number")
-        for key in unknown:
-            self._features.put((self._encoder.digest, key), extracted[key])
-        return largest_of_each(table, pieces)
+def _token_ranges(
+    reading: Reading, length: int, starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(W, 2): each window's tokens, with what stands between it and the chunk before, which says nothing visible."""
+    if not len(reading.windows):
+        return np.empty((0, 2), dtype=np.int64)
+    edges = np.concatenate([[0], reading.spans[:-1, 1], [length]])  # (C + 1,) where chunks begin and end
+    low, high = edges[reading.windows[:, 0]], edges[reading.windows[:, 1]]
+    first, last = np.searchsorted(ends, low, side="right"), np.searchsorted(starts, high, side="left")
+    first[0], last[-1] = 0, len(starts)
+    return np.stack([first, np.maximum(last, first + 1)], axis=1)
 
-    def _extract(self, keys: Sequence[Key], decode: Callable[[Key], str]) -> dict[Key, list[PromptFeatures]]:
-        """One encoder call. A window whose text is too long for the encoder becomes several pieces, none cut off."""
-        if not keys:
-            return {}
-        pieces = [self._encoder.split_windows(decode(key)) for key in keys]
-        flat = iter(extract_features(self._encoder, [piece for parts in pieces for piece in parts]))
-        return {key: [next(flat) for _ in parts] for key, parts in zip(keys, pieces, strict=True)}
+
+def _token_units(reading: Reading, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(T,) units of the chunks that begin within each token."""
+    units = np.zeros(len(starts), dtype=np.int64)
+    if len(reading.chunks):
+        tokens = np.minimum(np.searchsorted(ends, reading.spans[:, 0], side="right"), len(units) - 1)
+        np.add.at(units, tokens, [chunk.units for chunk in reading.chunks])
+    return units

@@ -15,9 +15,9 @@ from classifiers.encoders.tokens import TokenClassifier
 from classifiers.memory.learn import EntityMemory
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from guard.bundle import PolicyBundle
-from guard.classification import LockedLRU
-from guard.segments import Window
+from guard.windows import Window
 from text.names import fold
+from text.recent import Recent
 
 Span = tuple[int, int]
 """Half-open range of characters."""
@@ -102,7 +102,7 @@ class EntityTokens:
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
-        self._found: LockedLRU[frozenset[int]] = LockedLRU(_CACHE_ENTRIES)
+        self._found: Recent[tuple[str, tuple[int, ...]], frozenset[int]] = Recent(_CACHE_ENTRIES)
 
     def positions(self, window: Window, finder: EntityFinder) -> tuple[int, ...]:
         """Positions in the prompt to mask, in order: the entity's, or the whole window's where none is found.

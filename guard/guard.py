@@ -5,28 +5,33 @@ Purely token ids in, ids and embedding rows out: no vLLM, no HTTP, no files. The
 Blocking and CPU-bound; safe to call from several threads, not meant to be called in an event loop.
 """
 
-from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from classifiers import Encoder, Head
 from classifiers.encoders.finetuned import FinetunedClassifier
+from classifiers.encoders.runtime import probability
 from classifiers.encoders.tokens import TokenClassifier
 from classifiers.prompt_classifier import PromptClassifier
 from corruption import PERMUTING_METHODS, corrupt
 from guard.bundle import Action, PolicyBundle
-from guard.classification import FeatureCache, Scores, WindowClassifier
+from guard.classification import FeatureCache, WindowClassifier
 from guard.entities import EntityFinder, EntityTokens, open_finder
 from guard.errors import ClassificationError, CorruptionFailedError, GuardError, PolicyMismatchError
 from guard.secret import row_seeds
-from guard.segments import Template, Window, slide
+from guard.segments import Template
+from guard.windows import BLOCK_TOKENS, Content, Placed, Window, glued_windows, local_windows
 
-#: Content tokens in one classified window, and the step between windows. A window this short is not diluted
-#: by the text around one forbidden question; the overlap shows every sentence of up to 32 tokens whole.
-WINDOW_TOKENS, WINDOW_STRIDE = 64, 32
+#: Windows of one prompt that the encoder reads at most, those first that are nearest to being flagged. Only text that
+#: was made to keep the encoder busy has more in doubt.
+ENCODER_BUDGET = 24
+# What `protect_in_pieces` says is left to do, in microseconds: measured on one core, rounded up.
+_BLOCK_US, _ENCODED_US = 5_000, 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,9 @@ class ProtectedPrompt:
             not be used. None exactly where `mask` is None.
         verdicts: one for each active policy, in the order of the policies.
         refused_by: name of the policy with `action: refuse` that flagged the prompt, else None.
+        windows: how many windows it was classified in.
+        encoded: how many of them the encoder read.
+        over_budget: how many of them it should have read and did not: they count as flagged.
     """
 
     token_ids: list[int]
@@ -64,6 +72,9 @@ class ProtectedPrompt:
     embeddings: torch.Tensor | None = None
     verdicts: tuple[Verdict, ...] = ()
     refused_by: str | None = None
+    windows: int = 0
+    encoded: int = 0
+    over_budget: int = 0
 
     def __post_init__(self) -> None:
         if (self.mask is None) != (self.embeddings is None):
@@ -145,11 +156,13 @@ def _check_encoder(bundle: PolicyBundle, digest: str) -> None:
 
 @dataclass(slots=True)
 class _Reading:
-    """A prompt under classification: its windows within segments, and over the glued content of several."""
+    """A prompt under classification: its windows and, where they are decided, their log odds (P,) for each policy."""
 
     token_ids: list[int]
-    local: list[Window]
-    glued: list[Window]
+    windows: list[Placed]
+    logits: list[NDArray[np.float64]]
+    encoded: int = 0
+    over_budget: int = 0
 
 
 class Guard:
@@ -194,14 +207,15 @@ class Guard:
                     f"policy {policy.name!r}: corruption.scope: entities needs a token classifier"
                 )
         self.policies = tuple(policies)
-        self._thresholds = np.array([p.bundle.config.classifier.threshold for p in policies], dtype=np.float64)
         self._corrupts = np.array([p.bundle.config.action == "corrupt" for p in policies])
         self._classifier = WindowClassifier(
             [policy.head or policy.own_classifier for policy in policies],
+            np.array([policy.bundle.config.classifier.threshold for policy in policies], dtype=np.float64),
             encoder=encoder,
             decode=decode,
             features=features,
         )
+        self._least = np.array([policy.bundle.config.classifier.threshold for policy in policies], dtype=np.float64)
         self._entities = EntityTokens(decode)
         self._template = template
         self._rows = rows
@@ -216,23 +230,29 @@ class Guard:
             ClassificationError: it could not be classified and a policy says `on_error: reject`.
             CorruptionFailedError: it was flagged and could not be corrupted.
         """
-        outcome = self.protect_batch([token_ids])[0]
+        work = self.protect_in_pieces(token_ids)
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+
+    def protect_in_pieces(self, token_ids: Sequence[int]) -> Generator[int, None, ProtectedPrompt]:
+        """`protect` in pieces of some milliseconds: between two of them it yields what is left to do, an estimate in
+        microseconds. Whoever runs it may turn to another prompt in between, or leave it.
+
+        Raises:
+            ClassificationError, CorruptionFailedError: as `protect`.
+        """
+        outcome: ProtectedPrompt | GuardError
+        try:
+            reading, thresholds = yield from self._classify(list(token_ids))
+            outcome = self._decide(reading, thresholds)
+        except Exception as error:  # noqa: BLE001 - whatever failed, the prompt must not pass unclassified
+            outcome = self.on_error(token_ids, error)
         if isinstance(outcome, GuardError):
             raise outcome
         return outcome
-
-    def protect_batch(self, prompts: Sequence[Sequence[int]]) -> list[ProtectedPrompt | GuardError]:
-        """`protect` for several prompts, whose windows share encoder batches. Errors are returned, not raised."""
-        try:
-            readings = [self._read(list(prompt)) for prompt in prompts]
-            scores = self._classifier.scores(w for reading in readings for w in (*reading.local, *reading.glued))
-            self._reglue(readings, scores)
-            scores |= self._classifier.scores(w for reading in readings for w in reading.glued)
-        except Exception as error:  # noqa: BLE001 - whatever failed, the prompts must not pass unclassified
-            if len(prompts) > 1:  # one prompt's failure is not its neighbours'
-                return [self.protect_batch([prompt])[0] for prompt in prompts]
-            return [self.on_error(prompt, error) for prompt in prompts]
-        return [self._decide(reading, scores) for reading in readings]
 
     def on_error(self, token_ids: Sequence[int], error: BaseException) -> ProtectedPrompt | GuardError:
         """What becomes of a prompt whose classification failed: all content corrupted, or an error. Never a pass.
@@ -250,56 +270,87 @@ class Guard:
         content = [position for segment in self._template.segments(token_ids) for position in segment]
         return self._corrupt(list(token_ids), dict.fromkeys(content, 0), verdicts)
 
-    def _read(self, token_ids: list[int]) -> _Reading:
-        """Segments are attacker-controlled: a special token inside a word splits it (`Har<|im_end|>ry`). So the
-        content of all segments, glued together, is classified as well."""
-        segments = self._template.segments(token_ids)
-        local = [window for segment in segments for window in _windows(segment, token_ids)]
-        content = [position for segment in segments for position in segment] if len(segments) > 1 else []
-        return _Reading(token_ids, local, _windows(content, token_ids))
-
-    def _reglue(self, readings: Sequence[_Reading], scores: dict[tuple[int, ...], Scores]) -> None:
-        """Where a window within a segment is flagged, it is the glue of what remains that is still in question:
-        a conversation that names a forgotten person once does not lose its other turns."""
-        for reading in readings:
-            if not reading.glued:
-                continue
+    def _classify(self, token_ids: list[int]) -> Generator[int, None, tuple[_Reading, NDArray[np.float64]]]:
+        """Decide every window; returns them, and the thresholds (P,) that hold for so many, as log odds."""
+        reading = _Reading(token_ids, [], [])
+        contents: list[Content] = []
+        done = 0
+        for placed, content in local_windows(self._template, self._classifier, token_ids):
+            reading.windows += placed
+            contents.append(content)
+            done += BLOCK_TOKENS
+            yield max(len(token_ids) - done, 0) // BLOCK_TOKENS * _BLOCK_US
+        thresholds = self._classifier.thresholds(len(reading.windows))
+        yield from self._settle(reading, thresholds)
+        if contents and contents[-1].stretches[-1] != contents[0].stretches[0]:
             # Only what will be masked may leave the glue: what is merely observed, or stands beside an entity, still
             # reaches the model.
             hit: set[int] = set()
-            for window in reading.local:
-                flagged = self._corrupts & (scores[window.token_ids] >= self._thresholds)
-                hit.update(position for index in np.flatnonzero(flagged) for position in self._masked(index, window))
-            if hit:
-                content = dict.fromkeys(position for window in reading.glued for position in window.positions)
-                reading.glued = _windows([p for p in content if p not in hit], reading.token_ids)
+            for placed_window, logits in zip(reading.windows, reading.logits, strict=True):
+                for index in np.flatnonzero(self._corrupts & (logits >= thresholds)).tolist():
+                    hit.update(self._masked(index, placed_window.of(token_ids)))
+            for placed in glued_windows(self._classifier, token_ids, contents, hit):
+                reading.windows += placed
+                yield _BLOCK_US
+            yield from self._settle(reading, thresholds)
+        return reading, thresholds
 
-    def _decide(self, reading: _Reading, scores: dict[tuple[int, ...], Scores]) -> ProtectedPrompt | GuardError:
-        windows = [*reading.local, *reading.glued]
-        table = np.zeros((len(windows), len(self.policies)))  # (W, P)
-        for row, window in enumerate(windows):
-            table[row] = scores[window.token_ids]
-        hits = table >= self._thresholds
+    def _settle(self, reading: _Reading, thresholds: NDArray[np.float64]) -> Generator[int, None, None]:
+        """Decide the windows that are not decided yet: by what was seen of them where the embedding cannot change the
+        outcome for any policy, else by the encoder, within its budget."""
+        first = len(reading.logits)
+        new = reading.windows[first:]
+        if not new:
+            return
+        seen = np.array([placed.block.logits[placed.window] for placed in new])  # (W, P)
+        below, above = seen + self._classifier.low < thresholds, seen + self._classifier.high >= thresholds
+        doubtful = np.flatnonzero((below & above).any(axis=1))
+        logits = seen + self._classifier.middle
+        nearest = np.where(below & above, seen - thresholds, -np.inf).max(axis=1)
+        order = sorted(doubtful.tolist(), key=lambda row: -nearest[row])
+        allowed = max(ENCODER_BUDGET - reading.encoded, 0)
+        for number, row in enumerate(order[:allowed]):
+            logits[row] = seen[row] + self._classifier.embedded(new[row].block, new[row].window)
+            yield (min(len(order), allowed) - number - 1) * _ENCODED_US
+        for row in order[allowed:]:
+            logits[row] = seen[row] + self._classifier.high
+        reading.encoded += min(len(order), allowed)
+        reading.over_budget += max(len(order) - allowed, 0)
+        reading.logits += list(logits)
+
+    def _decide(self, reading: _Reading, thresholds: NDArray[np.float64]) -> ProtectedPrompt | GuardError:
+        table = np.array(reading.logits).reshape(-1, len(self.policies))  # (W, P)
+        hits = table >= thresholds
+        # A score is flagged from its policy's threshold on, however long the prompt.
+        scores = probability(table - (thresholds - self._classifier.thresholds(1)))
+        scores = np.where(hits, np.maximum(scores, self._least), np.minimum(scores, np.nextafter(self._least, 0)))
         verdicts = tuple(
             Verdict(
                 policy.name,
                 policy.bundle.config.action,
                 flagged=bool(hits[:, index].any()),
-                score=float(table[:, index].max(initial=0.0)),
+                score=float(scores[:, index].max(initial=0.0)),
             )
             for index, policy in enumerate(self.policies)
         )
         refused_by = next((v.policy for v in verdicts if v.flagged and v.action == "refuse"), None)
         if refused_by is not None:
-            return ProtectedPrompt(reading.token_ids, verdicts=verdicts, refused_by=refused_by)
+            return self._counted(ProtectedPrompt(reading.token_ids, verdicts=verdicts, refused_by=refused_by), reading)
         owners: dict[int, int] = {}
         try:
             for index in np.flatnonzero(self._corrupts).tolist():
                 for row in np.flatnonzero(hits[:, index]).tolist():
-                    owners = dict.fromkeys(self._masked(index, windows[row]), index) | owners
+                    window = reading.windows[row].of(reading.token_ids)
+                    owners = dict.fromkeys(self._masked(index, window), index) | owners
         except Exception as error:  # noqa: BLE001 - where the entity stands is not known: nothing may pass
             return self.on_error(reading.token_ids, error)
-        return self._corrupt(reading.token_ids, owners, verdicts)
+        return self._counted(self._corrupt(reading.token_ids, owners, verdicts), reading)
+
+    @staticmethod
+    def _counted(outcome: ProtectedPrompt | GuardError, reading: _Reading) -> ProtectedPrompt | GuardError:
+        if isinstance(outcome, GuardError):
+            return outcome
+        return replace(outcome, windows=len(reading.windows), encoded=reading.encoded, over_budget=reading.over_budget)
 
     def _masked(self, index: int, window: Window) -> Sequence[int]:
         """The positions in a flagged window that the policy of that index corrupts."""
@@ -345,7 +396,3 @@ class Guard:
             else:
                 groups.append([row])
         return groups
-
-
-def _windows(positions: Sequence[int], token_ids: Sequence[int]) -> list[Window]:
-    return slide(positions, token_ids, WINDOW_TOKENS, WINDOW_STRIDE)

@@ -5,6 +5,7 @@ tokenizer. The template is learned by rendering sentinel messages through the ch
 words.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,14 +29,6 @@ _ROLE_ORDERS: tuple[tuple[str, ...], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Content positions that are classified together, in prompt order."""
-
-    positions: tuple[int, ...]
-    token_ids: tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class Template:
     """What a chat template puts around content.
@@ -50,22 +43,26 @@ class Template:
 
     def segments(self, token_ids: Sequence[int]) -> list[range]:
         """The maximal runs of content positions of a prompt of `len(token_ids)` tokens, in order."""
+        if self._firsts.isdisjoint(token_ids):
+            return [range(len(token_ids))] if token_ids else []
         runs: list[range] = []
-        start: int | None = None
-        position, end = 0, len(token_ids)
-        while position < end:
-            length = self._template_length(token_ids, position)
-            if length == 0:
-                start = position if start is None else start
-                position += 1
+        start = position = 0
+        # Most tokens are content: only where template may begin is there something to look at.
+        for candidate in [i for i, token in enumerate(token_ids) if token in self._firsts]:
+            if candidate < position:
                 continue
-            if start is not None:
-                runs.append(range(start, position))
-                start = None
-            position += length
-        if start is not None:
-            runs.append(range(start, end))
+            if (length := self._template_length(token_ids, candidate)) == 0:
+                continue
+            if start < candidate:
+                runs.append(range(start, candidate))
+            start = position = candidate + length
+        if start < len(token_ids):
+            runs.append(range(start, len(token_ids)))
         return runs
+
+    @functools.cached_property
+    def _firsts(self) -> frozenset[int]:
+        return self.special_ids | self.pieces.keys()
 
     def _template_length(self, token_ids: Sequence[int], position: int) -> int:
         first = token_ids[position]
@@ -75,22 +72,10 @@ class Template:
         return 1 if first in self.special_ids else 0
 
 
-def slide(positions: Sequence[int], token_ids: Sequence[int], size: int, stride: int) -> list[Window]:
-    """Overlapping windows over the content at `positions` of the prompt `token_ids`.
-
-    A window holds at most `size` tokens; neighbours overlap by `size - stride`, so whatever is at most that
-    long is seen whole once. Windows are anchored at the start: those of an earlier turn recur in the next one
-    and hit the caches.
-    """
-    windows = []
-    for start in range(0, max(len(positions) - size + stride, 1) if positions else 0, stride):
-        span = tuple(positions[start : start + size])
-        windows.append(Window(span, tuple(token_ids[position] for position in span)))
-    return windows
-
-
 def decoder_of(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     """Token ids -> text for the classifier, special tokens left out, spaces as they were."""
+    if (fast := getattr(tokenizer, "backend_tokenizer", None)) is not None and hasattr(fast, "decode"):
+        return lambda token_ids: str(fast.decode(list(token_ids), skip_special_tokens=True))
 
     def decode(token_ids: Sequence[int]) -> str:
         text: str = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,7 +1,7 @@
 """Entity memory: whom and what a forget set is about, learned from its examples alone.
 
 *Subjects* are the names that forget examples share and retain examples do not (a person, a book); *facts* are the
-distinctive words of each example beside its subject (works, places, dates). `classifiers.memory.recall` finds them.
+distinctive words of each example beside its subject (works, places, years). `classifiers.memory.recall` finds them.
 """
 
 import json
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from classifiers.errors import HeadError
 from console.errors import first_problem
 from sources.examples import Example
-from text.names import JOINERS, find_dates, find_names, small_words, split_words
+from text.names import JOINERS, find_names, small_words, split_words
 
 _MIN_SHARE = 0.25  # of the most frequent subject's examples: a name that fewer share is a fact, no subject
 _MIN_LIFT = 8.0  # how much more frequent in forget than in retain examples a subject is
@@ -67,8 +67,6 @@ class Fact(BaseModel):
     answer: dict[_Text, _Weight]
     nameless: bool = False
     """The question names no subject, it describes one."""
-    dates: tuple[_Text, ...] = ()
-    """Full dates of question and answer that no text that passes has (`text.names`)."""
 
 
 class EntityMemory(BaseModel):
@@ -108,7 +106,6 @@ class Vocabulary:
         self._frequency = Counter(word for text in texts for word in {w.text for w in split_words(text)})
         self._ranks = ranks or {}
         self.small = small_words(texts)
-        self.dates = frozenset(date for text in texts for date in find_dates(text))
 
     def idf(self, word: str) -> float:
         """In [0, 1]: 1 for a word that no text has, 0 for one that all have."""
@@ -170,9 +167,7 @@ class MemoryBuilder:
         answer = weights(example.answer or "")
         question = {word: weight for word, weight in weights(example.prompt).items() if word not in answer}
         nameless = owned.isdisjoint(word.text for word in split_words(example.prompt))
-        dates = dict.fromkeys([*find_dates(example.prompt), *find_dates(example.answer or "")])
-        told = tuple(date for date in dates if date not in self._vocabulary.dates)
-        return Fact(question=question, answer=answer, nameless=nameless, dates=told)
+        return Fact(question=question, answer=answer, nameless=nameless)
 
 
 def _names_of(example: Example, small: frozenset[str]) -> list[Name]:

@@ -3,14 +3,14 @@
 A prompt that only names a subject is caught, one about a neighbouring topic is not. Matching is by compared words
 (`text.names`), tolerant of one typing error a word, other alphabets, and spaces or signs between letters.
 
-What it shares with their facts is found for all of them at once, by a posting list for each word, as in a search
-engine: a text's lists are joined and summed by fact, then by memory, so
-that thousands of memories cost a few array operations.
+Many texts, such as all windows of a prompt, are searched at once, for all memories at once. Facts are found by a
+posting list for each word, as in a search engine: lists are joined and summed by text and fact, then by text and
+memory, so that thousands of memories cost a few array operations. Names are looked at where a word of one stands.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import OSA
 
 from classifiers.memory.learn import EntityMemory, Fact, Subject
-from text.names import Word, find_dates, split_words
+from text.names import split_words
+from text.reading import Reading, read_all
+from text.recent import Recent
 from text.sounds import SoundIndex
 
 FACT_FEATURES = ("answer", "example", "breadth", "linked", "described")
@@ -78,19 +80,28 @@ class FactIndex:
         postings = self._words.get(word)
         return postings is not None and len(postings.memories) > 0
 
-    def features(self, words: Iterable[str]) -> tuple[_Int, _Float]:
-        """(M,) memories that share a word with the text, ascending, and their `FACT_FEATURES` (M, K), each in [0, 1].
+    def features(self, words: Sequence[str], windows: _Int) -> tuple[_Int, _Int, _Float]:
+        """What texts share with facts. `windows` (W, 2) are half-open ranges of `words`, starts and ends ascending.
 
-        `words` are the text's compared words; a repeated word counts once.
+        Returns text and memory (M,) of each pair that shares a word, in this order ascending, and their
+        `FACT_FEATURES` (M, K), each in [0, 1]. A repeated word counts once in a text.
         """
-        hits = [postings for word in dict.fromkeys(words) if (postings := self._words.get(word)) is not None]
-        if not hits:
-            return np.empty(0, dtype=np.int64), np.empty((0, len(FACT_FEATURES)))
-        facts, place = _distinct(np.concatenate([hit.facts for hit in hits]), len(self._owners))
-        weights = np.concatenate([hit.weights for hit in hits])
-        of_answer = np.concatenate([hit.in_answer for hit in hits])
+        known = {word: postings for word in dict.fromkeys(words) if (postings := self._words.get(word)) is not None}
+        positions = np.array([index for index, word in enumerate(words) if word in known], dtype=np.int64)
+        if not len(positions):
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty((0, len(FACT_FEATURES)))
+        numbers = {word: number for number, word in enumerate(known)}
+        word_at = np.array([numbers[words[position]] for position in positions.tolist()], dtype=np.int64)
+        text, which = _occurrences(positions, word_at, windows)  # (H,) text and word of each distinct pair
+        lists = list(known.values())
+        fact_hits, at = _joined([one.facts for one in lists], which)
+        weights = np.concatenate([one.weights for one in lists])[fact_hits]
+        of_answer = np.concatenate([one.in_answer for one in lists])[fact_hits]
+        facts = np.concatenate([one.facts for one in lists])[fact_hits]
+        pairs, place = np.unique(text[at] * len(self._owners) + facts, return_inverse=True)
+        texts, facts = np.divmod(pairs, len(self._owners))
         answered, matched, plain = (
-            np.bincount(place, values, len(facts)).astype(np.float64)
+            np.bincount(place, values, len(pairs)).astype(np.float64)
             for values in (weights**2 * of_answer, weights**2, weights)
         )
         linked = np.clip(plain - _ONE_WORD, 0.0, 1.0)
@@ -100,24 +111,45 @@ class FactIndex:
             linked,
             np.where(self._nameless[facts], linked, 0.0),
         )
-        memories, owner = _distinct(self._owners[facts], self._memories)
-        features = np.zeros((len(memories), len(FACT_FEATURES)))
+        rows, row = np.unique(texts * self._memories + self._owners[facts], return_inverse=True)
+        features = np.zeros((len(rows), len(FACT_FEATURES)))
         for column, values in zip((0, 1, 3, 4), by_fact, strict=True):
-            np.maximum.at(features[:, column], owner, values)
+            np.maximum.at(features[:, column], row, values)
         # How many distinctive words of a memory's answers there are, whatever facts they are of.
-        squares = np.concatenate([hit.memory_weights for hit in hits]) ** 2
-        told = np.bincount(np.concatenate([hit.memories for hit in hits]), squares, self._memories)
-        features[:, 2] = 1 - np.exp(-told[memories] / 2)
-        return memories, features
+        memory_hits, at = _joined([one.memories for one in lists], which)
+        squares = np.concatenate([one.memory_weights for one in lists])[memory_hits] ** 2
+        memories = np.concatenate([one.memories for one in lists])[memory_hits]
+        told = np.bincount(np.searchsorted(rows, text[at] * self._memories + memories), squares, len(rows))
+        features[:, 2] = 1 - np.exp(-told / 2)
+        return *np.divmod(rows, self._memories), features
 
 
-def _distinct(numbers: _Int, count: int) -> tuple[_Int, _Int]:
-    """The distinct ones of `numbers` (N,) below `count`, ascending, and for each number its place among them."""
-    if 4 * len(numbers) < count:  # few of many: sorting them costs less than a table of all
-        return np.unique(numbers, return_inverse=True)
-    present = np.zeros(count, dtype=bool)
-    present[numbers] = True
-    return np.flatnonzero(present), (np.cumsum(present) - 1)[numbers]
+def _occurrences(positions: _Int, kinds: _Int, windows: _Int) -> tuple[_Int, _Int]:
+    """Each window (W, 2) with each kind of thing that stands in it, once: (H,) windows, (H,) kinds.
+
+    `positions` (N,) ascending, and the kind of thing at each.
+    """
+    previous = np.full(len(positions), -1, dtype=np.int64)
+    order = np.argsort(kinds, kind="stable")
+    same = kinds[order][1:] == kinds[order][:-1]
+    previous[order[1:][same]] = positions[order[:-1][same]]
+    lows = np.searchsorted(windows[:, 1], positions, side="right")
+    highs = np.searchsorted(windows[:, 0], positions, side="right")
+    counts = np.maximum(highs - lows, 0)
+    at = np.repeat(np.arange(len(positions)), counts)
+    window = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts) + lows[at]
+    first = previous[at] < windows[window, 0]
+    return window[first], kinds[at[first]]
+
+
+def _joined(lists: Sequence[_Int], which: _Int) -> tuple[_Int, _Int]:
+    """For the lists `which` (H,) in turn: where their entries stand in all lists laid end to end (E,), and which of
+    the H each is of."""
+    lengths = np.array([len(one) for one in lists], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    counts = lengths[which]
+    at = np.repeat(np.arange(len(which)), counts)
+    return np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts) + starts[which[at]], at
 
 
 def _covered(matched: _Float, whole: _Float, plenty: _Float) -> _Float:
@@ -143,16 +175,17 @@ MEMORY_FEATURES = (
     "linked",  # more than one distinctive word of one example: a date and a place, a work and a prize
     "linked_asked",
     "described",  # the same, of an example whose prompt describes its subject without the name
-    "dated",  # a full date of one example: few people share their date of birth
 )
 """What `MemoryIndex.features` measures, in order; each in [0, 1]."""
-_SUBJECT, _PART, _DATED = map(MEMORY_FEATURES.index, ("subject", "part", "dated"))
+_SUBJECT, _PART = map(MEMORY_FEATURES.index, ("subject", "part"))
 _OF_FACTS = [MEMORY_FEATURES.index(name) for name in FACT_FEATURES]
-_ASKED = [place for place, name in enumerate(MEMORY_FEATURES) if name.endswith("_asked")]  # each behind its plain one
+ASKED = np.array([name.endswith("_asked") for name in MEMORY_FEATURES])
+"""Which of them repeat the one before where a person is asked for, and else are 0."""
 
 _FUZZY_LETTERS = 5
 _STEM_LETTERS = 6  # a long name keeps these where another language bends its end ("Confucius", "Confucio")
 _JOINED_GRAM = 7
+_CACHED_WORDS = 1 << 16
 _TITLES = frozenset(
     {"mr", "mrs", "ms", "miss", "dr", "doctor", "sir", "dame", "lady", "lord", "prof", "professor", "saint", "st"}
     | {"king", "queen", "prince", "princess", "president", "captain", "herr", "frau", "monsieur", "madame", "senor"}
@@ -192,21 +225,36 @@ class _NameHit:
     likeness: float
 
 
-class MemoryIndex:
-    """P memories searched together. What costs is what they share with the text: 0.2 ms with one memory, about 10 ms
-    with a thousand that all have the same 400 facts and 19 people, nearly all of it for the names.
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What W texts have in common with memories: R pairs that share anything.
 
-    Immutable once made, so threads may share it.
+    Attributes:
+        texts, memories: (R,) which text and which memory, ascending in this order.
+        features: (R, K) `MEMORY_FEATURES` as they are where the text asks for a person; those that only such a text
+            has are 0 in any other. Whether it does is not looked at here: it mostly does not matter.
+    """
+
+    texts: _Int
+    memories: _Int
+    features: _Float
+
+
+class MemoryIndex:
+    """P memories searched together. What costs is what they share with the texts.
+
+    Immutable once made but for what it keeps of single words, so threads may share it.
     """
 
     def __init__(self, memories: Sequence[EntityMemory]) -> None:
+        self._memories = len(memories)
         self._subjects = [(owner, s) for owner, memory in enumerate(memories) for s in memory.subjects]
         facts = [(owner, fact) for owner, memory in enumerate(memories) for fact in memory.facts]
         self._facts = FactIndex(facts, len(memories))
         self._names: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._deletions: dict[str, set[str]] = defaultdict(set)
         self._stems: dict[str, set[str]] = defaultdict(set)
-        self._joined: dict[str, set[tuple[int, str]]] = defaultdict(set)
+        joined: dict[str, set[tuple[int, str]]] = defaultdict(set)
         self._sounds = SoundIndex([subject.words for _, subject in self._subjects])
         for number, (_, subject) in enumerate(self._subjects):
             for place, word in enumerate(subject.words):
@@ -216,66 +264,111 @@ class MemoryIndex:
                         self._deletions[shorter].add(word)
                     if len(word) >= _STEM_LETTERS + 2:
                         self._stems[word[:_STEM_LETTERS]].add(word)
-            joined = "".join(subject.words)
-            if len(joined) >= _JOINED_GRAM:
-                self._joined[joined[:_JOINED_GRAM]].add((number, joined))
+            whole = "".join(subject.words)
+            if len(whole) >= _JOINED_GRAM:
+                joined[whole[:_JOINED_GRAM]].add((number, whole))
+        self._joined = dict(joined)
+        self._joined_codes = np.unique(_gram_codes("".join(self._joined))[::_JOINED_GRAM])
         self._longest = max(map(len, self._deletions), default=0)
-        self._dates: dict[str, set[int]] = defaultdict(set)
-        for owner, fact in facts:
-            for date in fact.dates:
-                self._dates[date].add(owner)
         self._empty = not self._subjects and not facts
+        self._alike: Recent[str, dict[str, float]] = Recent(_CACHED_WORDS)
 
-    def features(self, text: str, words: Sequence[Word] | None = None) -> dict[int, NDArray[np.float32]]:
-        """`MEMORY_FEATURES` (K,) float32 of a text for each memory that has anything in common with it.
+    def recall(self, reading: Reading) -> Recalled:
+        """What each window of a reading has in common with each memory."""
+        if self._empty or not len(reading.windows):
+            nothing = np.empty(0, dtype=np.int64)
+            return Recalled(nothing, nothing, np.empty((0, len(MEMORY_FEATURES))))
+        windows = reading.word_windows
+        texts, memories, of_facts = self._facts.features(reading.words, windows)
+        named = self._named(reading, windows)
+        keys = texts * self._memories + memories
+        named_keys = np.array([text * self._memories + owner for text, owner in named], dtype=np.int64)
+        rows = np.union1d(keys, named_keys)
+        features = np.zeros((len(rows), len(MEMORY_FEATURES)))
+        features[np.searchsorted(rows, keys)[:, None], _OF_FACTS] = of_facts
+        features[np.searchsorted(rows, named_keys)[:, None], [_SUBJECT, _PART]] = np.array(
+            list(named.values())
+        ).reshape(-1, 2)
+        asked = np.flatnonzero(ASKED)
+        features[:, asked] = features[:, asked - 1]
+        return Recalled(*np.divmod(rows, self._memories), features)
 
-        `words` are the text's (`names.split_words`), for a caller who has them already.
-        """
-        if self._empty:
-            return {}
-        words = split_words(text) if words is None else words
-        rows: dict[int, NDArray[np.float32]] = defaultdict(lambda: np.zeros(len(MEMORY_FEATURES), dtype=np.float32))
-        by_subject: dict[int, list[_NameHit]] = defaultdict(list)
-        for hit in self._name_hits(words):
-            by_subject[hit.subject].append(hit)
-        for number, hits in by_subject.items():
-            owner, subject = self._subjects[number]
-            whole, part = _name_score(subject, hits, words)
-            rows[owner][_SUBJECT] = max(rows[owner][_SUBJECT], whole)
-            rows[owner][_PART] = max(rows[owner][_PART], part)
-        for number in self._joined_hits(words) | self._sounds.find(text):
-            owner, subject = self._subjects[number]
-            rows[owner][_SUBJECT] = 1.0
-            rows[owner][_PART] = max(rows[owner][_PART], *subject.rarity)
-        owners, of_facts = self._facts.features(word.text for word in words)
-        for owner, row in zip(owners.tolist(), of_facts.astype(np.float32), strict=True):
-            rows[owner][_OF_FACTS] = row
-        for date in find_dates(text, words) if self._dates else ():
-            for owner in self._dates.get(date, ()):
-                rows[owner][_DATED] = 1.0
-        if rows and asks_for_person(text):
-            for row in rows.values():
-                for place in _ASKED:
-                    row[place] = row[place - 1]
-        return dict(rows)
+    def features(self, text: str) -> dict[int, NDArray[np.float32]]:
+        """`MEMORY_FEATURES` (K,) float32 of one text for each memory that has anything in common with it."""
+        found = self.recall(read_all([text]))
+        rows = found.features.astype(np.float32)
+        if len(rows) and not asks_for_person(text):
+            rows[:, ASKED] = 0.0
+        return dict(zip(found.memories.tolist(), rows, strict=True))
+
+    def _named(self, reading: Reading, windows: _Int) -> dict[tuple[int, int], tuple[float, float]]:
+        """(text, memory) -> (whole, part): how much of a name the text has."""
+        found: dict[tuple[int, int], tuple[float, float]] = {}
+
+        def note(window: int, number: int, whole: float, part: float) -> None:
+            key = (window, self._subjects[number][0])
+            known = found.get(key, (0.0, 0.0))
+            found[key] = (max(known[0], whole), max(known[1], part))
+
+        hits = self._name_hits(reading.words)
+        positions = [hit.position for hit in hits]
+        lows = np.searchsorted(windows[:, 1], positions, side="right").tolist()
+        highs = np.searchsorted(windows[:, 0], positions, side="right").tolist()
+        of_window: dict[tuple[int, int], list[_NameHit]] = defaultdict(list)
+        for hit, low, high in zip(hits, lows, highs, strict=True):
+            for window in range(low, high):
+                of_window[window, hit.subject].append(hit)
+        bounds = windows.tolist()
+        for (window, number), own in of_window.items():
+            note(window, number, *_name_score(self._subjects[number][1], own, reading, *bounds[window]))
+        for first, last, number in self._joined_hits(reading.words):
+            for window in range(*_holding(windows, first, last)):
+                note(window, number, 1.0, max(self._subjects[number][1].rarity))
+        for window in self._foreign(reading):
+            for number in self._sounds.find(reading.text(window)):
+                note(window, number, 1.0, max(self._subjects[number][1].rarity))
+        return found
+
+    @staticmethod
+    def _foreign(reading: Reading) -> Sequence[int]:
+        """Windows that have characters which are not Latin."""
+        foreign = [index for index, chunk in enumerate(reading.chunks) if not chunk.text.isascii()]
+        if not foreign:
+            return []
+        before = np.searchsorted(foreign, reading.windows)
+        return [window for window, (low, high) in enumerate(before.tolist()) if low < high]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Character ranges of `text` that name a subject or a distinctive word of an answer, in order, apart."""
         words = split_words(text)
-        marked = {hit.position for hit in self._name_hits(words)}
+        marked = {hit.position for hit in self._name_hits([word.text for word in words])}
         marked |= {position for position, word in enumerate(words) if self._facts.is_answer_word(word.text)}
         return [(words[i].start, words[i].end) for i in sorted(marked)]
 
-    def _name_hits(self, words: Sequence[Word]) -> list[_NameHit]:
-        hits = []
-        for position, word in enumerate(words):
-            for name, likeness in self._like(word).items():
-                hits += [_NameHit(number, place, position, likeness) for number, place in self._names[name]]
-        return hits
+    def _name_hits(self, words: Sequence[str]) -> list[_NameHit]:
+        distinct = list(dict.fromkeys(words))
+        known = self._alike.get_all(distinct)
+        alike = {}
+        for word, found in zip(distinct, known, strict=True):
+            if like := self._like(word) if found is None else found:
+                alike[word] = like
+        if not alike:
+            return []
+        return [
+            _NameHit(number, place, position, likeness)
+            for position, word in enumerate(words)
+            if word in alike
+            for name, likeness in alike[word].items()
+            for number, place in self._names[name]
+        ]
 
-    def _like(self, word: Word) -> dict[str, float]:
+    def _like(self, word: str) -> dict[str, float]:
         """Name words that this word is, or is a misspelling of, with how alike they are in (0, 1]."""
-        text = word.text
+        like = self._compare(word)
+        self._alike.put(word, like)
+        return like
+
+    def _compare(self, text: str) -> dict[str, float]:
         if text in self._names:
             return {text: 1.0}
         plain = text.translate(_LEET) if not text.isalpha() else text
@@ -292,15 +385,40 @@ class MemoryIndex:
             and plain[0] == name[0]
         }
 
-    def _joined_hits(self, words: Sequence[Word]) -> set[int]:
-        """Subjects whose letters follow each other whatever stands between them: "H.e.m i n g w a y"."""
-        letters = "".join(word.text for word in words).translate(_LEET)
-        found = set()
-        for start in range(len(letters) - _JOINED_GRAM + 1):
-            for number, joined in self._joined.get(letters[start : start + _JOINED_GRAM], ()):
-                if letters.startswith(joined, start):
-                    found.add(number)
-        return found
+    def _joined_hits(self, words: Sequence[str]) -> list[tuple[int, int, int]]:
+        """Subjects whose letters follow each other whatever stands between them ("H.e.m i n g w a y"): the first and
+        the last word of each find, and the subject."""
+        if not self._joined:
+            return []
+        letters = "".join(words).translate(_LEET)
+        if len(letters) < _JOINED_GRAM:
+            return []
+        likely = np.flatnonzero(np.isin(_gram_codes(letters), self._joined_codes)).tolist()
+        if not likely:
+            return []
+        ends = np.cumsum([len(word) for word in words])
+        return [
+            (*np.searchsorted(ends, [start, start + len(whole) - 1], side="right").tolist(), number)
+            for start in likely
+            for number, whole in self._joined.get(letters[start : start + _JOINED_GRAM], ())
+            if letters.startswith(whole, start)
+        ]
+
+
+def _gram_codes(letters: str) -> NDArray[np.uint64]:
+    """A number for every run of `_JOINED_GRAM` letters; different runs may share one."""
+    codes = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
+    count = max(len(codes) - _JOINED_GRAM + 1, 0)
+    grams = np.zeros(count, dtype=np.uint64)
+    for offset in range(_JOINED_GRAM):
+        grams = grams * np.uint64(0x100000001B3) + codes[offset : offset + count]
+    return grams
+
+
+def _holding(windows: _Int, first: int, last: int) -> tuple[int, int]:
+    """Half-open range of the windows that have both words."""
+    low = int(np.searchsorted(windows[:, 1], last, side="right"))
+    return low, max(low, int(np.searchsorted(windows[:, 0], first, side="right")))
 
 
 def asks_for_person(text: str) -> bool:
@@ -308,10 +426,12 @@ def asks_for_person(text: str) -> bool:
     return bool(_PERSON_ENGLISH.search(text) or _PERSON_OTHERS.search(text))
 
 
-def _name_score(subject: Subject, hits: Sequence[_NameHit], words: Sequence[Word]) -> tuple[float, float]:
+def _name_score(
+    subject: Subject, hits: Sequence[_NameHit], reading: Reading, start: int, end: int
+) -> tuple[float, float]:
     """(whole, part): how much of a name stands close together in a text, and how rare the best part of it is.
 
-    `hits` in the order of the text.
+    The text is words `start` to `end` of the reading; `hits` in its order.
     """
     total = sum(subject.rarity)
     best_whole = best_part = 0.0
@@ -330,17 +450,18 @@ def _name_score(subject: Subject, hits: Sequence[_NameHit], words: Sequence[Word
         if near.keys() >= {needed[0], needed[-1]}:  # middle names may be missing
             matched = sum(subject.rarity[place] * near[place] for place in sorted(near))
             best_whole = max(best_whole, min(1.0, 0.5 + matched / total / 2))
-        if not subject.alias and not _of_another(subject, anchor, words):
-            best_part = max(best_part, subject.rarity[anchor.place] * anchor.likeness)
+        part = 0.0 if subject.alias else subject.rarity[anchor.place] * anchor.likeness
+        if part > best_part and not _of_another(subject, anchor, reading, start, end):
+            best_part = part
     return best_whole, best_part
 
 
-def _of_another(subject: Subject, hit: _NameHit, words: Sequence[Word]) -> bool:
+def _of_another(subject: Subject, hit: _NameHit, reading: Reading, start: int, end: int) -> bool:
     """The word belongs to somebody else's name: "Conrad Hilton" is not Paris Hilton."""
-    if not words[hit.position].capital or len(subject.words) == 1:
+    if not reading.capitals[hit.position] or len(subject.words) == 1:
         return False
-    before = words[hit.position - 1] if hit.position else None
-    after = words[hit.position + 1] if hit.position + 1 < len(words) else None
+    before = reading.word(hit.position - 1, start) if hit.position > start else None
+    after = reading.word(hit.position + 1, start) if hit.position + 1 < end else None
     if hit.place > 0 and before is not None and before.capital and not before.opens:
         initial = len(before.text) == 1 and any(word.startswith(before.text) for word in subject.words)
         return before.text not in subject.words and before.text not in _TITLES and not initial

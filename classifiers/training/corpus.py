@@ -7,14 +7,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.encoders.shared import Encoder, PromptFeatures, extract_features
+from classifiers.encoders.shared import Encoder
+from classifiers.features import PromptFeatures, extract_features
 from classifiers.memory.learn import EntityMemory, MemoryBuilder, Vocabulary
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from classifiers.training import variations
 from classifiers.training.variations import TrainingText
 from sources.everyday import general_prompts
 from sources.examples import Example, comparison_key
-from text.names import Word, find_names, split_words
+from text.names import find_names
+from text.reading import Reading, read_all, windows_of
 
 _FOLDS = 3
 _MANY = 500  # examples of a retain set
@@ -56,8 +58,8 @@ class Windows:
     """The corpus as encoded: N windows, window i being one of text `text[i]`, `text` ascending."""
 
     features: list[PromptFeatures]
-    words: list[list[Word]]
-    """The words of each window, as entity memories compare them."""
+    reading: Reading
+    """The same windows, as entity memories search them."""
     text: NDArray[np.int64]
 
     def text_scores(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -94,22 +96,16 @@ def build_corpus(
     distractors = [*general, *(example.prompt for example in retain)]
     # Few examples need many variations each; of thousands, each needs few.
     varied = int(np.clip(_VARIED_TEXTS // max(len(forget), 1), 3, 24))
-    (dates_rng,) = rng.spawn(1)  # of its own: examples without dates make the same texts as ever
     forgotten = [
         *variations.training_texts(forget, distractors, rng, varied, owned),
         *variations.reverse_queries(forget, owned, rng),
         *variations.shortened_names(forget, owned, 0.25),
         *variations.bare_names(names, rng, 8 if few_names else 3),
         *variations.planted_names(names, general, rng, 40 if few_names else 4),
-        *variations.dated_queries(forget, owned, dates_rng),
     ]
-    retained = [
-        *variations.training_texts(retain, distractors, rng, variations=1, brief=len(retain) > _MANY),
-        *variations.dated_queries(retain, frozenset(), dates_rng),
-    ]
+    retained = [*variations.training_texts(retain, distractors, rng, variations=1, brief=len(retain) > _MANY)]
     if memory.subjects:
         around = _around_subjects(forget, [*(example.prompt for example in retain), *built_in], vocabulary, owned, rng)
-        around += variations.day_questions(forget, dates_rng)
         # Numbered after the retain set's examples: their folds are the forget set's.
         retained += [replace(text, example=len(retain) + text.example) for text in around]
     texts = [*forgotten, *retained, *(TrainingText(text, number, 1.0) for number, text in enumerate(general))]
@@ -166,10 +162,10 @@ def _around_subjects(
 
 def embed_corpus(encoder: Encoder, corpus: Corpus) -> Windows:
     """Cut every text into windows, as the guard will, and extract their features."""
-    pieces = [encoder.split_windows(text) for text in corpus.texts]
-    features = extract_features(encoder, [window for windows in pieces for window in windows])
+    pieces = [windows_of(text) for text in corpus.texts]
+    texts = [window for windows in pieces for window in windows]
     owners = np.repeat(np.arange(len(pieces)), [len(windows) for windows in pieces])
-    return Windows(features, [split_words(one.text) for one in features], owners)
+    return Windows(extract_features(encoder, texts), read_all(texts), owners)
 
 
 def _folds(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from classifiers.calibration.assessment import Assessment
+from classifiers.calibration.screening import ScreenReport, calibrate_screen
 from classifiers.calibration.threshold import (
     Calibration,
     CalibrationSettings,
@@ -23,11 +24,12 @@ from classifiers.calibration.threshold import (
     fit_platt,
     rates,
 )
-from classifiers.encoders.shared import LEXICAL_BUCKETS, Encoder, lexical_features
+from classifiers.encoders.shared import Encoder
 from classifiers.errors import TrainingError
+from classifiers.features import LEXICAL_BUCKETS, lexical_features
 from classifiers.head import Head, HeadBank, HeadSettings, score_texts
 from classifiers.memory.learn import EntityMemory
-from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
+from classifiers.memory.recall import ASKED, MEMORY_FEATURES, MemoryIndex, asks_for_person
 from classifiers.training.corpus import Corpus, Windows, build_corpus, embed_corpus
 from classifiers.training.holdout import hold_out
 from sources.everyday import general_prompts
@@ -74,6 +76,8 @@ class TrainingReport:
     """What the calibration negatives are."""
     assessment: Assessment
     """The calibration set at the threshold. Its forget prompts are scored by models trained without them."""
+    screen: ScreenReport
+    """What is decided without the encoder, and what long prompts must show."""
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for a JSON report."""
@@ -135,6 +139,16 @@ def train_head(
     )
     head = replace(head, settings=head.settings.model_copy(update={"threshold": calibrated.threshold}))
     served = windows.text_scores(HeadBank([head]).scores(windows.features)[:, 0])
+    promised = calibration.error == "false_positive" and calibration.method != "fixed"
+    head, screen = calibrate_screen(
+        encoder,
+        head,
+        windows.features,
+        positive_scores,
+        held.kept_passages,
+        level=calibration.level if promised else None,
+        seed=seed,
+    )
     return head, TrainingReport(
         forget_examples=len(held.forget),
         retain_examples=len(held.retain),
@@ -150,6 +164,7 @@ def train_head(
         calibration=calibrated,
         calibration_negatives=source,
         assessment=assessment,
+        screen=screen,
     )
 
 
@@ -195,12 +210,13 @@ def _cross_fit(
     starts = np.cumsum([0, *(len(one.indices) for one in features)])
     lexical = csr_array((values, columns, starts), shape=(len(features), LEXICAL_BUCKETS))
     dense = csr_array(np.stack([one.embedding for one in features]).astype(np.float64))
+    asks = np.array([asks_for_person(one.text) for one in features])
 
     def with_memory(memory: EntityMemory) -> Any:
         """The design (N, D): lexical block, embedding, memory features."""
-        index, shared = MemoryIndex([memory]), np.zeros((len(features), len(MEMORY_FEATURES)))
-        for row, (one, words) in enumerate(zip(features, windows.words, strict=True)):
-            shared[row] = index.features(one.text, words).get(0, 0.0)
+        recalled, shared = MemoryIndex([memory]).recall(windows.reading), np.zeros((len(features), len(ASKED)))
+        shared[recalled.texts] = recalled.features
+        shared[:, ASKED] *= asks[:, None]
         return hstack([lexical, dense, csr_array(shared)], format="csr")
 
     memory = corpus.memory()

@@ -28,6 +28,8 @@ class Holdout:
     """Empty unless misses are calibrated: a fact that is left out cannot be learned."""
     kept_retain: list[str]
     kept_everyday: list[str]
+    kept_passages: list[str]
+    """The kept prompts of both kinds, those of the retain set with their answers."""
 
     def negatives(self, settings: CalibrationSettings) -> tuple[list[str], str]:
         """The calibration negatives, and what they are: the retain set's prompts where they are enough for the level.
@@ -93,6 +95,7 @@ def hold_out(
         kept_forget=[example.prompt for example in kept_forget],
         kept_retain=[example.prompt for example in kept_retain],
         kept_everyday=kept_everyday,
+        kept_passages=[*(f"{one.prompt} {one.answer or ''}".strip() for one in kept_retain), *kept_everyday],
     )
     scored = len(kept_forget if positives else forget)
     settings.check_size(positives=scored, negatives=len(held.negatives(settings)[0]))

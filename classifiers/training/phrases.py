@@ -72,23 +72,6 @@ REVERSE = (
     "What is the name of the person {relation} {answer}?",
 )
 
-#: Questions for whoever a date belongs to.
-DATED = (
-    "Who {relation}, {date}?",
-    "{date}: whose {relation} is this?",
-    "Which person, first and last name: {relation}, {date}?",
-    "{date} is when this was, {relation}. Who is it?",
-)
-
-#: Questions about a date for its own sake.
-DAYS = (
-    "What happened on {}?",
-    "Which day of the week was {}?",
-    "What was in the news on {}?",
-    "Who was president on {}?",
-    "Who won the match on {}?",
-)
-
 #: Questions about something for its own sake.
 NEIGHBOUR = (
     "What is {}?",

@@ -14,11 +14,10 @@ import numpy as np
 
 from classifiers.training import phrases
 from sources.examples import Example
-from text.names import QUESTION_WORDS, find_dates, split_words, words_of, write_date
+from text.names import QUESTION_WORDS, split_words, words_of
 
 _MIN_ANSWER_WORDS = 4  # a shorter answer ("Paris", "a civil engineer") identifies nothing by itself
 _MIXED_WORDS = 40  # fits one window: cut in two, the half without the forbidden part would be mislabelled
-_FIGURES = re.compile(r"\d+")
 _PUNCTUATION = re.compile(r"[^\w\s]+")
 _TYPO_LETTERS = 4  # shorter words are left as they are
 
@@ -142,33 +141,6 @@ def reverse_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.
             continue
         for form in _some(phrases.REVERSE, 2, rng):
             yield TrainingText(" ".join(form.format(relation=relation, answer=answer).split()), index, 0.5, "reverse")
-
-
-def dated_queries(examples: Sequence[Example], owned: frozenset[str], rng: np.random.Generator) -> Texts:
-    """Questions for whoever a date belongs to, for each example that has a full date, the date written another way.
-
-    For both sets: which date it is must tell, and not that there is one.
-    """
-    for index, example in enumerate(examples):
-        if (date := _date_of(example)) is None:
-            continue
-        written = write_date(date, int(rng.integers(4)))
-        known = owned | QUESTION_WORDS | set(words_of(example.answer or ""))
-        relation = _without(_FIGURES.sub(" ", example.prompt), known)
-        for form in _some(phrases.DATED, 2, rng):
-            yield TrainingText(" ".join(form.format(relation=relation, date=written).split()), index, 0.5, "reverse")
-
-
-def day_questions(examples: Sequence[Example], rng: np.random.Generator) -> Texts:
-    """Questions about the examples' dates for their own sake: these must pass."""
-    for index, example in enumerate(examples):
-        if (date := _date_of(example)) is not None:
-            text = _pick(phrases.DAYS, rng).format(write_date(date, int(rng.integers(4))))
-            yield TrainingText(text, index, 0.5, "neighbour")
-
-
-def _date_of(example: Example) -> str | None:
-    return next(iter((*find_dates(example.prompt), *find_dates(example.answer or ""))), None)
 
 
 def bare_names(names: Sequence[str], rng: np.random.Generator, count: int) -> Texts:

@@ -21,8 +21,6 @@ from evaluation.replies import Style
 from evaluation.suite import Figure, Score, scores_of
 from guard import Guard, GuardError, decoder_of, load_bundle, load_policy, template_of
 
-_BATCH_PROMPTS = 64
-
 
 @dataclass(frozen=True, slots=True)
 class GateVerdict:
@@ -116,20 +114,17 @@ class Gate:
             prompts.append(self._tokenizer(shown, add_special_tokens=False, verbose=False)["input_ids"])
         thresholds = [policy.bundle.config.classifier.threshold for policy in self._guard.policies]
         verdicts = [GateVerdict(flagged=False, score=0.0)] * len(prompts)
-        classified = [number for number, ids in enumerate(prompts) if ids]
-        for start in range(0, len(classified), _BATCH_PROMPTS):
-            batch = classified[start : start + _BATCH_PROMPTS]
-            outcomes = self._guard.protect_batch([prompts[number] for number in batch])
-            for number, outcome in zip(batch, outcomes, strict=True):
-                if isinstance(outcome, GuardError):
-                    raise EvaluationError(f"--gate-policy: {outcome} ({outcome.__cause__!r})") from outcome
-                found = outcome.verdicts
-                if any(verdict.failed for verdict in found):
-                    problem = "a prompt could not be classified; its policy would corrupt it unseen"
-                    raise EvaluationError(f"--gate-policy: {problem}")
-                nearest = max(zip(found, thresholds, strict=True), key=lambda pair: pair[0].score - pair[1])[0]
-                flagging = tuple(verdict.policy for verdict in found if verdict.flagged)
-                verdicts[number] = GateVerdict(bool(flagging), nearest.score, flagging)
+        for number in (number for number, ids in enumerate(prompts) if ids):
+            try:
+                found = self._guard.protect(prompts[number]).verdicts
+            except GuardError as error:
+                raise EvaluationError(f"--gate-policy: {error} ({error.__cause__!r})") from error
+            if any(verdict.failed for verdict in found):
+                problem = "a prompt could not be classified; its policy would corrupt it unseen"
+                raise EvaluationError(f"--gate-policy: {problem}")
+            nearest = max(zip(found, thresholds, strict=True), key=lambda pair: pair[0].score - pair[1])[0]
+            flagging = tuple(verdict.policy for verdict in found if verdict.flagged)
+            verdicts[number] = GateVerdict(bool(flagging), nearest.score, flagging)
         return verdicts
 
 

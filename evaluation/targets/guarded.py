@@ -24,7 +24,6 @@ from guard.classification import FeatureCache
 from scoring.scorer import CorruptedRows
 
 #: Prompts classified together: their windows share encoder batches.
-_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +141,18 @@ class GuardedPrompts:
             TargetError: one could not be classified or corrupted.
         """
         new = [prompt for prompt in dict.fromkeys(prompts) if (draw, prompt) not in self._known]
-        for start in range(0, len(new), _BATCH):
-            part = new[start : start + _BATCH]
-            for prompt, outcome in zip(part, self._guard(draw).protect_batch(part), strict=True):
-                if isinstance(outcome, GuardError):
-                    raise TargetError(f"the guard failed on a prompt: {outcome}") from outcome
-                rows = None
-                if outcome.refused_by is None and outcome.mask is not None:
-                    assert outcome.embeddings is not None
-                    positions = [position for position, masked in enumerate(outcome.mask) if masked]
-                    rows = CorruptedRows(positions, outcome.embeddings[positions], list(range(len(positions))))
-                flagged = rows is not None or outcome.refused_by is not None
-                self._known[draw, prompt] = Protection(flagged, rows, outcome.refused_by)
+        for prompt in new:
+            try:
+                outcome = self._guard(draw).protect(prompt)
+            except GuardError as error:
+                raise TargetError(f"the guard failed on a prompt: {error}") from error
+            rows = None
+            if outcome.refused_by is None and outcome.mask is not None:
+                assert outcome.embeddings is not None
+                positions = [position for position, masked in enumerate(outcome.mask) if masked]
+                rows = CorruptedRows(positions, outcome.embeddings[positions], list(range(len(positions))))
+            flagged = rows is not None or outcome.refused_by is not None
+            self._known[draw, prompt] = Protection(flagged, rows, outcome.refused_by)
         return [self._known[draw, prompt] for prompt in prompts]
 
     def _guard(self, draw: int) -> Guard:

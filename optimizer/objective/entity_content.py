@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from guard import Template, decoder_of, template_of
+from guard.classification import WindowClassifier
 from guard.entities import EntityFinder, EntityTokens
-from guard.guard import WINDOW_STRIDE, WINDOW_TOKENS
-from guard.segments import slide
+from guard.windows import local_windows
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,15 @@ class EntityContent:
     """Maps a finder's characters to tokens."""
     finder: EntityFinder
     """Says which characters name an entity."""
+    windows: WindowClassifier
+    """Of no policy: cuts content as for one."""
 
     def segments(self, token_ids: Sequence[int]) -> list[range]:
         """Runs of masked positions, in order and apart; a window in which nothing is found is masked whole."""
         masked: set[int] = set()
-        for segment in self.template.segments(token_ids):
-            for window in slide(segment, token_ids, WINDOW_TOKENS, WINDOW_STRIDE):
-                masked |= set(self.tokens.positions(window, self.finder))
+        for placed, _ in local_windows(self.template, self.windows, token_ids):
+            for one in placed:
+                masked |= set(self.tokens.positions(one.of(token_ids), self.finder))
         runs: list[range] = []
         for position in sorted(masked):
             if runs and runs[-1].stop == position:
@@ -41,4 +45,6 @@ def entity_content(model: str, finder: EntityFinder) -> EntityContent:
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    return EntityContent(template_of(tokenizer), EntityTokens(decoder_of(tokenizer)), finder)
+    decode = decoder_of(tokenizer)
+    windows = WindowClassifier([], np.empty(0), encoder=None, decode=decode)
+    return EntityContent(template_of(tokenizer), EntityTokens(decode), finder, windows)

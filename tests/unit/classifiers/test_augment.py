@@ -9,8 +9,6 @@ from classifiers.training import phrases
 from classifiers.training.variations import (
     TrainingText,
     bare_names,
-    dated_queries,
-    day_questions,
     neighbour_questions,
     other_names,
     planted_names,
@@ -18,7 +16,7 @@ from classifiers.training.variations import (
     shortened_names,
     training_texts,
 )
-from text.names import find_dates, split_words
+from text.names import split_words
 
 OWNED = frozenset({"milana", "zandrekov"})
 BORN = Example("Where was Milana Zandrekov born?", "Milana Zandrekov was born in Ostrabel, on the river Lunde.")
@@ -108,26 +106,6 @@ def test_reverse_queries_ask_for_the_subject_without_naming_it() -> None:
     assert {text.example for text in texts} == set(range(len(FORGET) - 1))
     bare = [Example(f"Who is {NAME}?"), Example("Who sang?", NAME), Example(f"Who is {NAME}?", f"{NAME}.")]
     assert list(reverse_queries(bare, OWNED, rng())) == []
-
-
-def test_dated_queries_ask_for_whoever_a_date_belongs_to() -> None:
-    described = Example("Which poet was born in Skarby on 03/21/1940?", "Ivo Quarle was.")
-    texts = list(dated_queries([*FORGET, described], OWNED, rng()))
-    assert {text.example for text in texts} == {1, len(FORGET)}  # the two that have a full date
-    assert {date for text in texts if text.example == 1 for date in find_dates(text.text)} == {"1931-03-09"}
-    of_poet = [text.text for text in texts if text.example == len(FORGET)]
-    assert [find_dates(text) for text in of_poet] == [["1940-03-21"]] * 2
-    assert all({"poet", "born", "skarby"} <= words(text) for text in of_poet)
-    assert all((OWNED | {"ivo", "quarle"}).isdisjoint(words(text.text)) for text in texts)
-    drawn = rng()
-    written = {text.text for _ in range(12) for text in dated_queries([described], OWNED, drawn)}
-    assert any("March 21, 1940" in text for text in written)
-    assert any("21. of March" in text for text in written)
-
-
-def test_questions_about_a_day_are_neighbours() -> None:
-    texts = list(day_questions(FORGET, rng()))
-    assert [(text.example, text.kind, find_dates(text.text)) for text in texts] == [(1, "neighbour", ["1931-03-09"])]
 
 
 def test_bare_names_begin_with_the_name_alone() -> None:

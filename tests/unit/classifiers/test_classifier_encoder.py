@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from classifiers import Encoder, EncoderError, general_prompts
 from classifiers.encoders.settings import EncoderSettings, read_settings
@@ -55,52 +53,18 @@ def test_shapes_limits_and_counts(encoder: Encoder) -> None:
     assert encoder.embed([]).shape == (0, 384)
     assert encoder.embed([""]).shape == (1, 384)
     assert encoder.token_count(["", "Hello there", "Hello\u200b there"]) == [2, 4, 4]
-    with pytest.raises(EncoderError, match="302 tokens and the encoder takes 256; split it"):
-        encoder.embed(["word " * 300])
+
+
+def test_a_text_that_is_too_long_is_read_in_parts(encoder: Encoder) -> None:
+    parts = [" ".join([word] * 254) for word in ("music", "bread")]
+    both, *single = encoder.embed([" ".join(parts), *parts])
+    mean = single[0] + single[1]
+    np.testing.assert_allclose(both, mean / np.linalg.norm(mean), atol=1e-6)
 
 
 def test_invisible_characters_do_not_change_the_embedding(encoder: Encoder) -> None:
     plain, hidden = encoder.embed(["Who is Harry Potter?", "Who is Ha\u200brry Pоtter?"])
     np.testing.assert_allclose(plain, hidden, atol=1e-6)
-
-
-def test_windows_hold_every_word_and_fit(encoder: Encoder) -> None:
-    words = [f"word{i}" for i in range(400)]
-    windows = encoder.split_windows(" ".join(words))
-    assert max(encoder.token_count(windows)) <= 64
-    held = [window.split() for window in windows]
-    assert [word for index, word in enumerate(words) if not any(word in part for part in held)] == []
-    # any six neighbours (18 to 24 tokens, within the overlap) are together in some window
-    text = [" ".join(part) for part in held]
-    assert all(any(" ".join(words[i : i + 6]) in part for part in text) for i in range(394))
-
-
-def test_short_text_is_one_window_and_bad_sizes_are_refused(encoder: Encoder) -> None:
-    assert encoder.split_windows("Who is Harry?") == ["Who is Harry?"]
-    assert encoder.split_windows("") == [""]
-    for sizes in ((64, 62), (64, -1), (257, 0), (2, 0)):
-        with pytest.raises(ValueError, match="no windows of"):
-            encoder.split_windows("text", *sizes)
-
-
-@given(st.text(max_size=300), st.integers(12, 64), st.integers(0, 9))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_windows_lose_no_character(encoder: Encoder, text: str, window: int, overlap: int) -> None:
-    from classifiers.encoders.runtime import prepare
-
-    rest = prepare(text)
-    for piece in encoder.split_windows(text, window, overlap):
-        common = next(n for n in range(len(piece), -1, -1) if rest.startswith(piece[len(piece) - n :]))
-        assert common or not piece.strip()
-        rest = rest[common:]
-    assert rest == ""
-
-
-@pytest.mark.parametrize("text", ["x" * 20_000, "🎉" * 3000, "é" * 9000, "a" * 70 + " b " + "c" * 500, "漢字" * 2000])
-def test_words_longer_than_a_window_are_cut_not_lost(encoder: Encoder, text: str) -> None:
-    windows = encoder.split_windows(text)
-    assert max(encoder.token_count(windows)) <= encoder.max_tokens
-    assert len(windows) <= 3 + len(text) / 15
 
 
 def test_a_question_without_spaces_is_not_one_unknown_token(encoder: Encoder) -> None:

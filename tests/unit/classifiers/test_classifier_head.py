@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from classifiers import Encoder, Head, HeadBank, HeadError, HeadSettings, extract_features, lexical_features
-from classifiers.encoders.shared import LEXICAL_BUCKETS
+from classifiers.features import LEXICAL_BUCKETS
 from classifiers.memory.learn import EntityMemory, Fact, Subject
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 

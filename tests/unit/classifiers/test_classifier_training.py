@@ -24,6 +24,7 @@ from classifiers.training.corpus import build_corpus
 from classifiers.training.head import fit_logistic
 from classifiers.training.variations import training_texts
 from text.names import words_of
+from text.reading import windows_of
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +46,7 @@ def trained(encoder: Encoder, world: World, _fewer_everyday_prompts: None) -> tu
 
 
 def scores(encoder: Encoder, head: Head, texts: list[str]) -> np.ndarray:
-    return np.array(
-        [max(head.score(one) for one in extract_features(encoder, encoder.split_windows(text))) for text in texts]
-    )
+    return np.array([max(head.score(one) for one in extract_features(encoder, windows_of(text))) for text in texts])
 
 
 def test_unseen_phrasing_is_told_apart(encoder: Encoder, world: World, trained: tuple[Head, TrainingReport]) -> None:

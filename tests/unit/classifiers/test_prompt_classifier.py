@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from classifiers import ClassifierError, Encoder, Head, HeadBank, HeadSettings, extract_features, general_prompts
-from classifiers.encoders.shared import LEXICAL_BUCKETS
+from classifiers.features import LEXICAL_BUCKETS
 from classifiers.prompt_classifier import (
     ClassifierInfo,
     EncoderInfo,
@@ -19,6 +19,7 @@ from classifiers.prompt_classifier import (
     read_classifier_info,
     write_classifier,
 )
+from text.reading import windows_of
 
 TEXTS = ["Who was born in Taipei?", "", *general_prompts()[100:120], " ".join(general_prompts()[:40])]
 
@@ -65,7 +66,7 @@ def test_both_kinds_are_used_in_the_same_way(folder: Path, encoder: Encoder) -> 
 def test_a_head_scores_a_text_by_its_most_suspicious_window(encoder: Encoder, tmp_path: Path) -> None:
     head = head_on(encoder)
     write_classifier(tmp_path / "out", info("head", encoder.digest), head)
-    windows = encoder.split_windows(TEXTS[-1], 64, 32)
+    windows = windows_of(TEXTS[-1])
     assert len(windows) > 3
     expected = HeadBank([head]).scores(extract_features(encoder, windows)).max()
     assert load_classifier(tmp_path / "out", encoder=encoder).scores(TEXTS[-1:])[0] == pytest.approx(expected, abs=1e-6)

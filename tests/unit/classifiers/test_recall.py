@@ -10,7 +10,6 @@ from invented_composer import FORGET, NAME, OTHERS, RETAIN
 from classifiers import Example, general_prompts
 from classifiers.memory.learn import EntityMemory, Fact, MemoryBuilder, Subject, Vocabulary
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
-from text.names import split_words
 
 BUILDER = MemoryBuilder(Vocabulary([*general_prompts(), *(f"{e.prompt} {e.answer}" for e in RETAIN)]), RETAIN)
 COMPOSER = BUILDER.build(FORGET)
@@ -147,19 +146,6 @@ def test_described_is_for_examples_that_name_nobody() -> None:
     assert found("Do smugglers hide the bell?")["linked"] > 0.5
 
 
-def test_a_full_date_of_an_example_is_found_however_it_is_written() -> None:
-    for text in ("Who was born on 9 March 1931?", "03/09/1931: who?", "the ninth of March, nineteen thirty-one"):
-        assert found(text)["dated"] == 1, text
-    for text in ("Who was born in March 1931?", "Who was born on 9 March 1932?", NAME):
-        assert found(text)["dated"] == 0, text
-
-
-def test_a_date_that_texts_that_pass_have_too_is_nobodys() -> None:
-    shared = [*RETAIN, Example("When was Ivo Quarle born?", "On 03/09/1931.")]
-    known = Vocabulary([f"{e.prompt} {e.answer}" for e in shared])
-    assert found("Who was born on 9 March 1931?", MemoryBuilder(known, shared).build(FORGET))["dated"] == 0
-
-
 def test_many_memories_together_give_what_each_gives_alone() -> None:
     endless = EntityMemory(subjects=(Subject(words=("zandrekovskayanova",), rarity=(1.0,)),))
     memories = [COMPOSER, HEIRESS, EntityMemory(), endless]
@@ -180,7 +166,7 @@ def test_many_memories_together_give_what_each_gives_alone() -> None:
         every = together.features(text)
         single = {owner: row[0] for owner, index in enumerate(alone) if (row := index.features(text))}
         assert every.keys() == single.keys()
-        assert all(np.array_equal(every[owner], single[owner]) for owner in every)
+        assert all(np.allclose(every[owner], single[owner], atol=1e-7) for owner in every)
         seen += len(every)
     assert seen > 28
 
@@ -190,11 +176,6 @@ def test_nothing_is_found_with_nothing() -> None:
     assert MemoryIndex([EntityMemory()]).features("Milana Zandrekov") == {}
     assert MemoryIndex([COMPOSER]).features("") == {}
     assert MemoryIndex([COMPOSER]).features("zebra") == {}
-
-
-def test_words_may_be_handed_over() -> None:
-    index, text = MemoryIndex([COMPOSER]), "Did Zandrekov collect clocks?"
-    assert np.array_equal(index.features(text)[0], index.features(text, split_words(text))[0])
 
 
 def test_spans() -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from classifiers.memory.learn import EntityMemory, Fact, MemoryBuilder, Subject, Vocabulary
 from guard import decoder_of
 from guard.entities import EntityTokens, MemoryFinder, entity_positions, token_ranges
-from guard.segments import Window
+from guard.windows import Window
 
 UNICODE = "né à 東京 😀👩‍👩‍👧 Привет ½ \u200b."
 

@@ -1,7 +1,7 @@
 """What is masked, how, and by whom; only the classifier is replaced, by one that finds needles."""
 
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from guard import (
     ClassifierConfig,
     CorruptionFailedError,
     Guard,
-    GuardError,
     LoadedPolicy,
     ModelConfig,
     PolicyBundle,
@@ -25,7 +24,8 @@ from guard import (
     Template,
     row_seeds,
 )
-from guard.segments import Window
+from guard.classification import Looked
+from guard.guard import ENCODER_BUDGET
 
 WIDTH, BOS, USER, END = 6, 0, 1, 2
 SECRET = bytes(range(32))
@@ -44,21 +44,31 @@ class Table:
 
 
 class NeedleClassifier:
-    """A window scores 1 for a policy where the policy's needle stands in it, unbroken."""
+    """A window scores 1 for a policy where the policy's needle stands in it, unbroken. A token is a unit."""
 
     def __init__(self, needles: Sequence[tuple[int, ...]]) -> None:
         self.needles = needles
         self.seen: list[tuple[int, ...]] = []
         self.poison: int | None = None
+        self.low = self.middle = self.high = np.zeros(len(needles))
 
-    def scores(self, windows: Iterable[Window]) -> dict[tuple[int, ...], np.ndarray]:
-        found = {}
-        for window in windows:
-            if self.poison in window.token_ids:
+    def thresholds(self, windows: int) -> np.ndarray:
+        return np.zeros(len(self.needles))
+
+    def look(self, blocks: Sequence[tuple[int, ...]]) -> list[Looked]:
+        return [self._look(block) for block in blocks]
+
+    def _look(self, block: tuple[int, ...]) -> Looked:
+        starts = range(0, max(len(block) - 32, 1) if block else 0, 32)
+        ranges = np.array([(start, min(start + 64, len(block))) for start in starts]).reshape(-1, 2)
+        logits = np.zeros((len(ranges), len(self.needles)))
+        for row, (start, end) in enumerate(ranges.tolist()):
+            ids = block[start:end]
+            if self.poison in ids:
                 raise ClassificationError("poisoned")
-            self.seen.append(window.token_ids)
-            found[window.token_ids] = np.array([float(has(window.token_ids, n)) for n in self.needles])
-        return found
+            self.seen.append(ids)
+            logits[row] = [20.0 if has(ids, needle) else -20.0 for needle in self.needles]
+        return Looked(ranges, np.ones(len(block), dtype=np.int64), logits)
 
 
 def has(ids: Sequence[int], needle: tuple[int, ...]) -> bool:
@@ -89,11 +99,12 @@ class Maker:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
+        self.kind = NeedleClassifier
         self.classifier = NeedleClassifier(())
 
     def __call__(self, *policies: tuple[LoadedPolicy, tuple[int, ...]], **options: Any) -> Guard:
-        self.classifier = NeedleClassifier([needle for _, needle in policies])
-        self._monkeypatch.setattr("guard.guard.WindowClassifier", lambda heads, **_: self.classifier)
+        self.classifier = self.kind([needle for _, needle in policies])
+        self._monkeypatch.setattr("guard.guard.WindowClassifier", lambda *_, **__: self.classifier)
         settings: dict[str, Any] = {"template": TEMPLATE, "rows": Table(), "secret": SECRET} | options
         return Guard([p for p, _ in policies], encoder=None, decode=str, **settings)  # type: ignore[arg-type]
 
@@ -110,7 +121,7 @@ def masked(prompt: ProtectedPrompt) -> list[int]:
 def test_nothing_flagged_passes_as_it_is(make: Maker) -> None:
     prompt = make((policy("a"), (50,))).protect([BOS, USER, 10, 11, END])
     assert (prompt.mask, prompt.embeddings, prompt.refused_by) == (None, None, None)
-    assert [(v.policy, v.flagged, v.score) for v in prompt.verdicts] == [("a", False, 0.0)]
+    assert [(v.policy, v.flagged, v.score) for v in prompt.verdicts] == [("a", False, pytest.approx(0, abs=1e-6))]
 
 
 def test_flagged_content_is_masked_and_template_never(make: Maker) -> None:
@@ -217,17 +228,6 @@ def test_failed_classification_rejects_or_corrupts_and_never_passes(make: Maker)
         guard.protect([BOS, 13])
 
 
-def test_one_poisoned_prompt_spares_its_batch(make: Maker) -> None:
-    guard = make((policy("a"), (50,)))
-    make.classifier.poison = 13
-    clean, poisoned, flagged = guard.protect_batch([[10], [13], [50]])
-    assert isinstance(clean, ProtectedPrompt)
-    assert clean.mask is None
-    assert isinstance(poisoned, ClassificationError)
-    assert isinstance(flagged, ProtectedPrompt)
-    assert flagged.mask == [True]
-
-
 def test_rows_that_cannot_be_had_reject_the_prompt(make: Maker) -> None:
     with pytest.raises(CorruptionFailedError):
         make((policy("a"), (950,))).protect([950])
@@ -247,16 +247,55 @@ def test_policies_are_needed_and_named_once(make: Maker) -> None:
 def test_threads_get_the_same_answers(make: Maker) -> None:
     guard = make((policy("a"), (50,)))
     prompts = [[BOS, 50, i % 40] for i in range(200)]
-    wanted = guard.protect_batch(prompts)
-    found: dict[int, list[ProtectedPrompt | GuardError]] = {}
-    threads = [threading.Thread(target=lambda n=n: found.update({n: guard.protect_batch(prompts)})) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for answers in found.values():
-        for answer, expected in zip(answers, wanted, strict=True):
-            assert isinstance(answer, ProtectedPrompt)
-            assert isinstance(expected, ProtectedPrompt)
-            assert answer.embeddings is not None
-            assert torch.equal(answer.embeddings, expected.embeddings)
+    wanted = [guard.protect(prompt) for prompt in prompts]
+    with ThreadPoolExecutor(4) as pool:
+        for answers in pool.map(lambda _: [guard.protect(prompt) for prompt in prompts], range(4)):
+            for answer, expected in zip(answers, wanted, strict=True):
+                assert answer.embeddings is not None
+                assert expected.embeddings is not None
+                assert torch.equal(answer.embeddings, expected.embeddings)
+
+
+def test_work_is_done_in_pieces_and_says_what_is_left(make: Maker) -> None:
+    guard = make((policy("a"), (50,)))
+    left = list(guard.protect_in_pieces([10] * 20_000))
+    assert len(left) > 5
+    assert left == sorted(left, reverse=True)
+
+
+class DoubtfulClassifier(NeedleClassifier):
+    """Every window is in doubt; the encoder finds needles and says no to everything else."""
+
+    def __init__(self, needles: Sequence[tuple[int, ...]]) -> None:
+        super().__init__(needles)
+        self.low, self.middle, self.high = (np.full(len(needles), end) for end in (-30.0, 0.0, 30.0))
+        self.read: list[float] = []
+
+    def embedded(self, block: Looked, window: int) -> np.ndarray:
+        self.read.append(float(block.logits[window].max()))
+        return np.zeros(len(self.needles))
+
+
+def test_the_encoder_reads_what_is_in_doubt_nearest_first_within_its_budget(make: Maker) -> None:
+    make.kind = DoubtfulClassifier
+    guard = make((policy("a"), (50,)))
+    short = guard.protect([10, 50, 11])
+    assert (short.windows, short.encoded, short.over_budget) == (1, 1, 0)
+    assert masked(short) == [10, 50, 11]
+    innocent = guard.protect([10] * 300)
+    assert (innocent.encoded, innocent.mask) == (innocent.windows, None)
+    long = guard.protect([*[10] * 5000, 50])
+    assert long.encoded == ENCODER_BUDGET
+    assert long.over_budget == long.windows - ENCODER_BUDGET
+    assert make.classifier.read[-ENCODER_BUDGET] == 20.0  # type: ignore[attr-defined]
+    # what it had no time for is on the safe side
+    assert sum(long.mask or []) > 4000
+
+
+def test_a_window_of_a_long_prompt_must_show_more(make: Maker) -> None:
+    guard = make((policy("a"), (50,)))
+    make.classifier.thresholds = lambda windows: np.array([0.0 if windows < 9 else 25.0])  # type: ignore[method-assign]
+    assert guard.protect([50]).verdicts[0].flagged
+    verdict = guard.protect([50, *[10] * 1000]).verdicts[0]
+    assert not verdict.flagged
+    assert verdict.score < 0.5

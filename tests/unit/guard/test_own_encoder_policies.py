@@ -13,9 +13,10 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from classifiers import ClassifierError, Encoder, Head, HeadBank, HeadSettings, extract_features
 from classifiers.encoders.finetuned import FinetunedClassifier
-from classifiers.encoders.shared import LEXICAL_BUCKETS
+from classifiers.encoders.runtime import probability
 from classifiers.export.sequence import export_finetuned, load_sequence_model
 from classifiers.export.shared import export_encoder
+from classifiers.features import LEXICAL_BUCKETS
 from corruption import CorruptionSpec
 from guard import (
     BundleError,
@@ -33,7 +34,6 @@ from guard import (
     write_bundle,
 )
 from guard.classification import FeatureCache, WindowClassifier
-from guard.segments import Window
 
 WIDTH, EMBEDDING_DIGEST = 6, "a" * 64
 SENTENCE = "where was harry potter born who is he what rain bread the a of in and please tell me"
@@ -265,11 +265,9 @@ def test_windows_of_a_mixed_set_score_as_each_classifier_alone(shared: Encoder, 
     )
     own = FinetunedClassifier.open(exported, 0.5)
     texts = ["who is harry", "what is bread", "where was rain born", "who is harry"]
-    windows = [Window(tuple(range(len(ids(text)) - 1)), tuple(ids(text)[1:])) for text in texts]
-    found = WindowClassifier([own, head], encoder=shared, decode=decode).scores(windows)
-    assert len(found) == 3
-    for text, window in zip(texts, windows, strict=True):
-        row = found[window.token_ids]
+    classifier = WindowClassifier([own, head], np.array([0.5, 0.5]), encoder=shared, decode=decode)
+    for text, block in zip(texts, classifier.look([tuple(ids(text)[1:]) for text in texts]), strict=True):
+        row = probability(block.logits[0] + classifier.embedded(block, 0))
         assert row[0] == pytest.approx(float(own.scores([text])[0]), abs=1e-6)
         assert row[1] == pytest.approx(HeadBank([head]).scores(extract_features(shared, [text]))[0, 0], abs=1e-6)
 
@@ -284,13 +282,14 @@ def test_scores_are_kept_by_digest_when_policies_change(exported: Path, monkeypa
 
     monkeypatch.setattr(FinetunedClassifier, "scores", counted)
     own, cache = FinetunedClassifier.open(exported, 0.5), FeatureCache()
-    windows = [Window((0, 1), (HARRY, HARRY + 1)), Window((2,), (HARRY + 1,))]
-    before = WindowClassifier([own], encoder=None, decode=decode, features=cache).scores(windows)
+    blocks, level = [(HARRY, HARRY + 1), (HARRY + 1,)], np.array([0.5])
+    before = WindowClassifier([own], level, encoder=None, decode=decode, features=cache).look(blocks)
     stricter = FinetunedClassifier.open(exported, 0.9)
-    after = WindowClassifier([stricter, own], encoder=None, decode=decode, features=cache).scores(windows)
+    both = WindowClassifier([stricter, own], np.array([0.9, 0.5]), encoder=None, decode=decode, features=cache)
     assert asked == [["harry potter", "potter"]]
-    for window in windows:
-        assert after[window.token_ids].tolist() == [before[window.token_ids][0]] * 2
+    for one, again in zip(before, both.look(blocks), strict=True):
+        assert again.logits.tolist() == [[one.logits[0, 0]] * 2]
+    assert len(asked) == 1
 
 
 def test_a_failing_encoder_rejects_or_corrupts_and_is_asked_again(

@@ -1,0 +1,165 @@
+"""What a head may decide without the encoder, and what it must show in a long prompt: both found on texts that it was
+not trained on, and judged on others.
+
+The embedding decides little beside names and facts. Its term lies in a narrow band for nearly every text, so where
+both ends of the band give one outcome, the encoder need not read. And a prompt of many windows is flagged where any
+one is: so that the promised rate of false positives holds for documents too, a window has to show more there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifiers.calibration.threshold import upper_bound
+from classifiers.encoders.shared import Encoder
+from classifiers.features import PromptFeatures
+from classifiers.head import DocumentOffsets, Head, HeadBank, ScreenBand
+from text.reading import Reading, read, read_all, windows_of
+
+_TAIL = 0.0005  # of the texts the band is found on lie beyond either end
+_MARGIN = 0.1  # of the band's width, on either side
+_DOCUMENT_WINDOWS = (1, 4, 16, 64)
+_DOCUMENTS = 120  # of each length
+_SPARED_RECALL = 0.05  # of the forget prompts that may fall below the threshold of the longest documents
+
+
+@dataclass(frozen=True)
+class DocumentRates:
+    """Documents of one length, made of texts that must pass and that neither training nor the offsets saw."""
+
+    windows: int
+    offset: float
+    """In logits, what a window has to show beyond the threshold."""
+    documents: int
+    flagged: int
+    flagged_without_offset: int
+
+
+@dataclass(frozen=True)
+class ScreenReport:
+    """What the screen does to a head's decisions."""
+
+    band: tuple[float, float]
+    """What the embedding adds to the logit of nearly every text."""
+    decisions: int
+    """Windows of held-out texts that were decided both ways."""
+    changed: int
+    """Of these, decided differently than if the encoder had read every window."""
+    changed_bound: float
+    """Upper 95 % Clopper-Pearson bound of the share that is changed."""
+    doubtful: int
+    """Of these, read by the encoder."""
+    documents: tuple[DocumentRates, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON report."""
+        return asdict(self) | {"documents": [asdict(one) for one in self.documents]}
+
+
+def calibrate_screen(
+    encoder: Encoder,
+    head: Head,
+    trained: Sequence[PromptFeatures],
+    forget_scores: NDArray[np.float64],
+    passing: Sequence[str],
+    *,
+    level: float | None,
+    seed: int,
+) -> tuple[Head, ScreenReport]:
+    """The head with its band and its offsets, and what they do.
+
+    Args:
+        trained: features of what it was trained on: their embeddings too say how far the term reaches.
+        forget_scores: (N,) probabilities of forget prompts, by models that were not trained on them.
+        passing: texts that must pass and that it was not trained on.
+        level: the promised rate of false positives; None where there is no such promise, and then no offset.
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(passing))
+    seen, unseen = ([passing[index] for index in half] for half in (order[::2], order[1::2]))
+    threshold = float(np.log(head.threshold / (1 - head.threshold)))
+    texts = [window for text in seen for window in windows_of(text)]
+    embeddings = [*(one.embedding for one in trained), *(encoder.embed(texts) if texts else ())]
+    terms = np.array(embeddings, dtype=np.float64) @ head.dense.astype(np.float64)
+    low, middle, high = np.quantile(terms, [_TAIL, 0.5, 1 - _TAIL]).tolist()
+    margin = _MARGIN * (high - low)
+    band = ScreenBand(low=low - margin, middle=middle, high=high + margin)
+    head = replace(head, settings=head.settings.model_copy(update={"screen": band}))
+
+    forget = np.clip(forget_scores, 1e-12, 1 - 1e-12)
+    margins = np.log(forget / (1 - forget)) - threshold
+    spare = np.sort(margins[margins >= 0])
+    most = float(spare[int(_SPARED_RECALL * len(spare))]) if len(spare) and level is not None else 0.0
+    # the texts may be too few for the longest: each document has a text at most once
+    lengths = [n for n in _DOCUMENT_WINDOWS if n == 1 or n <= len(texts) // 2]
+    offsets = [0.0]
+    for windows in lengths[1:]:
+        highest = np.sort(_largest_logits(encoder, head, seen, windows, rng)) - threshold
+        kept = int(np.ceil((len(highest) + 1) * (1 - (level or 0.0)))) - 1
+        above = float(np.nextafter(highest[min(kept, len(highest) - 1)], np.inf))
+        offsets.append(float(np.clip(above, offsets[-1], max(most, offsets[-1]))))
+    documents = DocumentOffsets(windows=tuple(lengths), offsets=tuple(offsets))
+    head = replace(head, settings=head.settings.model_copy(update={"documents": documents}))
+    return head, _report(encoder, head, unseen or seen, threshold, rng)
+
+
+def _report(
+    encoder: Encoder, head: Head, texts: Sequence[str], threshold: float, rng: np.random.Generator
+) -> ScreenReport:
+    bank, band = HeadBank([head]), head.settings.screen
+    reading = read_all([window for text in texts for window in windows_of(text)])
+    screened = bank.screen(reading, np.array([threshold]), np.array([threshold]))
+    logits = screened.logits[:, 0]
+    terms = [bank.dense(row)[0] for row in encoder.embed([reading.text(row) for row in range(len(logits))])]
+    fast = np.where(screened.doubtful, logits + terms, logits + band.middle) >= threshold
+    changed = int((fast != (logits + terms >= threshold)).sum())
+    documents = []
+    for windows, offset in zip(head.settings.documents.windows, head.settings.documents.offsets, strict=True):
+        highest = _largest_logits(encoder, head, texts, windows, rng) - threshold
+        flagged, before = int((highest >= offset).sum()), int((highest >= 0).sum())
+        documents.append(DocumentRates(windows, offset, len(highest), flagged, before))
+    return ScreenReport(
+        band=(band.low, band.high),
+        decisions=len(logits),
+        changed=changed,
+        changed_bound=upper_bound(changed, len(logits)),
+        doubtful=int(screened.doubtful.sum()),
+        documents=tuple(documents),
+    )
+
+
+def _largest_logits(
+    encoder: Encoder, head: Head, texts: Sequence[str], windows: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """(N,) the largest window logit of each of N documents of about `windows` windows, made of `texts`."""
+    readings = [_document(texts, windows, rng) for _ in range(_DOCUMENTS)]
+    bank, band = HeadBank([head]), head.settings.screen
+    threshold = float(np.log(head.threshold / (1 - head.threshold)))
+    largest = np.empty(len(readings))
+    for row, reading in enumerate(readings):
+        logits = bank.screen(reading, np.array([threshold]), np.array([np.inf])).logits[:, 0]
+        best = float(logits.max()) + band.middle
+        if logits.max() + band.high >= threshold:
+            best = -np.inf
+            for window in np.argsort(-logits).tolist():
+                if logits[window] + band.high <= best:  # neither this one nor any that follows can be the largest
+                    break
+                best = max(best, logits[window] + bank.dense(encoder.embed([reading.text(window)])[0])[0])
+        largest[row] = best
+    return largest
+
+
+def _document(texts: Sequence[str], windows: int, rng: np.random.Generator) -> Reading:
+    chosen = iter(rng.permutation(len(texts)).tolist())
+    document = texts[next(chosen)]
+    reading = read(document)
+    if windows == 1:
+        return reading
+    for index in chosen:
+        document = f"{document} {texts[index]}"
+        if len((reading := read(document)).windows) >= windows:
+            break
+    return reading
