@@ -5,7 +5,7 @@ Purely token ids in, ids and embedding rows out: no vLLM, no HTTP, no files. The
 Blocking and CPU-bound; safe to call from several threads, not meant to be called in an event loop.
 """
 
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Generator, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +27,8 @@ from guard.segments import Template, Window, slide
 #: Content tokens in one classified window, and the step between windows. A window this short is not diluted
 #: by the text around one forbidden question; the overlap shows every sentence of up to 32 tokens whole.
 WINDOW_TOKENS, WINDOW_STRIDE = 64, 32
+#: Windows classified in one piece of `protect_in_pieces`, and a rough guess of what one costs.
+_WINDOWS_IN_A_PIECE, _WINDOW_US = 4, 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +235,37 @@ class Guard:
                 return [self.protect_batch([prompt])[0] for prompt in prompts]
             return [self.on_error(prompt, error) for prompt in prompts]
         return [self._decide(reading, scores) for reading in readings]
+
+    def protect_in_pieces(self, token_ids: Sequence[int]) -> Generator[int, None, ProtectedPrompt]:
+        """`protect` in pieces of bounded work, for who has other prompts to see to as well.
+
+        Yields:
+            Between two pieces, about how many microseconds of work are still to do: a hint.
+
+        Raises:
+            ClassificationError, CorruptionFailedError: as `protect`.
+        """
+        ids = list(token_ids)
+        outcome: ProtectedPrompt | GuardError
+        scores: dict[tuple[int, ...], Scores] = {}
+        try:
+            reading = self._read(ids)
+            yield from self._score([*reading.local, *reading.glued], scores)
+            self._reglue([reading], scores)
+            yield from self._score(reading.glued, scores)
+        except Exception as error:  # noqa: BLE001 - whatever failed, the prompt must not pass unclassified
+            outcome = self.on_error(ids, error)
+        else:
+            outcome = self._decide(reading, scores)
+        if isinstance(outcome, GuardError):
+            raise outcome
+        return outcome
+
+    def _score(self, windows: Sequence[Window], scores: dict[tuple[int, ...], Scores]) -> Generator[int, None, None]:
+        unknown = [window for window in windows if window.token_ids not in scores]
+        for start in range(0, len(unknown), _WINDOWS_IN_A_PIECE):
+            yield _WINDOW_US * (len(unknown) - start)
+            scores |= self._classifier.scores(unknown[start : start + _WINDOWS_IN_A_PIECE])
 
     def on_error(self, token_ids: Sequence[int], error: BaseException) -> ProtectedPrompt | GuardError:
         """What becomes of a prompt whose classification failed: all content corrupted, or an error. Never a pass.

@@ -260,3 +260,37 @@ def test_threads_get_the_same_answers(make: Maker) -> None:
             assert isinstance(expected, ProtectedPrompt)
             assert answer.embeddings is not None
             assert torch.equal(answer.embeddings, expected.embeddings)
+
+
+def in_pieces(guard: Guard, token_ids: Sequence[int]) -> tuple[list[int], ProtectedPrompt]:
+    """What `protect_in_pieces` yields, and its result."""
+    work, hints = guard.protect_in_pieces(token_ids), []
+    while True:
+        try:
+            hints.append(next(work))
+        except StopIteration as end:
+            return hints, end.value
+
+
+def test_work_in_pieces_comes_to_the_same(make: Maker) -> None:
+    guard = make((policy("a"), (50,)))
+    prompt = [BOS, *range(100, 700), USER, 50, END]
+    hints, found = in_pieces(guard, prompt)
+    expected = guard.protect(prompt)
+    assert (found.mask, found.verdicts) == (expected.mask, expected.verdicts)
+    assert found.embeddings is not None
+    assert expected.embeddings is not None
+    assert torch.equal(found.embeddings, expected.embeddings)
+    assert len(hints) > 3
+    assert min(hints) >= 0
+    assert max(hints[3:]) < hints[0]
+
+
+def test_failures_in_pieces_reject_or_corrupt(make: Maker) -> None:
+    guard = make((policy("a", on_error="corrupt"), (50,)))
+    make.classifier.poison = 13
+    assert masked(in_pieces(guard, [BOS, 13, 14, END])[1]) == [13, 14]
+    guard = make((policy("a"), (50,)))
+    make.classifier.poison = 13
+    with pytest.raises(ClassificationError):
+        in_pieces(guard, [BOS, 13])
