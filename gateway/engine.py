@@ -42,6 +42,8 @@ logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging confi
 
 WORKER_EXTENSION = f"{__name__}.EcoWorkerExtension"
 
+#: What the engine's processes get to end once nothing is left to do. Its workers would take all that they are given.
+_ENGINE_STOP_S = 5.0
 #: Parameters by which a client would move KV blocks or encoder outputs between engines: external caches may key
 #: on token ids, which say nothing about the rows under a mask.
 _TRANSFER_ARGS = ("kv_transfer_params", "ec_transfer_params")
@@ -368,10 +370,10 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         vLLM's server calls this at SIGTERM, in a thread. The engine alone would not know of prompts that are with
         the guard, nor of answers that are still being sent.
         """
-        grace_s = timeout or 0.0
-        started = time.monotonic()
-        self._traffic.drain(grace_s)
-        self._engine.shutdown(timeout=None if timeout is None else max(0.0, started + grace_s - time.monotonic()))
+        deadline = time.monotonic() + (timeout or 0.0)
+        self._traffic.drain(timeout or 0.0)
+        left_s = max(0.0, deadline - time.monotonic())
+        self._engine.shutdown(timeout=None if timeout is None else min(left_s, _ENGINE_STOP_S))
 
     # Refused: other ways to the model, and control of the engine that no guarded route needs.
 

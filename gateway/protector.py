@@ -17,6 +17,8 @@ from guard import ClassificationError, Guard, GuardError, ProtectedPrompt
 STUCK_S = 30.0
 #: A prompt's deadline grows with its work: with its turns it is done in time even where it gets no more than its share.
 DEADLINE_FACTOR = 2 * AGED_TURNS
+#: What is found out of a prompt's work moves its deadline up to this many times the first estimate: no work is endless.
+_MOST_UNDERESTIMATED = 10
 #: A change of the estimated cost that is worth estimating all that waits anew.
 _RESCALED_CHANGE = 0.02
 
@@ -169,10 +171,11 @@ class Protector:
     async def _answer(self, job: Job) -> object:
         """The job's outcome. Its deadline moves with what is known of its work, and of all that its request lists."""
         clock = asyncio.get_running_loop().time
-        started = clock()
+        started, most_us = clock(), _MOST_UNDERESTIMATED * job.group.remaining_us
         answer = asyncio.wrap_future(job.future)
         while not answer.done():
-            left_s = started + self._timeout_s + DEADLINE_FACTOR * job.group.expected_us / 1e6 - clock()
+            work_s = min(job.group.expected_us, most_us) / 1e6
+            left_s = started + self._timeout_s + DEADLINE_FACTOR * work_s - clock()
             if left_s <= 0:
                 raise TimeoutError
             await asyncio.wait({answer}, timeout=left_s)

@@ -1,6 +1,7 @@
 """Turns, time limits, refusals, failures and shutdown of the guard in an event loop; only the classifier is a fake."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -287,6 +288,21 @@ async def test_work_that_ends_without_a_verdict_is_a_counted_rejection(monkeypat
         with pytest.raises(ClassificationError, match="failed"):
             await setup.protector.protect([BOS, 5])
     assert setup.count("eco_prompts_total", outcome="rejected") == 1
+
+
+async def test_work_without_end_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(token_ids: Sequence[int]) -> Any:
+        while True:
+            time.sleep(0.001)
+            yield 1000
+
+    async with running(monkeypatch, timeout_s=SHORT_S) as setup:
+        with monkeypatch.context() as patch:
+            patch.setattr(setup.guard, "protect_in_pieces", endless)
+            with pytest.raises(ClassificationError):
+                await asyncio.wait_for(setup.protector.protect([BOS, 5]), LONG_S)
+        assert setup.protector.is_healthy
+    assert setup.count("eco_guard_dropped_total", reason="late") == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
