@@ -55,7 +55,23 @@ def eco() -> None:
     default=10.0,
     show_default=True,
     type=click.FloatRange(min=0, min_open=True),
-    help="Longest wait for a verdict; past it the policies' on_error decides.",
+    help="Longest wait for a short prompt's verdict, to which a long one's work is added; past it on_error decides.",
+)
+@click.option(
+    "--eco-guard-queue-ms",
+    "guard_queue_ms",
+    default=5000.0,
+    show_default=True,
+    type=click.FloatRange(min=0, min_open=True),
+    help="Work that may run before a newcomer, in estimated milliseconds; where it is more, the newcomer is refused.",
+)
+@click.option(
+    "--eco-guard-threads",
+    "guard_threads",
+    default=None,
+    show_default="one for eight cores",
+    type=click.IntRange(min=1),
+    help="Prompts classified at the same time.",
 )
 @click.option(
     "--eco-allow-multimodal",

@@ -1,4 +1,4 @@
-"""The admin address: readiness, metrics, and which policies are served. For operators, loopback by default."""
+"""The admin address: liveness, readiness, metrics, and the policies served. For operators, loopback by default."""
 
 import contextlib
 import socket
@@ -13,21 +13,43 @@ from gateway.metrics import GuardMetrics
 from guard import Guard
 
 
-def build_admin_app(guard: Guard, metrics: GuardMetrics, check_health: Callable[[], Awaitable[None]]) -> FastAPI:
-    """Routes: `/health`, `/metrics` (vLLM's and the guard's), `/policies`.
+def build_admin_app(
+    guard: Guard,
+    metrics: GuardMetrics,
+    check_health: Callable[[], Awaitable[None]],
+    unready_because: Callable[[], str | None],
+) -> FastAPI:
+    """Routes: `/livez`, `/readyz`, `/health`, `/metrics` (vLLM's and the guard's), `/policies`.
 
     Args:
-        check_health: raises while engine or guard do not answer.
+        check_health: raises where the engine is dead or a thread of the guard dead or stuck.
+        unready_because: a word for why no new requests should come now, None where they may.
     """
     app = FastAPI(title="ECO Gateway admin", docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/health")
-    async def health() -> Response:
+    async def dead_because() -> str | None:
         try:
             await check_health()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway is not ready
-            return JSONResponse({"ready": False, "reason": type(error).__name__}, status_code=503)
-        return JSONResponse({"ready": True})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway does not answer
+            return type(error).__name__
+        return None
+
+    def answer(name: str, reason: str | None) -> Response:
+        if reason is None:
+            return JSONResponse({name: True})
+        return JSONResponse({name: False, "reason": reason}, status_code=503)
+
+    @app.get("/livez")
+    async def live() -> Response:
+        return answer("live", await dead_because())
+
+    @app.get("/readyz")
+    async def ready() -> Response:
+        return answer("ready", await dead_because() or unready_because())
+
+    @app.get("/health")
+    async def health() -> Response:
+        return answer("ready", await dead_because())
 
     @app.get("/metrics")
     async def metrics_text() -> Response:

@@ -8,6 +8,7 @@ list of attributes is delegated.
 import contextlib
 import functools
 import logging
+import time
 import uuid
 from argparse import Namespace
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
@@ -33,12 +34,16 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from gateway import SelfTestError
 from gateway.metrics import GuardMetrics
 from gateway.protector import Protector
+from gateway.scheduling import QueueFullError
+from gateway.traffic import Refusal, Traffic, current_arrival
 from guard import GuardError, ProtectedPrompt
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
 WORKER_EXTENSION = f"{__name__}.EcoWorkerExtension"
 
+#: What the engine's processes get to end once nothing is left to do. Its workers would take all that they are given.
+_ENGINE_STOP_S = 5.0
 #: Parameters by which a client would move KV blocks or encoder outputs between engines: external caches may key
 #: on token ids, which say nothing about the rows under a mask.
 _TRANSFER_ARGS = ("kv_transfer_params", "ec_transfer_params")
@@ -201,16 +206,24 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
 
     Args:
         engine: vLLM's own client.
+        traffic: the HTTP requests on their way, which a shutdown lets finish.
         allow_multimodal: classify the text of multimodal prompts and refuse flagged ones, instead of refusing all.
     """
 
     def __init__(
-        self, engine: Any, protector: Protector, metrics: GuardMetrics, *, allow_multimodal: bool = False
+        self,
+        engine: Any,
+        protector: Protector,
+        metrics: GuardMetrics,
+        traffic: Traffic,
+        *,
+        allow_multimodal: bool = False,
     ) -> None:
         _scope_beam_search()
         self._engine = engine
         self._protector = protector
         self._metrics = metrics
+        self._traffic = traffic
         self._allow_multimodal = allow_multimodal
         self.vllm_config = engine.vllm_config
         self.model_config = engine.model_config
@@ -223,8 +236,9 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         """vLLM's `generate` on the protected prompt.
 
         Raises:
-            VLLMValidationError: 400; an input the guard does not read, or a policy that refuses.
-            GracefulHTTPError: 503; the guard failed and the prompt was not served.
+            VLLMValidationError: 400; an input the guard does not read or vLLM does not take, or a policy that refuses.
+            GracefulHTTPError: 503; the guard failed, or is too busy, and the prompt was not served. 429; the request
+                lists more than it may.
         """
         self._check_params(sampling_params)
         protected = await self._protect(prompt)
@@ -243,12 +257,14 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         """The engine input that may be served in place of `prompt`."""
         kind = prompt.get("type") if isinstance(prompt, dict) else type(prompt).__name__
         if kind == "multimodal" and self._allow_multimodal and "encoder_prompt_token_ids" not in prompt:
+            self._check_ids(prompt)
             if (await self._verdict(prompt["prompt_token_ids"])).mask is not None:
                 self._refuse("flagged_multimodal", "this multimodal prompt cannot be answered")
             return prompt
         if kind != "token":
             reason = kind if kind in {"embeds", "multimodal", "enc_dec"} else "other"
             self._refuse(reason, f"this server answers text and token-id prompts only, not {reason} input")
+        self._check_ids(prompt)
         safe = await self._verdict(prompt["prompt_token_ids"])
         if safe.mask is None:
             return prompt
@@ -263,12 +279,22 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
             replaced["arrival_time"] = prompt["arrival_time"]
         return replaced
 
+    def _check_ids(self, prompt: Any) -> None:
+        """vLLM's own checks of length and vocabulary, which it would do after the guard's work."""
+        self.input_processor._validate_model_inputs(None, prompt)
+
     async def _verdict(self, token_ids: list[int]) -> ProtectedPrompt:
         scope = _beam.get()
         if scope is not None and scope.prompt is not None:
             return _extended(scope.prompt, token_ids)
+        arrival = current_arrival()
         try:
-            prompt = await self._protector.protect(token_ids)
+            prompt = await self._protector.protect(token_ids, None if arrival is None else arrival.group)
+        except QueueFullError as error:
+            refusal = _refusal_for(error)
+            if arrival is not None:
+                arrival.refusal = refusal
+            raise GracefulHTTPError(refusal.message, refusal.status) from error
         except GuardError as error:
             logger.error("prompt rejected: %s (%s)", error, type(error.__cause__).__name__)
             raise GracefulHTTPError(
@@ -279,6 +305,8 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
             self._refuse("policy", "this request is refused by the operator's policy")
         if scope is not None:
             scope.prompt = prompt
+        if arrival is not None:
+            await arrival.checked()
         return prompt
 
     def _refuse(self, reason: str, message: str, parameter: str | None = None) -> NoReturn:
@@ -320,7 +348,8 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         await self._engine.do_log_stats()
 
     async def check_health(self) -> None:
-        """Raise `EngineDeadError` (a 503 on /health) unless engine and guard both answer."""
+        """Raise `EngineDeadError` (a 503 on /health) where the engine is dead, or a thread of the guard is dead or
+        stuck. A guard that is busy is not."""
         if not self._protector.is_healthy:
             raise EngineDeadError("the guard does not answer")
         await self._engine.check_health()
@@ -336,7 +365,15 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         return bool(await self._engine.add_lora(lora_request))
 
     def shutdown(self, timeout: float | None = None) -> None:
-        self._engine.shutdown(timeout=timeout)
+        """Let no new request start, those on their way finish within `timeout` seconds, and stop the engine.
+
+        vLLM's server calls this at SIGTERM, in a thread. The engine alone would not know of prompts that are with
+        the guard, nor of answers that are still being sent.
+        """
+        deadline = time.monotonic() + (timeout or 0.0)
+        self._traffic.drain(timeout or 0.0)
+        left_s = max(0.0, deadline - time.monotonic())
+        self._engine.shutdown(timeout=None if timeout is None else min(left_s, _ENGINE_STOP_S))
 
     # Refused: other ways to the model, and control of the engine that no guarded route needs.
 
@@ -357,6 +394,14 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
 
     async def is_paused(self) -> bool:
         return False
+
+
+def _refusal_for(error: QueueFullError) -> Refusal:
+    if error.own_fault:
+        message = "The request lists more prompts than can be checked at a time. Please send fewer of them together."
+        return Refusal(HTTPStatus.TOO_MANY_REQUESTS, message, error.retry_after_s)
+    message = "Too many prompts are waiting to be checked. Please try again later."
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, error.retry_after_s)
 
 
 def _extended(first: ProtectedPrompt, token_ids: list[int]) -> ProtectedPrompt:

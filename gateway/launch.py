@@ -9,21 +9,24 @@ import logging
 import signal
 import socket
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gateway import LaunchError
 from gateway.flags import check_environment, check_flags, lora_targets
+from gateway.traffic import PUBLIC_PATHS, FrontDoor, Traffic, path_of
 from guard import PolicyBundle, load_bundle, load_or_create_secret
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
 #: What vLLM serves where no model is named; a guard serves the model its policies were built for.
 _DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
-#: Paths that answer without an API key: none reaches the engine or a prompt.
-PUBLIC_PATHS = frozenset({"/health", "/ping", "/version", "/metrics", "/docs", "/redoc", "/openapi.json"})
+#: vLLM's own default is to cut running answers off at SIGTERM. Ten seconds less than Kubernetes waits before it kills.
+SHUTDOWN_TIMEOUT_S = 20
+#: What uvicorn waits for connections to end once the engine has stopped and nothing can follow on them.
+_HTTP_SHUTDOWN_TIMEOUT_S = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class EcoOptions:
     admin_host: str = "127.0.0.1"
     admin_port: int = 8001
     guard_timeout_s: float = 10.0
+    guard_queue_ms: float = 5000.0
+    guard_threads: int | None = None
     allow_multimodal: bool = False
     allow_untested: bool = False
 
@@ -96,7 +101,9 @@ def _parse(vllm_args: Sequence[str]) -> Namespace:
 
     named = {part.split("=")[0].lstrip("-").replace("-", "_") for part in vllm_args if part.startswith("--")}
     try:
-        args: Namespace = make_arg_parser(Parser(prog="eco serve")).parse_args(list(vllm_args))
+        parser = make_arg_parser(Parser(prog="eco serve"))
+        parser.set_defaults(shutdown_timeout=SHUTDOWN_TIMEOUT_S)
+        args: Namespace = parser.parse_args(list(vllm_args))
         args.subparser = "serve"
         if args.model_tag is not None:
             args.model = args.model_tag
@@ -174,7 +181,7 @@ async def _run(
     from gateway.admin import AdminServer, build_admin_app
     from gateway.engine import GuardedEngine, open_engine
     from gateway.metrics import GuardMetrics
-    from gateway.protector import Protector
+    from gateway.protector import Protector, default_threads
     from gateway.selftest import run_self_test
     from guard import Guard, decoder_of, template_of
 
@@ -197,24 +204,40 @@ async def _run(
             row_scale=scale,
             dtype=dtype,
         )
-        protector = Protector(guard, metrics, timeout_s=options.guard_timeout_s)
+        protector = Protector(
+            guard,
+            metrics,
+            timeout_s=options.guard_timeout_s,
+            queue_ms=options.guard_queue_ms,
+            threads=options.guard_threads or default_threads(),
+        )
         protector.start()
-        client = GuardedEngine(engine, protector, metrics, allow_multimodal=options.allow_multimodal)
-        admin = AdminServer(build_admin_app(guard, metrics, client.check_health))
+        traffic = Traffic()
+        client = GuardedEngine(engine, protector, metrics, traffic, allow_multimodal=options.allow_multimodal)
+
+        def unready_because() -> str | None:
+            return traffic.closed_because or ("overloaded" if protector.is_overloaded else None)
+
+        def door(app: Any) -> FrontDoor:
+            return FrontDoor(app, traffic, turned_away=lambda: metrics.turned_away("draining"))
+
+        admin = AdminServer(build_admin_app(guard, metrics, client.check_health, unready_because))
         admin_task = asyncio.create_task(admin.serve_on(admin_socket))
         logger.info("guard: %d policies, self-test passed, row scale %g", len(guard.policies), scale)
         try:
-            shutdown = await _serve_http(client, args, *public)
+            shutdown = await _serve_http(client, args, door, *public)
         finally:
             admin.should_exit = True
             await admin_task
-            await protector.stop()
+            protector.stop()
     # As in vLLM: the HTTP server's shutdown is awaited after the engine's.
     await shutdown
 
 
-async def _serve_http(client: Any, args: Namespace, address: str, sock: socket.socket) -> Any:
-    """vLLM's `build_and_serve`, with our authentication around its application."""
+async def _serve_http(
+    client: Any, args: Namespace, door: Callable[[Any], FrontDoor], address: str, sock: socket.socket
+) -> Any:
+    """vLLM's `build_and_serve`, with our front door and our authentication around its application."""
     from vllm import envs
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
@@ -227,6 +250,8 @@ async def _serve_http(client: Any, args: Namespace, address: str, sock: socket.s
     if "generate" not in tasks:
         raise LaunchError(f"{args.model}: not a generating model (it supports {', '.join(tasks)})")
     app = build_app(args, tasks, client.model_config)
+    # Around the finished stack: vLLM's last step has built it, and then nothing can be added.
+    app.middleware_stack = door(app.middleware_stack or app.build_middleware_stack())
     _authenticate_every_route(app, args)
     await init_app_state(client, app.state, args, tasks)
     logger.info("guarded server listening on %s", address)
@@ -238,6 +263,7 @@ async def _serve_http(client: Any, args: Namespace, address: str, sock: socket.s
         port=args.port,
         log_level=args.uvicorn_log_level,
         access_log=not args.disable_uvicorn_access_log,
+        timeout_graceful_shutdown=_HTTP_SHUTDOWN_TIMEOUT_S,
         timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
         ssl_keyfile=args.ssl_keyfile,
         ssl_certfile=args.ssl_certfile,
@@ -265,10 +291,9 @@ def _authenticate_every_route(app: Any, args: Namespace) -> None:
         def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
             if scope["type"] not in ("http", "websocket") or scope.get("method") == "OPTIONS":
                 return self.app(scope, receive, send)
-            path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/") or "/"
-            if path in PUBLIC_PATHS or self.verify_token(Headers(scope=scope)):
+            if path_of(scope) in PUBLIC_PATHS or self.verify_token(Headers(scope=scope)):
                 return self.app(scope, receive, send)
             return JSONResponse({"error": "Unauthorized"}, status_code=401)(scope, receive, send)
 
-    # Outermost, and around the finished stack: vLLM's last step has built it, and then nothing can be added.
+    # Outermost: who has no key learns nothing else.
     app.middleware_stack = Authentication(app.middleware_stack or app.build_middleware_stack(), tokens=tokens)

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from guard import ProtectedPrompt
 
+_PIECE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -31,7 +32,22 @@ class GuardMetrics:
             buckets=_LATENCY_BUCKETS_S,
             registry=self.registry,
         )
-        self._ready = Gauge("eco_ready", "1 while the guard answers", registry=self.registry)
+        self._pieces = Histogram(
+            "eco_guard_piece_seconds",
+            "Time of one piece of work: nothing else gets a turn on that thread meanwhile",
+            buckets=_PIECE_BUCKETS_S,
+            registry=self.registry,
+        )
+        gauge = functools.partial(Gauge, registry=self.registry)
+        self._queue_prompts = gauge("eco_guard_queue_prompts", "Prompts that wait for their verdict")
+        self._backlog = gauge("eco_guard_backlog_seconds", "Estimated time until all of them have it")
+        self._turned_away = counter(
+            "eco_guard_turned_away", "Prompts refused before any work, by reason: queue, list, draining", ["reason"]
+        )
+        self._dropped = counter(
+            "eco_guard_dropped", "Work given up, by reason: its client left, or it was late", ["reason"]
+        )
+        self._ready = gauge("eco_ready", "1 while the guard answers")
 
     def decided(self, prompt: ProtectedPrompt, seconds: float) -> None:
         self._latency.observe(seconds)
@@ -49,6 +65,20 @@ class GuardMetrics:
 
     def refused_input(self, reason: str) -> None:
         self._refused_inputs.labels(reason).inc()
+
+    def turned_away(self, reason: str) -> None:
+        self._turned_away.labels(reason).inc()
+
+    def dropped(self, reason: str) -> None:
+        self._dropped.labels(reason).inc()
+
+    def worked_piece(self, seconds: float) -> None:
+        self._pieces.observe(seconds)
+
+    def queue(self, prompts: Callable[[], int], backlog_s: Callable[[], float]) -> None:
+        """Take the gauges from these at every scrape."""
+        self._queue_prompts.set_function(lambda: float(prompts()))
+        self._backlog.set_function(backlog_s)
 
     def ready(self, healthy: Callable[[], bool]) -> None:
         """Take the gauge from `healthy` at every scrape."""

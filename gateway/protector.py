@@ -1,69 +1,132 @@
-"""The guard for an event loop: one worker thread, and concurrent prompts share encoder batches.
+"""The guard for an event loop: every prompt's work in its turn, and a deadline for each.
 
-Nothing here blocks the loop. While one batch is in the thread, further prompts gather for the next.
+Nothing here blocks the loop; whose turn it is, is `gateway.scheduling`'s to say.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from gateway.metrics import GuardMetrics
+from gateway.scheduling import AGED_TURNS, Group, Job, QueueFullError, Scheduler, StoppedError
 from guard import ClassificationError, Guard, GuardError, ProtectedPrompt
 
-#: Prompts in one batch: bounds how long the last to join waits for the others' encoder time.
-MAX_BATCH_PROMPTS = 32
+#: A thread that is longer than this in one piece of work, a few milliseconds of it, hangs.
+STUCK_S = 30.0
+#: A prompt's deadline grows with its work: with its turns it is done in time even where it gets no more than its share.
+DEADLINE_FACTOR = 2 * AGED_TURNS
+#: What is found out of a prompt's work moves its deadline up to this many times the first estimate: no work is endless.
+_MOST_UNDERESTIMATED = 10
+#: A change of the estimated cost that is worth estimating all that waits anew.
+_RESCALED_CHANGE = 0.02
 
-_Job = tuple[Sequence[int], "asyncio.Future[ProtectedPrompt | GuardError]"]
+
+def default_threads() -> int:
+    """One of eight cores classifies; the engine and the server have the others."""
+    return max(1, len(os.sched_getaffinity(0)) // 8)
+
+
+class CostModel:
+    """Microseconds of work that a prompt of so many tokens will take, learned from those before it.
+
+    A prompt counts by its tokens: a short one says little about the price of a token.
+    """
+
+    #: Before anything was measured: more than a slow core needs.
+    START_US_PER_TOKEN = 50.0
+    LEAST_US = 1000
+    #: A prompt of this many tokens moves the estimate half the way.
+    _HALF_TOKENS = 2000
+
+    def __init__(self) -> None:
+        self.us_per_token = self.START_US_PER_TOKEN
+
+    def estimate_us(self, tokens: int) -> int:
+        return self.LEAST_US + round(tokens * self.us_per_token)
+
+    def learn(self, tokens: int, work_us: int) -> None:
+        """What a prompt of `tokens` > 0 took, or will have taken. Known windows cost nothing: it sinks slower than
+        it rises, or prompts asked twice would let in too many new ones."""
+        measured = max(0, work_us - self.LEAST_US) / tokens
+        weight = tokens / (tokens + self._HALF_TOKENS)
+        step = weight if measured > self.us_per_token else weight / 4
+        self.us_per_token = max(1.0, self.us_per_token + step * (measured - self.us_per_token))
 
 
 class Protector:
     """Answers `protect` for many requests at once.
 
     Args:
-        timeout_s: longest wait for a verdict; past it the prompt is treated as one that failed to classify.
+        timeout_s: longest wait for a short prompt's verdict; a long one may take `DEADLINE_FACTOR` times its
+            estimated work longer. Past it a prompt is treated as one that failed to classify.
+        queue_ms: milliseconds of work that may run before a newcomer; where it is more, the newcomer is refused.
+        threads: how many prompts are under work at the same time.
+        stuck_s: longest piece of work of a healthy thread.
     """
 
-    def __init__(self, guard: Guard, metrics: GuardMetrics, *, timeout_s: float) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        metrics: GuardMetrics,
+        *,
+        timeout_s: float,
+        queue_ms: float = 5000.0,
+        threads: int = 1,
+        stuck_s: float = STUCK_S,
+    ) -> None:
         self.guard = guard
         self._metrics = metrics
         self._timeout_s = timeout_s
-        self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="eco-guard")
+        self._scheduler = Scheduler(
+            threads=threads, queue_ms=queue_ms, stuck_s=stuck_s, observe_piece=metrics.worked_piece
+        )
+        self._costs = CostModel()
         self._fallback = ThreadPoolExecutor(max_workers=1, thread_name_prefix="eco-guard-fallback")
-        self._worker: asyncio.Task[None] | None = None
-        self._busy_since: float | None = None
 
     def start(self) -> None:
-        """Start the worker; call once, inside the running loop."""
-        self._worker = asyncio.get_running_loop().create_task(self._run(), name="eco-guard")
+        """Start the threads; call once."""
+        self._scheduler.start()
         self._metrics.ready(lambda: self.is_healthy)
+        self._metrics.queue(lambda: self._scheduler.jobs, lambda: self._scheduler.backlog_s)
 
     @property
     def is_running(self) -> bool:
-        return self._worker is not None and not self._worker.done()
+        return self._scheduler.is_running
 
     @property
     def is_healthy(self) -> bool:
-        """Running, and not stuck in one batch for longer than a prompt may wait."""
-        stuck = self._busy_since is not None and time.monotonic() - self._busy_since > self._timeout_s
-        return self.is_running and not stuck
+        """Running, and no thread stuck in one piece of work. A guard with much to do is healthy."""
+        return self._scheduler.is_healthy
 
-    async def stop(self) -> None:
-        if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    @property
+    def is_overloaded(self) -> bool:
+        """Even short prompts are refused."""
+        return self._scheduler.is_full
+
+    def stop(self) -> None:
+        """What waits is rejected, and nothing is answered any more."""
+        self._scheduler.stop()
         self._fallback.shutdown(wait=False, cancel_futures=True)
 
-    async def protect(self, token_ids: Sequence[int]) -> ProtectedPrompt:
-        """Classify and corrupt, within the time limit, and count what came of it.
+    async def protect(self, token_ids: Sequence[int], group: Group | None = None) -> ProtectedPrompt:
+        """Classify and corrupt, in turn and in time, and count what came of it.
+
+        Args:
+            token_ids: T >= 1 ids.
+            group: what the prompts of one HTTP request share; by default a prompt stands alone.
 
         Raises:
+            QueueFullError: too much waits; nothing was done.
             GuardError: the prompt must not be served.
         """
         started = time.perf_counter()
-        outcome = await self._outcome(token_ids)
+        try:
+            outcome = await self._outcome(token_ids, group or Group())
+        except QueueFullError as error:
+            self._metrics.turned_away("list" if error.own_fault else "queue")
+            raise
         seconds = time.perf_counter() - started
         if isinstance(outcome, GuardError):
             self._metrics.rejected(outcome, seconds)
@@ -71,47 +134,64 @@ class Protector:
         self._metrics.decided(outcome, seconds)
         return outcome
 
-    async def _outcome(self, token_ids: Sequence[int]) -> ProtectedPrompt | GuardError:
-        loop = asyncio.get_running_loop()
-        if not self.is_running:
-            return ClassificationError("the guard is not running")
-        answer: asyncio.Future[ProtectedPrompt | GuardError] = loop.create_future()
-        self._jobs.put_nowait((token_ids, answer))
+    async def _outcome(self, token_ids: Sequence[int], group: Group) -> ProtectedPrompt | GuardError:
+        cost_us = self._costs.estimate_us(len(token_ids))
         try:
-            return await asyncio.wait_for(answer, self._timeout_s)
+            job = self._scheduler.admit(self.guard.protect_in_pieces(token_ids), group, cost_us)
+            try:
+                await asyncio.sleep(0)  # until all prompts that the request lists are admitted, or one is refused
+                self._scheduler.submit(job)
+                outcome = await self._answer(job)
+            finally:
+                job.future.cancel()
+                self._learn(max(1, len(token_ids)), job)
+        except asyncio.CancelledError:
+            self._metrics.dropped("left")
+            raise
         except TimeoutError as error:
+            self._metrics.dropped("late")
             return await self._unclassified(token_ids, error)
+        except QueueFullError:
+            raise
+        except GuardError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - whatever it is, the prompt must not pass
+            return _failed("the guard is not running" if isinstance(error, StoppedError) else "the guard failed", error)
+        return outcome if isinstance(outcome, ProtectedPrompt) else _failed("the guard failed", None)
+
+    def _learn(self, tokens: int, job: Job) -> None:
+        """What waits is estimated anew too: deadlines are to be right for those who came before anything was known."""
+        if not job.spent_us:
+            return
+        before = self._costs.us_per_token
+        self._costs.learn(tokens, job.expected_us)
+        if abs(self._costs.us_per_token / before - 1) > _RESCALED_CHANGE:
+            self._scheduler.rescale(self._costs.us_per_token / before)
+
+    async def _answer(self, job: Job) -> object:
+        """The job's outcome. Its deadline moves with what is known of its work, and of all that its request lists."""
+        clock = asyncio.get_running_loop().time
+        started, most_us = clock(), _MOST_UNDERESTIMATED * job.group.remaining_us
+        answer = asyncio.wrap_future(job.future)
+        while not answer.done():
+            work_s = min(job.group.expected_us, most_us) / 1e6
+            left_s = started + self._timeout_s + DEADLINE_FACTOR * work_s - clock()
+            if left_s <= 0:
+                raise TimeoutError
+            await asyncio.wait({answer}, timeout=left_s)
+        return answer.result()
 
     async def _unclassified(self, token_ids: Sequence[int], error: Exception) -> ProtectedPrompt | GuardError:
-        """What the policies' `on_error` says, found in a thread of its own: the guard's may be the one that hangs."""
+        """What the policies' `on_error` says, found in a thread of its own: the guard's may be the ones that hang."""
         loop = asyncio.get_running_loop()
         try:
             late = loop.run_in_executor(self._fallback, self.guard.on_error, token_ids, error)
             return await asyncio.wait_for(late, self._timeout_s)
         except Exception as late_error:  # noqa: BLE001 - after stop() the thread is gone; nothing may pass
-            failed = ClassificationError("the guard did not answer in time")
-            failed.__cause__ = late_error
-            return failed
+            return _failed("the guard did not answer in time", late_error)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            jobs = [await self._jobs.get()]
-            while len(jobs) < MAX_BATCH_PROMPTS and not self._jobs.empty():
-                jobs.append(self._jobs.get_nowait())
-            jobs = [job for job in jobs if not job[1].done()]  # their clients have gone, or waited too long
-            if not jobs:
-                continue
-            outcomes: Sequence[ProtectedPrompt | GuardError]
-            self._busy_since = time.monotonic()
-            try:
-                outcomes = await loop.run_in_executor(self._thread, self.guard.protect_batch, [ids for ids, _ in jobs])
-            except Exception as error:  # noqa: BLE001 - the worker outlives whatever the guard raises
-                failed = ClassificationError("the guard failed")
-                failed.__cause__ = error
-                outcomes = [failed] * len(jobs)
-            finally:
-                self._busy_since = None
-            for (_, answer), outcome in zip(jobs, outcomes, strict=True):
-                if not answer.done():
-                    answer.set_result(outcome)
+
+def _failed(message: str, cause: BaseException | None) -> ClassificationError:
+    failed = ClassificationError(message)
+    failed.__cause__ = cause
+    return failed

@@ -1,11 +1,16 @@
 """`eco` with one addition: what the engine's `add_request` receives is appended to a file, for tests to assert on.
 
+With `STALL_GUARD` in the environment, the guard works for ever and never has a verdict.
+
 python recording_server.py RECORDS eco-arguments…
 """
 
 import hashlib
 import json
+import os
 import sys
+import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,17 @@ def record_to(path: Path) -> None:
     AsyncLLM.add_request = add_request
 
 
+def stall_guard() -> None:
+    from guard import Guard
+
+    def work(self: Guard, token_ids: Any) -> Generator[int, None, Any]:
+        while True:
+            time.sleep(0.001)
+            yield 1000
+
+    Guard.protect_in_pieces = work  # type: ignore[method-assign]
+
+
 def describe(prompt: Any) -> dict[str, Any]:
     if not isinstance(prompt, dict):
         return {"type": type(prompt).__name__}
@@ -40,4 +56,6 @@ def describe(prompt: Any) -> dict[str, Any]:
 
 if __name__ == "__main__":
     record_to(Path(sys.argv[1]))
+    if os.environ.get("STALL_GUARD"):
+        stall_guard()
     main(sys.argv[2:])

@@ -84,7 +84,8 @@ def fragile(demo_build: "DemoBuild", demo_policy: Path, tmp_path: Path) -> Itera
         demo_build.model,
         [demo_policy],
         tmp_path,
-        flags=("--eco-guard-timeout-s", "0.000001", "--api-key", "sesame", "--enable-scale-out"),
+        flags=("--eco-guard-timeout-s", "0.5", "--api-key", "sesame", "--enable-scale-out"),
+        variables={"STALL_GUARD": "1"},
     )
     with gateway.server:
         yield gateway
@@ -120,6 +121,7 @@ def test_fails_closed_asks_for_the_key_and_dies_clean(fragile: RecordingGateway,
         assert httpx.post(f"{fragile.url}{path}", json=payload, headers=key).status_code == 503, path
     assert httpx.post(f"{fragile.url}/tokenize", json={"model": "demo", "prompt": "x"}).status_code == 401
     assert fragile.received() == []
+    assert httpx.get(f"{fragile.url}/health").status_code == 200
     metrics = httpx.get(f"{fragile.admin_url}/metrics").text
     rejected = [line for line in metrics.splitlines() if line.startswith('eco_prompts_total{outcome="rejected"}')]
     assert float(rejected[0].split()[-1]) >= len(routes)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -140,18 +141,21 @@ def test_windows_are_embedded_once(
     bundle: PolicyBundle, parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from classifiers import Head
-    from guard.segments import Window
 
     encoder = parts["encoder"]
     calls: list[int] = []
     embed = type(encoder).embed
     monkeypatch.setattr(type(encoder), "embed", lambda self, texts: calls.append(len(texts)) or embed(self, texts))
     head = Head.load(bundle.head_path, encoder)
-    classifier = WindowClassifier([head, head], encoder=encoder, decode=decoder_of(parts["tokenizer"]))
+    classifier = WindowClassifier(
+        [head, head], np.array([1e-9, 1 - 1e-9]), encoder=encoder, decode=decoder_of(parts["tokenizer"])
+    )
     ids = tuple(parts["tokenizer"]("Where was nobody born?", add_special_tokens=False)["input_ids"])
-    windows = [Window(tuple(range(len(ids))), ids)] * 2
-    first = classifier.scores(windows)
-    again = classifier.scores(windows)
+    terms = []
+    for _ in range(2):
+        (block,) = classifier.look([ids])
+        block.texts[0] = "Where was nobody born?"  # whether it is in doubt or not
+        terms.append(classifier.embedded(block, 0))
     assert calls == [1]
-    assert first[ids].shape == (2,)
-    assert first[ids].tolist() == again[ids].tolist()
+    assert terms[0].shape == (2,)
+    assert terms[0].tolist() == terms[1].tolist()

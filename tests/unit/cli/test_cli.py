@@ -132,6 +132,8 @@ def test_a_policy_name_used_twice(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["serve", "model"], "--policy"),
         (["serve", "model", "--policy", "p", "--eco-admin-port", "70000"], "--eco-admin-port"),
         (["serve", "model", "--policy", "p", "--eco-guard-timeout-s", "0"], "--eco-guard-timeout-s"),
+        (["serve", "model", "--policy", "p", "--eco-guard-queue-ms", "0"], "--eco-guard-queue-ms"),
+        (["serve", "model", "--policy", "p", "--eco-guard-threads", "0"], "--eco-guard-threads"),
         (["policy", "build", "--model", "m"], "--out"),
         (["policy", "build", "--model", "m", "--out", "o"], "--forget"),
         (["policy", "build", "--dry-run"], "--task"),
@@ -226,6 +228,7 @@ def test_the_defaults_are_closed(served: list[Any], tmp_path: Path) -> None:
     main(["serve", "model", "--policy", "a"])
     options = served[1]
     assert (options.admin_host, options.admin_port, options.guard_timeout_s) == ("127.0.0.1", 8001, 10.0)
+    assert (options.guard_queue_ms, options.guard_threads) == (5000.0, None)
     assert not options.allow_untested
     assert not options.allow_multimodal
     assert options.secret_file == tmp_path / "config" / "eco-gateway" / "secret"

@@ -1,8 +1,10 @@
 """What the gateway's tests put in place of an encoder and an engine. The guard's own decisions stay real."""
 
+import asyncio
 import importlib
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from guard import (
     ClassificationError,
     ClassifierConfig,
     Guard,
-    GuardError,
     LoadedPolicy,
     ModelConfig,
     PolicyBundle,
@@ -24,6 +25,7 @@ from guard import (
     Template,
     Verdict,
 )
+from guard.classification import Looked
 
 
 class _Late:
@@ -86,29 +88,44 @@ class FakeClassifier:
         self.entered = threading.Event()
         self.error: Callable[[tuple[int, ...]], Exception | None] = lambda ids: None
 
-    def scores(self, windows: Iterable[Any]) -> dict[tuple[int, ...], np.ndarray]:
+    def thresholds(self, windows: int) -> np.ndarray:
+        return np.zeros(self.policies)
+
+    def look(self, blocks: Sequence[tuple[int, ...]]) -> list[Looked]:
         self.entered.set()
         self.gate.wait(5.0)
-        found = {}
-        for window in windows:
-            if (error := self.error(window.token_ids)) is not None:
-                raise error
-            found[window.token_ids] = np.full(self.policies, float(FORBIDDEN in window.token_ids), np.float32)
-        return found
+        return [self._look(block) for block in blocks]
+
+    def _look(self, block: tuple[int, ...]) -> Looked:
+        if (error := self.error(block)) is not None:
+            raise error
+        ranges = np.array([(0, len(block))] if block else []).reshape(-1, 2)
+        logits = np.full((len(ranges), self.policies), 20.0 if FORBIDDEN in block else -20.0)
+        return Looked(ranges, np.ones(len(block), dtype=np.int64), logits)
 
     policies = 1
 
+    @property
+    def low(self) -> np.ndarray:
+        return np.zeros(self.policies)
+
+    middle = high = low
+
 
 class RecordingGuard(Guard):
-    """A guard that keeps the batches it was given."""
+    """A guard that keeps the prompts whose work was begun, and whose was done."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.batches: list[list[list[int]]] = []
+        self.begun: list[list[int]] = []
+        self.done: list[list[int]] = []
 
-    def protect_batch(self, prompts: Sequence[Sequence[int]]) -> list[ProtectedPrompt | GuardError]:
-        self.batches.append([list(prompt) for prompt in prompts])
-        return super().protect_batch(prompts)
+    def protect_in_pieces(self, token_ids: Sequence[int]) -> Generator[int, None, ProtectedPrompt]:
+        self.begun.append(list(token_ids))
+        try:
+            return (yield from super().protect_in_pieces(token_ids))
+        finally:
+            self.done.append(list(token_ids))
 
 
 def guard_with(
@@ -116,7 +133,7 @@ def guard_with(
 ) -> RecordingGuard:
     """A real guard whose classifier is the fake one."""
     classifier.policies = len(policies)
-    monkeypatch.setattr("guard.guard.WindowClassifier", lambda heads, **options: classifier)
+    monkeypatch.setattr("guard.guard.WindowClassifier", lambda *_, **__: classifier)
     return RecordingGuard(
         policies,
         encoder=None,
@@ -134,10 +151,12 @@ class FakeProtector:
 
     def __init__(self) -> None:
         self.verdicts = 0
-        self.error: GuardError | None = None
+        self.error: Exception | None = None
         self.action: Any = "corrupt"
+        self.groups: list[Any] = []
 
-    async def protect(self, token_ids: list[int]) -> ProtectedPrompt:
+    async def protect(self, token_ids: list[int], group: Any = None) -> ProtectedPrompt:
+        self.groups.append(group)
         if self.error is not None:
             raise self.error
         self.verdicts += 1
@@ -149,6 +168,14 @@ class FakeProtector:
             return ProtectedPrompt(token_ids, verdicts=(verdict,), refused_by="people")
         rows = torch.full((len(token_ids), WIDTH), float(self.verdicts))
         return ProtectedPrompt(token_ids, mask=mask, embeddings=rows, verdicts=(verdict,))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what happens in a thread or another task."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        await asyncio.sleep(0.001)
 
 
 def failed(reason: str) -> ClassificationError:
@@ -194,7 +221,15 @@ class FakeEngine:
 
 
 class FakeInputProcessor:
+    """Knows prompts of up to `max_tokens` ids."""
+
+    max_tokens = 100
+
     def resolve_watermarking(self, params: Any) -> None: ...
+
+    def _validate_model_inputs(self, encoder_prompt: Any, prompt: Any) -> None:
+        if len(prompt["prompt_token_ids"]) > self.max_tokens:
+            raise late.VLLMValidationError("too long")
 
 
 class FakeRenderer:

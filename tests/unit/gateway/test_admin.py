@@ -19,7 +19,8 @@ class Admin:
         self.metrics = GuardMetrics()
         self.error: Exception | None = None
         guard = guard_with(monkeypatch, FakeClassifier(), policies)
-        self.app = build_admin_app(guard, self.metrics, self.check_health)
+        self.closed: str | None = None
+        self.app = build_admin_app(guard, self.metrics, self.check_health, lambda: self.closed)
 
     async def check_health(self) -> None:
         if self.error is not None:
@@ -54,6 +55,24 @@ async def test_not_ready_names_the_kind_of_error_only(admin: Admin, error: Excep
     admin.error = error
     answer = await admin.get("/health")
     assert (answer.status_code, answer.json()) == (503, {"ready": False, "reason": type(error).__name__})
+
+
+@pytest.mark.parametrize("reason", ["starting", "draining", "overloaded"])
+async def test_who_is_not_ready_is_alive(admin: Admin, reason: str) -> None:
+    assert (await admin.get("/readyz")).json() == {"ready": True}
+    admin.closed = reason
+    answer = await admin.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, {"ready": False, "reason": reason})
+    for path, word in (("/livez", "live"), ("/health", "ready")):
+        answer = await admin.get(path)
+        assert (answer.status_code, answer.json()) == (200, {word: True})
+
+
+async def test_who_is_dead_is_not_ready(admin: Admin) -> None:
+    admin.error = RuntimeError("prompt text")
+    for path in ("/livez", "/readyz", "/health"):
+        answer = await admin.get(path)
+        assert (answer.status_code, answer.json()["reason"]) == (503, "RuntimeError")
 
 
 async def test_metrics_are_the_guards_and_the_engines(admin: Admin, engine_counter: Counter) -> None:

@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway.launch import PUBLIC_PATHS, _authenticate_every_route
+from gateway.launch import _authenticate_every_route
+from gateway.traffic import PUBLIC_PATHS
 
 KEYS = ["first-key", "second-key"]
 GUARDED = [

@@ -9,6 +9,7 @@ import torch
 from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeProtector, late
 
 from gateway.metrics import GuardMetrics
+from gateway.traffic import Traffic
 
 FLAGGED = [BOS, 5, FORBIDDEN, 6]
 STEPS = 4
@@ -36,6 +37,7 @@ class Server:
             self.engine,
             self.protector,
             GuardMetrics(),
+            Traffic(),
         )
         self.renderer = self.engine.renderer
 

@@ -1,17 +1,22 @@
 """The engine wrapper: what passes, what is replaced, what is refused. The engine behind it is a fake."""
 
+import asyncio
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import Any
 
+import httpx
 import pytest
 import torch
-from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeProtector, failed, late
+from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeProtector, failed, late, until
+from starlette.responses import PlainTextResponse
 
 from gateway import SelfTestError
 from gateway.metrics import GuardMetrics
+from gateway.scheduling import QueueFullError
+from gateway.traffic import Arrival, FrontDoor, Traffic, current_arrival
 
 FLAGGED = [BOS, 5, FORBIDDEN, 6]
 
@@ -19,10 +24,12 @@ FLAGGED = [BOS, 5, FORBIDDEN, 6]
 class Setup:
     def __init__(self, *, allow_multimodal: bool = False) -> None:
         self.engine, self.protector, self.metrics = FakeEngine(), FakeProtector(), GuardMetrics()
+        self.traffic = Traffic()
         self.guarded = late.GuardedEngine(
             self.engine,
             self.protector,
             self.metrics,
+            self.traffic,
             allow_multimodal=allow_multimodal,
         )
 
@@ -146,6 +153,36 @@ async def test_a_guard_error_is_a_503_that_says_nothing(
     assert setup.engine.prompts == []
     assert "RuntimeError" in caplog.text
     assert "Harry" not in caplog.text
+
+
+@pytest.mark.parametrize(("own_fault", "status"), [(False, 503), (True, 429)])
+async def test_a_full_queue_is_told_with_when_to_come_again(setup: Setup, own_fault: bool, status: int) -> None:
+    setup.protector.error = QueueFullError("full", retry_after_s=7, own_fault=own_fault)
+    arrivals: list[Arrival | None] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        arrivals.append(current_arrival())
+        with pytest.raises(late.GracefulHTTPError) as caught:
+            await setup.run(late.tokens_input([BOS, 5]))
+        await PlainTextResponse("", caught.value.http_status)(scope, receive, send)
+
+    response = await asked(FrontDoor(app, setup.traffic, lambda: None))
+    assert (response.status_code, response.headers["retry-after"]) == (status, "7")
+    assert setup.engine.prompts == []
+    assert arrivals[0] is not None
+    assert setup.protector.groups == [arrivals[0].group]
+
+
+async def asked(app: Any) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://server") as client:
+        return await client.post("/v1/completions")
+
+
+async def test_prompts_that_vllm_will_not_take_cost_no_guard_time(setup: Setup) -> None:
+    long = [BOS] * (setup.engine.input_processor.max_tokens + 1)
+    with pytest.raises(late.VLLMValidationError, match="too long"):
+        await setup.run(late.tokens_input(long))
+    assert setup.protector.groups == []
 
 
 async def test_a_refusing_policy_is_a_client_error(setup: Setup) -> None:
@@ -318,7 +355,24 @@ async def test_admission_and_shutdown_are_the_engines(setup: Setup, monkeypatch:
         setup.guarded.check_admission(4)
     assert setup.guarded.get_kv_event_sources() == {0: "source"}
     setup.guarded.shutdown(2.5)
-    assert waited == [2.5]
+    assert waited == [pytest.approx(2.5, abs=0.5)]
+    assert setup.traffic.closed_because == "draining"
+
+
+async def test_shutdown_waits_for_the_answers_on_their_way(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(setup.engine, "shutdown", lambda timeout: waited.append(timeout), raising=False)
+    assert setup.traffic.enter()
+    stopping = asyncio.ensure_future(asyncio.to_thread(setup.guarded.shutdown, 20.0))
+    await until(lambda: setup.traffic.is_draining)
+    assert not setup.traffic.enter()
+    assert waited == []
+    setup.traffic.leave()
+    await stopping
+    assert 0 < waited[0] <= 5
+    assert setup.traffic.enter() is False
+    setup.guarded.shutdown(0)
+    assert waited[1] == 0
 
 
 # --- rows from the workers ----------------------------------------------------------------------------------

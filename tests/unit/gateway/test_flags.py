@@ -9,7 +9,7 @@ import pytest
 
 from gateway import LaunchError
 from gateway.flags import check_environment, check_flags, lora_targets
-from gateway.launch import _parse
+from gateway.launch import SHUTDOWN_TIMEOUT_S, _parse
 
 KV_TRANSFER = '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}'
 TWO_SERVERS = ("--data-parallel-size", "2", "--data-parallel-size-local", "2")
@@ -132,6 +132,14 @@ def test_ordinary_flags_pass_and_arrive() -> None:
     check(args)
     assert args.model == "served"
     assert (args.tensor_parallel_size, args.max_model_len, args.enable_lora) == (2, 2000, True)
+
+
+def test_running_answers_may_finish_unless_the_operator_says_otherwise(tmp_path: Path) -> None:
+    assert _parse(["model"]).shutdown_timeout == SHUTDOWN_TIMEOUT_S > 0
+    assert _parse(["model", "--shutdown-timeout", "0"]).shutdown_timeout == 0
+    config = tmp_path / "serve.yaml"
+    config.write_text("shutdown-timeout: 7\n")
+    assert _parse(["model", "--config", str(config)]).shutdown_timeout == 7
 
 
 def test_flags_in_a_config_file_are_checked_too(tmp_path: Path) -> None:

@@ -256,11 +256,38 @@ def test_threads_get_the_same_answers(make: Maker) -> None:
                 assert torch.equal(answer.embeddings, expected.embeddings)
 
 
+def in_pieces(guard: Guard, token_ids: Sequence[int]) -> tuple[list[int], ProtectedPrompt]:
+    """What `protect_in_pieces` yields, and its result."""
+    work, hints = guard.protect_in_pieces(token_ids), []
+    while True:
+        try:
+            hints.append(next(work))
+        except StopIteration as end:
+            return hints, end.value
+
+
 def test_work_is_done_in_pieces_and_says_what_is_left(make: Maker) -> None:
     guard = make((policy("a"), (50,)))
-    left = list(guard.protect_in_pieces([10] * 20_000))
-    assert len(left) > 5
-    assert left == sorted(left, reverse=True)
+    prompt = [BOS, *range(100, 700), *[10] * 20_000, USER, 50, END]
+    hints, found = in_pieces(guard, prompt)
+    expected = guard.protect(prompt)
+    assert (found.mask, found.verdicts) == (expected.mask, expected.verdicts)
+    assert found.embeddings is not None
+    assert expected.embeddings is not None
+    assert torch.equal(found.embeddings, expected.embeddings)
+    assert len(hints) > 8
+    assert min(hints) >= 0
+    assert max(hints[5:]) < hints[0]
+
+
+def test_failures_in_pieces_reject_or_corrupt(make: Maker) -> None:
+    guard = make((policy("a", on_error="corrupt"), (50,)))
+    make.classifier.poison = 13
+    assert masked(in_pieces(guard, [BOS, 13, 14, END])[1]) == [13, 14]
+    guard = make((policy("a"), (50,)))
+    make.classifier.poison = 13
+    with pytest.raises(ClassificationError):
+        in_pieces(guard, [BOS, 13])
 
 
 class DoubtfulClassifier(NeedleClassifier):
