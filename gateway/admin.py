@@ -6,14 +6,15 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse
 
-from gateway.metrics import GuardMetrics
 from guard import Guard
 
 
-def build_admin_app(guard: Guard, metrics: GuardMetrics, check_health: Callable[[], Awaitable[None]]) -> FastAPI:
+def build_admin_app(
+    guard: Guard, metrics_text: Callable[[], bytes], check_health: Callable[[], Awaitable[None]]
+) -> FastAPI:
     """Routes: `/health`, `/metrics` (vLLM's and the guard's), `/policies`.
 
     Args:
@@ -30,8 +31,8 @@ def build_admin_app(guard: Guard, metrics: GuardMetrics, check_health: Callable[
         return JSONResponse({"ready": True})
 
     @app.get("/metrics")
-    async def metrics_text() -> Response:
-        return Response(generate_latest(REGISTRY) + generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics() -> Response:
+        return Response(metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/policies")
     async def policies() -> Response:
