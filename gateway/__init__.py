@@ -2,7 +2,7 @@
 
 from console.errors import EcoError
 
-__all__ = ["LaunchError", "SelfTestError"]
+__all__ = ["LaunchError", "SelfTestError", "ServerDiedError"]
 
 
 class LaunchError(EcoError):
@@ -11,3 +11,7 @@ class LaunchError(EcoError):
 
 class SelfTestError(LaunchError):
     """The engine does not treat corrupted rows as the guard needs it to. Nothing is served."""
+
+
+class ServerDiedError(EcoError):
+    """An engine or a front end of a running server died, and the server with it."""

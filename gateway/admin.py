@@ -6,16 +6,15 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse
 
-from gateway.metrics import GuardMetrics
 from guard import Guard
 
 
 def build_admin_app(
     guard: Guard,
-    metrics: GuardMetrics,
+    metrics_text: Callable[[], bytes],
     check_health: Callable[[], Awaitable[None]],
     unready_because: Callable[[], str | None],
 ) -> FastAPI:
@@ -52,8 +51,8 @@ def build_admin_app(
         return answer("ready", await dead_because())
 
     @app.get("/metrics")
-    async def metrics_text() -> Response:
-        return Response(generate_latest(REGISTRY) + generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics() -> Response:
+        return Response(metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/policies")
     async def policies() -> Response:

@@ -1,4 +1,4 @@
-"""The engine wrapper: the one choke point, and the only module that touches vLLM's internals (vLLM 0.32).
+"""The engine wrapper: the one choke point, and all that touches vLLM's internals but starting processes (vLLM 0.32).
 
 Every generating route of vLLM's server ends in `EngineClient.generate` with a rendered prompt. The wrapper
 protects that prompt and passes it on; whatever else could reach the model is refused, and only an explicit
@@ -11,13 +11,14 @@ import logging
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
 
 import torch
+from vllm.distributed.parallel_state import get_pp_group
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin
@@ -59,32 +60,43 @@ class EcoWorkerExtension:
         """
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
         device = self.device  # type: ignore[attr-defined]
+        raw_ids = bool(getattr(model, "requires_raw_input_tokens", False))
         # Around the embedding, LoRA maps the tokens of a whole step, and mixed prompts embed some of them: the
         # engine dies of the first flagged prompt.
         if any(isinstance(module, VocabParallelEmbeddingWithLoRA) for module in model.modules()):
-            return {"rows": [], "raw_ids": False, "lora_embedding": True}
+            return {"rows": None, "raw_ids": raw_ids, "lora_embedding": True}
+        if not get_pp_group().is_first_rank:  # later stages of a pipeline get hidden states, and embed nothing
+            return {"rows": None, "raw_ids": raw_ids, "lora_embedding": False}
         with torch.inference_mode():
             rows = model.embed_input_ids(torch.tensor(token_ids, dtype=torch.long, device=device))
-        return {
-            "rows": rows.float().cpu().tolist(),
-            "raw_ids": bool(getattr(model, "requires_raw_input_tokens", False)),
-            "lora_embedding": False,
-        }
+        return {"rows": rows.float().cpu().tolist(), "raw_ids": raw_ids, "lora_embedding": False}
 
 
 async def input_rows(engine: Any, token_ids: list[int]) -> tuple[torch.Tensor, bool]:
-    """(T, D) float32 rows as the engine embeds `token_ids`, and whether its model also reads the raw ids.
+    """(T, D) float32 rows as every engine embeds `token_ids`, and whether its model also reads the raw ids.
 
     Raises:
-        SelfTestError: the workers of a tensor-parallel group do not agree, or LoRA covers the embedding.
+        SelfTestError: the workers, of whatever rank, do not agree, or LoRA covers the embedding.
     """
-    answers = await engine.collective_rpc("eco_input_rows", args=(token_ids,))
+    # `AsyncLLM.collective_rpc` asks every data-parallel engine too, but returns the answer of the first alone.
+    engines = await engine.engine_core.call_utility_all_async(
+        "collective_rpc", "eco_input_rows", None, (token_ids,), None
+    )
+    if len(engines) != len(data_parallel_ranks(engine)):
+        raise SelfTestError("some data-parallel engines cannot be reached from this front end")
+    answers = [answer for workers in engines for answer in workers]
     if any(answer["lora_embedding"] for answer in answers):
         raise SelfTestError("LoRA covers the embedding layer; give --lora-target-modules without it")
-    rows = [torch.tensor(answer["rows"], dtype=torch.float32) for answer in answers]
+    rows = [torch.tensor(answer["rows"], dtype=torch.float32) for answer in answers if answer["rows"] is not None]
     if any(not torch.equal(rows[0], other) for other in rows[1:]):
-        raise SelfTestError("the tensor-parallel workers embed the same tokens differently")
+        raise SelfTestError("the engine's workers embed the same tokens differently")
     return rows[0], any(answer["raw_ids"] for answer in answers)
+
+
+def data_parallel_ranks(engine: Any) -> range:
+    """The ranks that `generate` takes: one for each engine this front end sends requests to."""
+    parallel = engine.vllm_config.parallel_config
+    return range(parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size)
 
 
 async def greedy(
@@ -92,10 +104,15 @@ async def greedy(
     token_ids: list[int],
     *,
     max_tokens: int,
+    rank: int = 0,
     embeddings: torch.Tensor | None = None,
     mask: list[bool] | None = None,
 ) -> list[tuple[int, float]]:
-    """Greedy (token id, logprob) pairs from ids, or from `embeddings` (T, D) where `mask` (T,) is True."""
+    """Greedy (token id, logprob) pairs from ids, or from `embeddings` (T, D) where `mask` (T,) is True.
+
+    Args:
+        rank: the data-parallel engine that computes them.
+    """
     prompt: Any
     if embeddings is None or mask is None:
         prompt = tokens_input(token_ids)
@@ -103,7 +120,8 @@ async def greedy(
         prompt = embeds_input(embeddings, prompt_token_ids=token_ids, is_token_ids=[not masked for masked in mask])
     params = SamplingParams(temperature=0.0, max_tokens=max_tokens, logprobs=1, ignore_eos=True, detokenize=False)
     final = None
-    async for output in engine.generate(prompt, params, f"eco-self-test-{uuid.uuid4().hex}"):
+    request_id = f"eco-self-test-{uuid.uuid4().hex}"
+    async for output in engine.generate(prompt, params, request_id, data_parallel_rank=rank):
         final = output
     completion = final.outputs[0]  # type: ignore[union-attr]
     return [
@@ -112,15 +130,23 @@ async def greedy(
 
 
 @contextlib.asynccontextmanager
-async def open_engine(args: Namespace) -> AsyncIterator[Any]:
+async def open_engine(args: Namespace, client: Mapping[str, Any] | None = None) -> AsyncIterator[Any]:
     """Start the engine as vLLM's own server does, with prompt embeddings on in the engine and off in front of it.
 
     A client's own `prompt_embeds` would walk around the classifier. With the feature off in this process' model
     config, vLLM refuses them before parsing, and the text `<prompt_embeds>` stays the ordinary text it is in
     plain vLLM.
+
+    Args:
+        client: where engines that run already are to be reached, and which of their clients this one is; as vLLM
+            gives it to one of several front ends.
     """
     engine_args = AsyncEngineArgs.from_cli_args(args)
     propagate_flash_late_interaction(args, engine_args)
+    addresses = dict(client or {})
+    count, index = addresses.pop("client_count", 1), addresses.pop("client_index", 0)
+    if client:
+        engine_args._api_process_count, engine_args._api_process_rank = count, index
     config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     engine: Any = None
     try:
@@ -131,6 +157,9 @@ async def open_engine(args: Namespace) -> AsyncIterator[Any]:
                 enable_log_requests=engine_args.enable_log_requests,
                 aggregate_engine_logging=engine_args.aggregate_engine_logging,
                 disable_log_stats=engine_args.disable_log_stats,
+                client_addresses=addresses or None,
+                client_count=count,
+                client_index=index,
             )
         config.model_config.enable_prompt_embeds = False  # the engine's process has its own copy by now
         await engine.reset_mm_cache()

@@ -28,7 +28,10 @@ _REFUSED_FLAGS = {
     "--grpc-port": "the gRPC front end does not pass through it",
     "--headless": "it starts no front end to guard",
     "--data-parallel-multi-port-external-lb": "its supervisor starts unguarded servers",
-    "--data-parallel-hybrid-lb": "it starts several front ends",
+    **dict.fromkeys(
+        ("--data-parallel-hybrid-lb", "--data-parallel-start-rank"),
+        "no test covers front ends that share a rank's engines with other nodes'",
+    ),
     "--enable-elastic-ep": "its engines restart without the guard's settings",
     "--enable-prompt-embeds": "clients' embeddings cannot be classified; the guard turns the feature on inside",
     "--enable-mm-embeds": "clients' embeddings cannot be classified",
@@ -41,6 +44,19 @@ _REFUSED_FLAGS = {
     "--kv-events-config": "prompts' token ids would be published in clear",
     "--enable-log-requests": "prompts would be logged in clear",
 }
+#: What to do in place of a refused flag; for all others it is to be removed.
+_REPLICAS = "start an eco serve on each, with one secret file, behind a load balancer; see docs/scaling.md"
+_INSTEAD = dict.fromkeys(
+    (
+        "--headless",
+        "--data-parallel-multi-port-external-lb",
+        "--data-parallel-hybrid-lb",
+        "--data-parallel-start-rank",
+        "--data-parallel-size-local",
+        "--data-parallel-backend",
+    ),
+    _REPLICAS,
+)
 #: Flags that no test covers with a guard, with what they turn on: at any value, and above 1.
 _UNTESTED_FLAGS = {
     **dict.fromkeys(
@@ -49,10 +65,12 @@ _UNTESTED_FLAGS = {
     ),
     "--kv-offloading-size": "KV offloading with masked prompts",
     "--ec-transfer-config": "encoder transfer",
+    **dict.fromkeys(
+        ("--data-parallel-external-lb", "--data-parallel-rank"),
+        "a server that is one of several data-parallel ranks",
+    ),
 }
 _UNTESTED_SIZES = {
-    "--data-parallel-size": "data parallelism",
-    "--pipeline-parallel-size": "pipeline parallelism",
     "--nnodes": "serving from several nodes",
     "--decode-context-parallel-size": "context parallelism",
     "--prefill-context-parallel-size": "context parallelism",
@@ -66,7 +84,9 @@ def check_environment(environ: Mapping[str, str] = os.environ) -> None:
             raise LaunchError(f"{name} is set: {reason}; unset it")
 
 
-def check_flags(args: Namespace, *, allow_untested: bool, allow_multimodal: bool) -> None:
+def check_flags(
+    args: Namespace, *, allow_untested: bool, allow_multimodal: bool, environ: Mapping[str, str] = os.environ
+) -> None:
     """Raise `LaunchError` for flags that a guarded server cannot honour.
 
     Args:
@@ -81,8 +101,15 @@ def check_flags(args: Namespace, *, allow_untested: bool, allow_multimodal: bool
 
     targets = lora_targets(args)
     refused = [(flag, reason) for flag, reason in _REFUSED_FLAGS.items() if is_given(flag)]
-    if args.api_server_count not in (None, 1):
-        refused.append(("--api-server-count", "the guard lives in one front-end process"))
+    if args.api_server_count is not None and args.api_server_count < 1:
+        refused.append(("--api-server-count", "without a front end there is none to guard"))
+    if args.data_parallel_size_local not in (None, args.data_parallel_size):
+        reason = "other nodes' engines would be started headless, without the guard's settings"
+        refused.append(("--data-parallel-size-local", reason))
+    if args.data_parallel_backend == "ray":
+        refused.append(
+            ("--data-parallel-backend", "Ray starts engines on other nodes, and vLLM's has none on a CPU to test")
+        )
     if any("embed" in name for name in targets):
         reason = "an adapter on the embedding layer breaks mixed prompts in vLLM"
         refused.append(("--lora-target-modules or --lora-modules", reason))
@@ -90,11 +117,16 @@ def check_flags(args: Namespace, *, allow_untested: bool, allow_multimodal: bool
         reason = "the adapters' layers must be known: name local --lora-modules, or --lora-target-modules"
         refused.append(("--enable-lora", reason))
     for flag, reason in refused:
-        raise LaunchError(f"{flag}: not available with a guard ({reason}); remove it")
+        raise LaunchError(f"{flag}: not available with a guard ({reason}); {_INSTEAD.get(flag, 'remove it')}")
     if allow_untested:
         return
     untested = [(flag, what) for flag, what in _UNTESTED_FLAGS.items() if is_given(flag)]
     untested += [(flag, what) for flag, what in _UNTESTED_SIZES.items() if (value(flag) or 1) > 1]
+    # Without the variable vLLM takes the V2 runner wherever Triton works; a V1 engine on a CPU fails the self-test.
+    if args.pipeline_parallel_size > 1 and environ.get("VLLM_USE_V2_MODEL_RUNNER") == "0":
+        untested.append(("--pipeline-parallel-size", "pipeline parallelism on the V1 model runner"))
+    if args.distributed_executor_backend == "ray":
+        untested.append(("--distributed-executor-backend", "Ray, which vLLM does not have on a CPU,"))
     if getattr(args.profiler_config, "profiler", None):
         untested.append(("--profiler-config", "profiling a guarded server"))
     if allow_multimodal:

@@ -5,6 +5,7 @@ are as there. Everything that can be known before the model loads is checked bef
 """
 
 import asyncio
+import functools
 import logging
 import signal
 import socket
@@ -14,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from console.errors import EcoError
 from gateway import LaunchError
 from gateway.flags import check_environment, check_flags, lora_targets
+from gateway.front_ends import FrontEnd, OneOfSeveral, Shared, count_of, run_front_ends
+from gateway.summed_metrics import keep_apart
 from gateway.traffic import PUBLIC_PATHS, FrontDoor, Traffic, path_of
 from guard import PolicyBundle, load_bundle, load_or_create_secret
 
@@ -59,16 +63,49 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
 
     args.enable_prompt_embeds = True
     args.worker_extension_cls = WORKER_EXTENSION
-    args.api_server_count = None
+    front_ends = count_of(args)
+    args.api_server_count = front_ends if front_ends > 1 else None
     if args.enable_lora:
         args.lora_target_modules = lora_targets(args)
     with _bind_admin(options) as admin_socket:
         address, public_socket = _bind_public(args)
         with public_socket:
             prepared = _prepare(args, bundles)
+            if front_ends > 1:
+                del prepared  # it fits; each front end loads its own
+                process = functools.partial(_serve_front_end, options, secret, admin_socket)
+                run_front_ends(args, (address, public_socket), bundles, process)
+                return
             import uvloop
 
-            uvloop.run(_run(args, options, prepared, secret, (address, public_socket), admin_socket))
+            keep_apart(None)
+            uvloop.run(_run(args, options, prepared, secret, (address, public_socket), admin_socket, FrontEnd()))
+
+
+def _serve_front_end(
+    options: EcoOptions,
+    secret: bytes,
+    admin_socket: socket.socket,
+    address: str,
+    public_socket: socket.socket,
+    args: Namespace,
+    client: dict[str, Any],
+    shared: Shared,
+) -> None:
+    """One of several front ends, in a process of its own: vLLM's `run_api_server_worker_proc` with a guard inside."""
+    import uvloop
+
+    front_end = OneOfSeveral(client, shared)
+    try:
+        front_end.set_up_process(args)
+        bundles = _load_bundles(options.policies)
+        front_end.check_policies(bundles)
+        prepared = _prepare(args, bundles)
+        uvloop.run(_run(args, options, prepared, secret, (address, public_socket), admin_socket, front_end))
+    except EcoError as error:
+        front_end.failed(str(error))
+    except KeyboardInterrupt:  # SIGTERM while starting
+        raise SystemExit(1) from None
 
 
 def _load_bundles(paths: Sequence[Path]) -> list[PolicyBundle]:
@@ -175,6 +212,7 @@ async def _run(
     secret: bytes,
     public: tuple[str, socket.socket],
     admin_socket: socket.socket,
+    front_end: FrontEnd,
 ) -> None:
     from vllm.renderers.chat_utils import load_chat_template
 
@@ -191,11 +229,12 @@ async def _run(
     # Before the HTTP server has its own handlers, SIGTERM interrupts start-up, as in vLLM.
     signal.signal(signal.SIGTERM, interrupt)
     metrics = GuardMetrics()
-    async with open_engine(args) as engine:
+    async with open_engine(args, front_end.client) as engine:
         dtype, rows = engine.model_config.dtype, prepared["rows"]
         # A pool: the guard decodes in another thread than vLLM tokenizes in.
         tokenizer = engine.renderer.get_tokenizer()
-        scale = await run_self_test(engine, rows, vocab_size=min(rows.vocab_size, len(tokenizer)), dtype=dtype)
+        async with front_end.testing():
+            scale = await run_self_test(engine, rows, vocab_size=min(rows.vocab_size, len(tokenizer)), dtype=dtype)
         guard = Guard(
             **prepared,
             decode=decoder_of(tokenizer),
@@ -221,11 +260,14 @@ async def _run(
         def door(app: Any) -> FrontDoor:
             return FrontDoor(app, traffic, turned_away=lambda: metrics.turned_away("draining"))
 
-        admin = AdminServer(build_admin_app(guard, metrics, client.check_health, unready_because))
-        admin_task = asyncio.create_task(admin.serve_on(admin_socket))
+        metrics_text = functools.partial(front_end.metrics_text, metrics)
+        check_health = functools.partial(front_end.check_health, client.check_health)
+        admin = AdminServer(build_admin_app(guard, metrics_text, check_health, unready_because))
+        admin_task = asyncio.create_task(front_end.administer(admin, admin_socket, client.check_health))
+        await front_end.all_tested()
         logger.info("guard: %d policies, self-test passed, row scale %g", len(guard.policies), scale)
         try:
-            shutdown = await _serve_http(client, args, door, *public)
+            shutdown = await _serve_http(client, args, door, *public, front_end.peer_loads)
         finally:
             admin.should_exit = True
             await admin_task
@@ -235,7 +277,12 @@ async def _run(
 
 
 async def _serve_http(
-    client: Any, args: Namespace, door: Callable[[Any], FrontDoor], address: str, sock: socket.socket
+    client: Any,
+    args: Namespace,
+    door: Callable[[Any], FrontDoor],
+    address: str,
+    sock: socket.socket,
+    peer_loads: tuple[Any, int] | None,
 ) -> Any:
     """vLLM's `build_and_serve`, with our front door and our authentication around its application."""
     from vllm import envs
@@ -259,6 +306,7 @@ async def _serve_http(
         app,
         sock=sock,
         enable_ssl_refresh=args.enable_ssl_refresh,
+        peer_loads=peer_loads,
         host=args.host,
         port=args.port,
         log_level=args.uvicorn_log_level,

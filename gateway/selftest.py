@@ -1,11 +1,13 @@
-"""The start-up self-test: prove on the running engine that corrupted rows do what the guard thinks they do.
+"""The start-up self-test: prove on every running engine that corrupted rows do what the guard thinks they do.
 
 1. The rows the engine embeds are the checkpoint's, times one scale (Gemma and others scale inside).
 2. Greedy tokens from ids and from uncorrupted rows agree.
 3. The real id under a masked row changes no logit.
 """
 
+import asyncio
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ _LOGPROB_TOLERANCE = 1e-3
 
 
 async def run_self_test(engine: Any, rows: RowSource, *, vocab_size: int, dtype: torch.dtype) -> float:
-    """Run all three checks.
+    """Run all three checks, on all data-parallel engines at once.
 
     Args:
         vocab_size: ids below it may be embedded.
@@ -34,7 +36,10 @@ async def run_self_test(engine: Any, rows: RowSource, *, vocab_size: int, dtype:
     Raises:
         SelfTestError: with the reason; the server must not start.
     """
-    from gateway.engine import greedy, input_rows  # and vLLM with it, which `derive_scale` needs nothing of
+    from gateway.engine import (
+        data_parallel_ranks,
+        input_rows,
+    )  # and vLLM with it, which `derive_scale` needs nothing of
 
     chooser = random.Random(0)  # noqa: S311 - probe ids, not secrets
     ids = sorted(chooser.sample(range(vocab_size), min(_PROBE_ROWS, vocab_size)))
@@ -45,29 +50,37 @@ async def run_self_test(engine: Any, rows: RowSource, *, vocab_size: int, dtype:
             "it cannot be served with a guard"
         )
     scale = derive_scale(rows.rows(ids), engine_rows, dtype)
-    for _ in range(_PROMPTS):
-        prompt = [chooser.choice(ids) for _ in range(_PROMPT_TOKENS)]
-        others = [chooser.choice(ids) for _ in range(_PROMPT_TOKENS)]
+    prompts = [[chooser.choice(ids) for _ in range(_PROMPT_TOKENS)] for _ in range(2 * _PROMPTS)]
+    for prompt, others in zip(prompts[::2], prompts[1::2], strict=True):
         served = (rows.rows(prompt).float() * scale).to(dtype)  # (T, D)
-        from_ids = await greedy(engine, prompt, max_tokens=_MAX_TOKENS)
-        from_rows = await greedy(engine, prompt, max_tokens=_MAX_TOKENS, embeddings=served, mask=[True] * len(prompt))
-        if [token for token, _ in from_ids] != [token for token, _ in from_rows]:
-            raise SelfTestError(
-                "greedy tokens from token ids and from their uncorrupted embedding rows differ; "
-                "this engine does not treat prompt embeddings as the guard needs it to"
-            )
-        mask = [position % 2 == 0 for position in range(len(prompt))]
-        swapped = [other if masked else token for token, other, masked in zip(prompt, others, mask, strict=True)]
-        half = served * torch.tensor(mask).unsqueeze(1)
-        true_ids = await greedy(engine, prompt, max_tokens=_MAX_TOKENS, embeddings=half, mask=mask)
-        other_ids = await greedy(engine, swapped, max_tokens=_MAX_TOKENS, embeddings=half, mask=mask)
-        pairs = zip(true_ids, other_ids, strict=True)
-        if not all(a == b and abs(p - q) <= _LOGPROB_TOLERANCE for (a, p), (b, q) in pairs):
-            raise SelfTestError(
-                "the token id under a masked row changes the model's output; this engine would leak what the guard "
-                "masks"
-            )
+        await asyncio.gather(*(_probe(engine, rank, prompt, others, served) for rank in data_parallel_ranks(engine)))
     return scale
+
+
+async def _probe(engine: Any, rank: int, prompt: Sequence[int], others: Sequence[int], served: torch.Tensor) -> None:
+    """Checks 2 and 3 on one engine. `served`: (T, D) rows of `prompt`; `others`: ids to put under its mask."""
+    from gateway.engine import greedy
+
+    async def tokens(ids: Sequence[int], **options: Any) -> list[tuple[int, float]]:
+        return await greedy(engine, list(ids), max_tokens=_MAX_TOKENS, rank=rank, **options)
+
+    from_ids = await tokens(prompt)
+    from_rows = await tokens(prompt, embeddings=served, mask=[True] * len(prompt))
+    if [token for token, _ in from_ids] != [token for token, _ in from_rows]:
+        raise SelfTestError(
+            "greedy tokens from token ids and from their uncorrupted embedding rows differ; "
+            "this engine does not treat prompt embeddings as the guard needs it to"
+        )
+    mask = [position % 2 == 0 for position in range(len(prompt))]
+    swapped = [other if masked else token for token, other, masked in zip(prompt, others, mask, strict=True)]
+    half = served * torch.tensor(mask).unsqueeze(1)
+    true_ids = await tokens(prompt, embeddings=half, mask=mask)
+    other_ids = await tokens(swapped, embeddings=half, mask=mask)
+    pairs = zip(true_ids, other_ids, strict=True)
+    if not all(a == b and abs(p - q) <= _LOGPROB_TOLERANCE for (a, p), (b, q) in pairs):
+        raise SelfTestError(
+            "the token id under a masked row changes the model's output; this engine would leak what the guard masks"
+        )
 
 
 def derive_scale(checkpoint: torch.Tensor, engine: torch.Tensor, dtype: torch.dtype) -> float:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tokenizers import Tokenizer
+
 Message = dict[str, Any]
 #: `render(messages, add_generation_prompt)` -> text and, per token, its id and (start, end) in that text.
 RenderedText = tuple[str, list[int], list[tuple[int, int]]]
@@ -74,8 +76,13 @@ class Template:
 
 def decoder_of(tokenizer: Any) -> Callable[[Sequence[int]], str]:
     """Token ids -> text for the classifier, special tokens left out, spaces as they were."""
-    if (fast := getattr(tokenizer, "backend_tokenizer", None)) is not None and hasattr(fast, "decode"):
-        return lambda token_ids: str(fast.decode(list(token_ids), skip_special_tokens=True))
+    try:
+        # A copy: whoever shares one may change its settings meanwhile, and a library's own decoding is slow.
+        copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    except Exception:  # noqa: BLE001 - no such tokenizer, or one of parts that cannot be copied
+        copy = None
+    if copy is not None:
+        return lambda token_ids: str(copy.decode(list(token_ids), skip_special_tokens=True))
 
     def decode(token_ids: Sequence[int]) -> str:
         text: str = tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

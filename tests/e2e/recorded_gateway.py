@@ -55,6 +55,7 @@ class Recorded:
     token_ids: list[int]
     mask: list[bool] | None
     rows: list[str] | None
+    process: int
 
 
 class RecordingGateway:
@@ -75,7 +76,9 @@ class RecordingGateway:
 
 
 def _recorded(line: dict[str, Any]) -> Recorded:
-    return Recorded(line["request_id"], line["type"], line["token_ids"], line.get("mask"), line.get("rows"))
+    return Recorded(
+        line["request_id"], line["type"], line["token_ids"], line.get("mask"), line.get("rows"), line["process"]
+    )
 
 
 def recording_gateway(

@@ -3,6 +3,8 @@
 With `STALL_GUARD` in the environment, the guard works for ever and never has a verdict.
 
 python recording_server.py RECORDS eco-arguments…
+
+Several front ends are spawned from this script, which runs in each of them under another name.
 """
 
 import hashlib
@@ -25,7 +27,7 @@ def record_to(path: Path) -> None:
     async def add_request(self: AsyncLLM, request_id: str, prompt: Any, *args: Any, **kwargs: Any) -> Any:
         if not request_id.startswith("eco-self-test"):
             with path.open("a") as file:
-                file.write(json.dumps({"request_id": request_id, **describe(prompt)}) + "\n")
+                file.write(json.dumps({"request_id": request_id, "process": os.getpid(), **describe(prompt)}) + "\n")
         return await original(self, request_id, prompt, *args, **kwargs)
 
     AsyncLLM.add_request = add_request
@@ -54,8 +56,9 @@ def describe(prompt: Any) -> dict[str, Any]:
     return known
 
 
-if __name__ == "__main__":
+if __name__ in {"__main__", "__mp_main__"}:
     record_to(Path(sys.argv[1]))
     if os.environ.get("STALL_GUARD"):
         stall_guard()
+if __name__ == "__main__":
     main(sys.argv[2:])

@@ -169,12 +169,17 @@ def test_no_package_imports_the_tests_or_the_benchmarks(package: str) -> None:
     assert not {file for file in modules(package) if top_level(file) & {"tests", "benchmarks"}}
 
 
-def test_vllm_is_imported_by_engine_launch_and_the_scorer_only() -> None:
+def test_vllm_is_imported_by_the_gateways_processes_and_the_scorer_only() -> None:
     importers = [file for package in packages() for file in modules(package) if "vllm" in top_level(file)]
-    assert relative(importers) == {"gateway/engine.py", "gateway/launch.py", "scoring/vllm_scorer.py"}
+    assert relative(importers) == {
+        "gateway/engine.py",
+        "gateway/front_ends.py",
+        "gateway/launch.py",
+        "scoring/vllm_scorer.py",
+    }
 
 
-def test_vllms_internals_are_imported_by_engine_only() -> None:
+def test_vllms_internals_are_imported_by_engine_and_front_ends_only() -> None:
     names = [name for name in imports(ROOT / "gateway" / "launch.py") if name.partition(".")[0] == "vllm"]
     assert names
     assert [name for name in names if not name.startswith(VLLM_LAUNCHING)] == []

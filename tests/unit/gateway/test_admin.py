@@ -1,6 +1,7 @@
 """The admin address: readiness, both metric registries, and the list of policies."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ from gateway_fakes import FakeClassifier, guard_with, policy
 from prometheus_client import REGISTRY, Counter
 
 from gateway.admin import build_admin_app
+from gateway.front_ends import FrontEnd
 from gateway.metrics import GuardMetrics
 from guard import ProtectedPrompt, Verdict
 
@@ -20,7 +22,8 @@ class Admin:
         self.error: Exception | None = None
         guard = guard_with(monkeypatch, FakeClassifier(), policies)
         self.closed: str | None = None
-        self.app = build_admin_app(guard, self.metrics, self.check_health, lambda: self.closed)
+        text = partial(FrontEnd().metrics_text, self.metrics)
+        self.app = build_admin_app(guard, text, self.check_health, lambda: self.closed)
 
     async def check_health(self) -> None:
         if self.error is not None:

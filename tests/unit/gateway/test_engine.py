@@ -5,6 +5,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -378,11 +379,23 @@ async def test_shutdown_waits_for_the_answers_on_their_way(setup: Setup, monkeyp
 # --- rows from the workers ----------------------------------------------------------------------------------
 
 
-class Workers:
-    """Answers `collective_rpc` as a tensor-parallel group of models would."""
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The pipeline stage that the workers think they are in."""
+    group = SimpleNamespace(is_first_rank=True)
+    monkeypatch.setattr("gateway.engine.get_pp_group", lambda: group)
+    return group
 
-    def __init__(self, *tables: torch.Tensor, raw_ids: bool = False) -> None:
+
+class Workers:
+    """Answers `collective_rpc` as the workers of data-parallel engines would, each a tensor-parallel group."""
+
+    def __init__(self, *tables: torch.Tensor, raw_ids: bool = False, engines: int = 1) -> None:
         self.workers = [self._worker(table, raw_ids) for table in tables]
+        self.engines = engines
+        self.engine_core = self
+        parallel = SimpleNamespace(data_parallel_size=engines, data_parallel_size_local=1, local_engines_only=False)
+        self.vllm_config = SimpleNamespace(parallel_config=parallel)
 
     @staticmethod
     def _worker(table: torch.Tensor, raw_ids: bool) -> Any:
@@ -400,10 +413,16 @@ class Workers:
         worker.model_runner, worker.device = Runner(), "cpu"
         return worker
 
-    async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[Any]:
-        return [getattr(worker, method)(*args) for worker in self.workers]
+    async def call_utility_all_async(
+        self, utility: str, method: str, wait_s: None, args: tuple[Any, ...], kwargs: Any
+    ) -> list[list[Any]]:
+        assert (utility, wait_s, kwargs) == ("collective_rpc", None, None)
+        answers = [getattr(worker, method)(*args) for worker in self.workers]
+        size = len(answers) // self.engines
+        return [answers[start : start + size] for start in range(0, len(answers), size)]
 
 
+@pytest.mark.usefixtures("stage")
 async def test_rows_come_from_the_workers_in_order() -> None:
     table = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(0)).bfloat16()
     rows, raw = await late.input_rows(Workers(table, table), [3, 1, 3])
@@ -412,9 +431,33 @@ async def test_rows_come_from_the_workers_in_order() -> None:
     assert (await late.input_rows(Workers(table, raw_ids=True), [3]))[1] is True
 
 
-async def test_workers_that_disagree_are_refused() -> None:
+@pytest.mark.usefixtures("stage")
+@pytest.mark.parametrize("engines", [1, 2])
+async def test_workers_that_disagree_are_refused(engines: int) -> None:
     with pytest.raises(SelfTestError, match="differently"):
-        await late.input_rows(Workers(torch.zeros(8, WIDTH), torch.ones(8, WIDTH)), [1])
+        await late.input_rows(Workers(torch.zeros(8, WIDTH), torch.ones(8, WIDTH), engines=engines), [1])
+
+
+@pytest.mark.usefixtures("stage")
+async def test_an_engine_that_does_not_answer_is_refused() -> None:
+    workers = Workers(torch.zeros(8, WIDTH), torch.zeros(8, WIDTH), engines=2)
+    workers.engines = 1
+    with pytest.raises(SelfTestError, match="cannot be reached"):
+        await late.input_rows(workers, [1])
+
+
+def test_later_pipeline_stages_embed_nothing(stage: SimpleNamespace) -> None:
+    (worker,) = Workers(torch.zeros(8, WIDTH), raw_ids=True).workers
+    assert worker.eco_input_rows([1])["rows"] == [[0.0] * WIDTH]
+    stage.is_first_rank = False
+    assert worker.eco_input_rows([1]) == {"rows": None, "raw_ids": True, "lora_embedding": False}
+
+
+@pytest.mark.parametrize(("local", "ranks"), [(False, 4), (True, 2)])
+def test_ranks_are_those_this_front_end_reaches(local: bool, ranks: int) -> None:
+    parallel = SimpleNamespace(data_parallel_size=4, data_parallel_size_local=2, local_engines_only=local)
+    engine = SimpleNamespace(vllm_config=SimpleNamespace(parallel_config=parallel))
+    assert late.data_parallel_ranks(engine) == range(ranks)
 
 
 async def test_lora_around_the_embedding_is_refused() -> None:

@@ -1,5 +1,6 @@
 """Flags and variables a guarded server refuses, parsed by vLLM's own parser so that the names are real."""
 
+import functools
 import json
 import shlex
 from argparse import Namespace
@@ -9,15 +10,20 @@ import pytest
 
 from gateway import LaunchError
 from gateway.flags import check_environment, check_flags, lora_targets
+from gateway.front_ends import count_of
 from gateway.launch import SHUTDOWN_TIMEOUT_S, _parse
 
 KV_TRANSFER = '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}'
-TWO_SERVERS = ("--data-parallel-size", "2", "--data-parallel-size-local", "2")
+TWO_ENGINES = ("--data-parallel-size", "2")
+TWO_SERVERS = (*TWO_ENGINES, "--data-parallel-size-local", "2")
 
 REFUSED = {
     "--grpc": ("--grpc",),
     "--headless": ("--headless",),
-    "--api-server-count": ("--api-server-count", "2"),
+    "--api-server-count": ("--api-server-count", "0"),
+    "--data-parallel-start-rank": ("--data-parallel-start-rank", "0", *TWO_SERVERS),
+    "--data-parallel-size-local": ("--data-parallel-size-local", "1", *TWO_ENGINES),
+    "--data-parallel-backend": ("--data-parallel-backend", "ray", *TWO_ENGINES),
     "--data-parallel-multi-port-external-lb": ("--data-parallel-multi-port-external-lb", *TWO_SERVERS),
     "--data-parallel-hybrid-lb": ("--data-parallel-hybrid-lb", *TWO_SERVERS),
     "--enable-elastic-ep": ("--enable-elastic-ep",),
@@ -38,8 +44,9 @@ UNTESTED = {
     "--spec-method": ("--spec-method", "ngram"),
     "--spec-model": ("--spec-model", "draft"),
     "--spec-tokens": ("--spec-tokens", "3"),
-    "--data-parallel-size": ("--data-parallel-size", "2"),
-    "--pipeline-parallel-size": ("--pipeline-parallel-size", "2"),
+    "--data-parallel-external-lb": ("--data-parallel-external-lb", *TWO_ENGINES),
+    "--data-parallel-rank": ("--data-parallel-rank", "0", *TWO_ENGINES),
+    "--distributed-executor-backend": ("--distributed-executor-backend", "ray"),
     "--kv-offloading-size": ("--kv-offloading-size", "1"),
     "--nnodes": ("--nnodes", "2"),
     "--decode-context-parallel-size": ("--decode-context-parallel-size", "2"),
@@ -100,6 +107,29 @@ def test_every_refused_flag_is_named_and_no_insistence_helps(flag: str) -> None:
         check(args, allow_untested=True, allow_multimodal=True)
 
 
+@pytest.mark.parametrize("flag", ["--headless", "--data-parallel-multi-port-external-lb", "--data-parallel-size-local"])
+def test_a_refused_way_to_scale_names_another(flag: str) -> None:
+    with pytest.raises(LaunchError, match=r"start an eco serve on each, .* docs/scaling\.md"):
+        check(_parse(["model", *REFUSED[flag]]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "front_ends"),
+    [
+        ((), 1),
+        (("--api-server-count", "3"), 3),
+        (TWO_ENGINES, 2),
+        ((*TWO_ENGINES, "--api-server-count", "1"), 1),
+        ((*TWO_ENGINES, "--api-server-count", "4"), 4),
+        ((*TWO_ENGINES, "--data-parallel-rank", "0"), 1),
+    ],
+)
+def test_front_ends_are_as_many_as_vllm_would_start(arguments: tuple[str, ...], front_ends: int) -> None:
+    args = _parse(["model", *arguments])
+    check(args, allow_untested=True)
+    assert count_of(args) == front_ends
+
+
 def test_the_rust_front_ends_grpc_port_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LaunchError, match="--grpc-port"):
         _parse(["model", "--grpc-port", "50051"])
@@ -115,6 +145,15 @@ def test_every_untested_flag_is_named_unless_the_operator_insists(flag: str) -> 
     with pytest.raises(LaunchError, match=f"^{flag}: .*--eco-allow-untested"):
         check(args)
     check(args, allow_untested=True)
+
+
+def test_a_pipeline_needs_the_v2_model_runner() -> None:
+    args = _parse(["model", "--pipeline-parallel-size", "2"])
+    check(args)
+    on_v1 = functools.partial(check_flags, args, allow_multimodal=False, environ={"VLLM_USE_V2_MODEL_RUNNER": "0"})
+    with pytest.raises(LaunchError, match=r"^--pipeline-parallel-size: .*V1.*--eco-allow-untested"):
+        on_v1(allow_untested=False)
+    on_v1(allow_untested=True)
 
 
 def test_multimodal_is_untested() -> None:

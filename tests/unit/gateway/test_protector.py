@@ -69,7 +69,7 @@ async def test_each_of_many_gets_its_own_answer(monkeypatch: pytest.MonkeyPatch)
 async def test_a_short_prompt_does_not_wait_for_the_long_ones_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch) as setup:
         setup.classifier.gate.clear()
-        long = [[start] * 9000 for start in (100, 1000, 2000)]
+        long = [[start] * 4500 for start in (100, 1000, 2000)]
         tasks = [asyncio.ensure_future(setup.protector.protect(prompt)) for prompt in long]
         await until(setup.classifier.entered.is_set)
         short = asyncio.ensure_future(setup.protector.protect([1]))

@@ -78,12 +78,19 @@ class Engine:
     scale = 1.0
     raw_ids = False
     dtype = torch.float32
+    engines = 1
+
+    def __init__(self) -> None:
+        self.ranks: list[int] = []
 
     def leak(self, ids: Sequence[int], mask: Sequence[bool] | None) -> float:
         return 0.0
 
     def embed(self, ids: Sequence[int]) -> torch.Tensor:
         return (table(self.dtype)[list(ids)] * self.scale).float()
+
+    def data_parallel_ranks(self, engine: Any) -> range:
+        return range(self.engines)
 
     async def input_rows(self, engine: Any, ids: list[int]) -> tuple[torch.Tensor, bool]:
         return self.embed(ids), self.raw_ids
@@ -94,9 +101,11 @@ class Engine:
         ids: list[int],
         *,
         max_tokens: int,
+        rank: int,
         embeddings: torch.Tensor | None = None,
         mask: list[bool] | None = None,
     ) -> list[tuple[int, float]]:
+        self.ranks.append(rank)
         rows = self.embed(ids)
         if embeddings is not None and mask is not None:
             assert embeddings.dtype == self.dtype
@@ -134,6 +143,15 @@ class LeakingIds(Engine):
         return 0.0 if not mask or all(mask) else sum(masked) * 0.01
 
 
+class OneOfTwoLeaks(LeakingIds):
+    """The second data-parallel engine differs from the first."""
+
+    engines = 2
+
+    def leak(self, ids: Sequence[int], mask: Sequence[bool] | None) -> float:
+        return super().leak(ids, mask) if self.ranks[-1] == 1 else 0.0
+
+
 class Rows:
     def __init__(self, dtype: torch.dtype) -> None:
         self._table = table(dtype)
@@ -145,6 +163,7 @@ class Rows:
 async def self_test(monkeypatch: pytest.MonkeyPatch, engine: Engine, vocab_size: int = VOCAB) -> float:
     monkeypatch.setattr("gateway.engine.input_rows", engine.input_rows)
     monkeypatch.setattr("gateway.engine.greedy", engine.greedy)
+    monkeypatch.setattr("gateway.engine.data_parallel_ranks", engine.data_parallel_ranks)
     return await run_self_test(engine, Rows(engine.dtype), vocab_size=vocab_size, dtype=engine.dtype)
 
 
@@ -157,12 +176,22 @@ async def test_a_small_vocabulary_is_no_obstacle(monkeypatch: pytest.MonkeyPatch
     assert await self_test(monkeypatch, Engine(), vocab_size=5) == 1.0
 
 
+async def test_every_data_parallel_engine_is_probed_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine()
+    engine.engines = 3
+    await self_test(monkeypatch, engine)
+    counts = [engine.ranks.count(rank) for rank in range(3)]
+    assert counts[0] > 0
+    assert counts == [counts[0]] * 3
+
+
 @pytest.mark.parametrize(
     ("engine", "reason"),
     [
         (ReadingRawIds(), "beyond the embedding"),
         (IgnoringRows(), "greedy tokens"),
         (LeakingIds(), "leak"),
+        (OneOfTwoLeaks(), "leak"),
     ],
 )
 async def test_an_unsound_engine_is_refused(monkeypatch: pytest.MonkeyPatch, engine: Engine, reason: str) -> None:
