@@ -88,7 +88,8 @@ def main() -> None:
         console.print(_table(f"{title}: Guard.protect, text never seen [ms]", ("text", "tokens"), rows))
     report["conversation"] = bench.conversations()
     console.print(_table(f"A conversation of {_TURNS} turns [ms]", ("prompt",), _rows(report["conversation"])))
-    report["policies"] = {str(count): bench.policies(count) for count in options.policies}
+    counts = options.policies if bench.can_be_cloned else []
+    report["policies"] = {str(count): bench.policies(count) for count in counts}
     rows = [(count, kind, timing) for count, kinds in report["policies"].items() for kind, timing in kinds.items()]
     console.print(_table("Many policies, 512 tokens [ms]", ("policies", "text"), rows))
     report["classification"] = bench.classification()
@@ -134,6 +135,11 @@ class Bench:
             _measure(self._guard.protect, (stream.prompt(tokens) for _ in range(_WARM_UP)), _CELL_S / 4)
             found[str(tokens)] = _measure(self._guard.protect, (stream.prompt(tokens) for _ in range(repeats)), _CELL_S)
         return found
+
+    @property
+    def can_be_cloned(self) -> bool:
+        """A policy with an encoder of its own is not: a thousand of them are a thousand encoders."""
+        return self._policy.head is not None
 
     def conversations(self) -> dict[str, Timing]:
         """The first and the last turn, the last one by a guard that saw no turn before it."""
