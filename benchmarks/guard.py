@@ -77,7 +77,10 @@ def main() -> None:
     report["kinds"] = {}
     for kind in chosen:
         report["kinds"][kind] = found = bench.kind(kind, options.tokens)
-        console.print(f"{kind}: {', '.join(f'{timing.p50:.1f} ms' for timing in found.values())}", highlight=False)
+        console.print(
+            f"{kind}: {', '.join(f'{timing.p50:.1f} ms (cpu {timing.cpu_p50:.1f})' for timing in found.values())}",
+            highlight=False,
+        )
     for title, group in (("What users write", ORDINARY), ("What is meant to cost", HARD)):
         rows = [
             (kind, str(tokens), timing)
