@@ -68,6 +68,9 @@ def main() -> None:
         runs = _rounds(systems, load, options, console)
     summaries = summarise(runs)
     Console(width=180).print(table_of(summaries))
+    answered = {(run.cell, run.round, run.figures["answer_tokens"]) for run in runs}
+    if len(answered) > len({(run.cell, run.round) for run in runs}):
+        console.print("the systems did not answer with the same numbers of tokens: see answer_tokens in serving.json")
     report = {
         "options": {name: str(value) for name, value in vars(options).items()},
         "cores": dataclasses.asdict(cores),
@@ -125,7 +128,7 @@ class Load:
         }
         if corrupted is not None:
             figures["flagged"] = float((system.corrupted() or 0) - corrupted)
-        return Run(cell, round_number, system.name, figures)
+        return Run(cell, round_number, system.name, {name: float(value) for name, value in figures.items()})
 
     def _generate(self, url: str, file: Path, count: int, clients: int) -> dict[str, Any]:
         from vllm.benchmarks.serve import add_cli_args, main_async
