@@ -188,15 +188,15 @@ class Bench:
         from benchmarks.inputs import Stream
 
         stream = Stream("prose", self._tokenizer, seed=3)
-        prompts = [stream.prompt(_CLASSIFIED_TOKENS) for _ in range(_WARM_UP + self._repeats(20))]
+        prompts = [stream.prompt(_CLASSIFIED_TOKENS) for _ in range(_FEWEST + self._repeats(20))]
         guard, pipeline = self._open([self._policy]), roberta_pipeline(self._tokenizer)
         texts = [self._tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
-        for prompt, text in zip(prompts[:_WARM_UP], texts[:_WARM_UP], strict=True):
+        for prompt, text in zip(prompts[:_FEWEST], texts[:_FEWEST], strict=True):
             guard.protect(prompt)
             pipeline(text)
         return {
-            "Guard.protect": _measure(guard.protect, prompts[_WARM_UP:]),
-            "text-classification pipeline, RoBERTa-base": _measure(pipeline, texts[_WARM_UP:]),
+            "Guard.protect": _measure(guard.protect, prompts[_FEWEST:]),
+            "text-classification pipeline, RoBERTa-base": _measure(pipeline, texts[_FEWEST:]),
         }
 
     def _open(self, policies: Sequence[Any]) -> Any:
