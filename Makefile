@@ -28,7 +28,7 @@ TEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-fast check bench-classifier bench-endpoint bench-evaluation bench-guard bench-search bench-unlearning bench-unlearning-speed lock clean
+.PHONY: help venv demo serve test test-fast check bench-classifier bench-endpoint bench-evaluation bench-guard bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -79,11 +79,14 @@ bench-endpoint: $(STAMP)  ## Time an evaluation's requests beside one at a time 
 bench-evaluation: $(STAMP)  ## Every way to forget, on one table (ARGS="--model DIR --retain-model DIR --tofu DIR")
 	$(RUN) python -m benchmarks.evaluation_table $(ARGS)
 
-bench-guard: $(STAMP)  ## Measure what the guard costs
+bench-guard: $(STAMP)  ## Time the guard on one core (ARGS="--policy DIR --model DIR", or a model made here)
 	$(RUN) python -m benchmarks.guard $(ARGS)
 
 bench-search: $(STAMP)  ## Race the corruption search (ARGS="--model DIR --retain-model DIR --forget FILE --retain FILE")
 	$(RUN) python -m benchmarks.corruption_search $(ARGS)
+
+bench-serving: $(STAMP)  ## Load plain vLLM, eco serve and a proxy alike (ARGS="--words 25 400 --clients 1 8 --rounds 3")
+	$(RUN) python -m benchmarks.serving $(ARGS)
 
 bench-unlearning: $(STAMP)  ## Compare unlearning methods (ARGS="--model DIR --retain-model DIR --forget FILE --retain FILE")
 	$(RUN) python -m benchmarks.unlearning $(ARGS)

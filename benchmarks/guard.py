@@ -1,158 +1,290 @@
-"""`make bench-guard`: what the guard adds to an unflagged request, and to the server's memory.
+"""`make bench-guard`: what `Guard.protect` takes for prompts that no cache has seen, on one core.
 
-Time: decode, segments, encoder and head for prompts never seen before (no cache hit), on one core, beside the same
-encoder run by torch in float32. Memory: the resident size of the API server process with the guard against plain
-vLLM's, after the same requests.
+Texts are those of `benchmarks/inputs.py`: a user's, and some that are meant to cost. The process is warmed by other
+text. Beside them: the twentieth turn of a conversation against its first, many policies, and a Hugging Face
+text-classification pipeline in the shape of RoBERTa-base, which classifies and does nothing else. Wall clock, and
+processor time of the process, which other work on the machine lengthens less.
 """
 
 import argparse
-import asyncio
+import dataclasses
+import json
+import math
 import os
-import random
+import platform
 import statistics
-import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-_SIZES = {32: 300, 512: 60, 4096: 12}
-_WARM_UP = 5
+_REPEATS = {32: 200, 512: 60, 4096: 16}
+_WARM_UP = 8
+#: No more of one kind and size after this; what is meant to cost may take seconds a call.
+_CELL_S, _FEWEST = 20.0, 3
+_TURNS, _CONVERSATIONS, _TURN_WORDS = 20, 8, 45
+_CLASSIFIED_TOKENS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one call, over many: by the clock on the wall, and of the process on its processors."""
+
+    count: int
+    p50: float
+    p95: float
+    worst: float
+    cpu_p50: float
+    flagged: int = 0
+    """Prompts that a policy flagged: their rows are corrupted too, which takes longer."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--no-memory", action="store_true", help="skip the part that starts two servers")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="the model that --policy was built for")
+    parser.add_argument("--policy", type=Path, metavar="DIR", help="a policy; default: one for a model made here")
+    parser.add_argument(
+        "--tokenizer", choices=("wordpiece", "bytes"), default="wordpiece", help="of the model made here"
+    )
+    parser.add_argument("--tokens", type=int, nargs="+", default=[32, 512, 4096], help="prompt lengths [32 512 4096]")
+    parser.add_argument("--kinds", nargs="+", metavar="KIND", help="kinds of text; default: all")
+    parser.add_argument(
+        "--policies", type=int, nargs="*", default=[1, 100, 1000], help="[1 100 1000]; 10000 needs 8 GB"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="repetitions, as a multiple of the default ones [1]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     options = parser.parse_args()
+    if (options.model is None) != (options.policy is None):
+        parser.error("--policy and --model come together")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from console.quiet import quiet_transformers
-    from demo.models import build_models
-    from optimizer import BuildOptions, InputOptions, build_policy
+    from benchmarks.inputs import CACHE, HARD, KINDS, ORDINARY
+    from benchmarks.served_model import Shape, build_model, build_policy_for
 
+    if unknown := set(options.kinds or ()) - set(KINDS):
+        parser.error(f"--kinds: {', '.join(sorted(unknown))}: expected {', '.join(KINDS)}")
+    model, policy = options.model, options.policy
+    if model is None:
+        model = build_model(CACHE, Shape(tokenizer=options.tokenizer))
+        policy, _ = build_policy_for(model, CACHE)
+    _one_core()
+    bench = Bench(model, policy, options.scale)
     console = Console()
-    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
-        build = build_models(console=console)
-        # A given strength: the search does not change what a request costs.
-        policy = build_policy(
-            BuildOptions(
-                model=str(build.model),
-                inputs=InputOptions(forget=build.forget_examples, retain=build.retain_examples),
-                out=Path(folder) / "policy",
-                strength=10.0,
-            ),
-            console=console,
-        ).path
-        _time(build, policy, console)
-        if not options.no_memory:
-            _memory(build, policy, Path(folder), console)
+    chosen = options.kinds or list(KINDS)
+    report: dict[str, Any] = {"machine": _machine(), "model": str(model), "policy": str(policy)}
+    report["kinds"] = {}
+    for kind in chosen:
+        report["kinds"][kind] = found = bench.kind(kind, options.tokens)
+        console.print(
+            f"{kind}: {', '.join(f'{timing.p50:.1f} ms (cpu {timing.cpu_p50:.1f})' for timing in found.values())}",
+            highlight=False,
+        )
+    for title, group in (("What users write", ORDINARY), ("What is meant to cost", HARD)):
+        rows = [
+            (kind, str(tokens), timing)
+            for kind, sizes in report["kinds"].items()
+            if kind in group
+            for tokens, timing in sizes.items()
+        ]
+        console.print(_table(f"{title}: Guard.protect, text never seen [ms]", ("text", "tokens"), rows))
+    report["conversation"] = bench.conversations()
+    console.print(_table(f"A conversation of {_TURNS} turns [ms]", ("prompt",), _rows(report["conversation"])))
+    counts = options.policies if bench.can_be_cloned else []
+    report["policies"] = {str(count): bench.policies(count) for count in counts}
+    rows = [(count, kind, timing) for count, kinds in report["policies"].items() for kind, timing in kinds.items()]
+    console.print(_table("Many policies, 512 tokens [ms]", ("policies", "text"), rows))
+    report["classification"] = bench.classification()
+    title = f"Classification of {_CLASSIFIED_TOKENS} tokens of prose [ms]"
+    console.print(_table(title, ("by",), _rows(report["classification"])))
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=2, default=dataclasses.asdict) + "\n", encoding="utf-8")
 
 
-def _time(build: Any, policy: Path, console: Console) -> None:
+class Bench:
+    """A guard with one policy, and prompts for it."""
+
+    def __init__(self, model: Path, policy: Path, scale: float) -> None:
+        from transformers import AutoTokenizer
+
+        from classifiers import Encoder, resolve_encoder
+        from corruption import EmbeddingRows
+        from guard import decoder_of, load_bundle, load_policy, template_of
+
+        self._scale = scale
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        rows, bundle = EmbeddingRows.open(model), load_bundle(policy)
+        shared = bundle.config.classifier.kind == "head"
+        encoder = Encoder.open(resolve_encoder(bundle.config.classifier.encoder), threads=1) if shared else None
+        self._policy = load_policy(bundle, encoder, hidden_size=rows.hidden_size, embedding_digest=rows.digest())
+        self._parts: dict[str, Any] = {
+            "encoder": encoder,
+            "decode": decoder_of(self._tokenizer),
+            "template": template_of(self._tokenizer),
+            "rows": rows,
+            "secret": bytes(32),
+        }
+        self._guard = self._open([self._policy])
+
+    def kind(self, kind: str, sizes: Iterable[int]) -> dict[str, Timing]:
+        """Prompts of one kind in each size. All come from one stream, so none was seen before."""
+        from benchmarks.inputs import Stream
+
+        stream = Stream(kind, self._tokenizer)
+        found = {}
+        for tokens in sizes:
+            repeats = self._repeats(_REPEATS.get(tokens, max(65_536 // tokens, 8)))
+            _measure(self._guard.protect, (stream.prompt(tokens) for _ in range(_WARM_UP)), _CELL_S / 4)
+            found[str(tokens)] = _measure(self._guard.protect, (stream.prompt(tokens) for _ in range(repeats)), _CELL_S)
+        return found
+
+    @property
+    def can_be_cloned(self) -> bool:
+        """A policy with an encoder of its own is not: a thousand of them are a thousand encoders."""
+        return self._policy.head is not None
+
+    def conversations(self) -> dict[str, Timing]:
+        """The first and the last turn, the last one by a guard that saw no turn before it."""
+        from benchmarks.inputs import Stream
+
+        stream = Stream("prose", self._tokenizer, seed=1)
+        turns: list[list[Any]] = [[] for _ in range(_TURNS)]
+        for _ in range(self._repeats(_CONVERSATIONS)):
+            messages: list[dict[str, str]] = []
+            for turn in range(_TURNS):
+                messages.append({"role": "user", "content": stream.text(_TURN_WORDS)})
+                turns[turn].append(
+                    self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+                )
+                messages.append({"role": "assistant", "content": stream.text(_TURN_WORDS)})
+        known, unknown = self._open([self._policy]), self._open([self._policy])
+        for guard in (known, unknown):
+            for _ in range(_WARM_UP):
+                guard.protect(stream.prompt(512))
+        timings = [_measure(known.protect, prompts) for prompts in turns]
+        first, last = (round(statistics.mean(map(len, prompts))) for prompts in (turns[0], turns[-1]))
+        return {
+            f"first turn, {first} tokens": timings[0],
+            f"turn {_TURNS}, {last} tokens": timings[-1],
+            f"turn {_TURNS}, none seen before": _measure(unknown.protect, turns[-1]),
+        }
+
+    def policies(self, count: int) -> dict[str, Timing]:
+        """The policy and copies of it with other names, for prose and for a text full of names."""
+        from benchmarks.inputs import Stream
+        from benchmarks.served_model import clones
+
+        guard = self._open(clones(self._policy, count))
+        found = {}
+        for kind in ("prose", "biographies"):
+            stream = Stream(kind, self._tokenizer, seed=2)
+            _measure(guard.protect, (stream.prompt(512) for _ in range(_WARM_UP)), _CELL_S / 4)
+            found[kind] = _measure(guard.protect, (stream.prompt(512) for _ in range(self._repeats(30))), _CELL_S)
+        return found
+
+    def classification(self) -> dict[str, Timing]:
+        """The guard beside a pipeline with the same prompts, one after the other."""
+        from benchmarks.inputs import Stream
+
+        stream = Stream("prose", self._tokenizer, seed=3)
+        prompts = [stream.prompt(_CLASSIFIED_TOKENS) for _ in range(_FEWEST + self._repeats(20))]
+        guard, pipeline = self._open([self._policy]), roberta_pipeline(self._tokenizer)
+        texts = [self._tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
+        for prompt, text in zip(prompts[:_FEWEST], texts[:_FEWEST], strict=True):
+            guard.protect(prompt)
+            pipeline(text)
+        return {
+            "Guard.protect": _measure(guard.protect, prompts[_FEWEST:]),
+            "text-classification pipeline, RoBERTa-base": _measure(pipeline, texts[_FEWEST:]),
+        }
+
+    def _open(self, policies: Sequence[Any]) -> Any:
+        from guard import Guard
+
+        return Guard(policies, **self._parts)
+
+    def _repeats(self, count: int) -> int:
+        return max(round(count * self._scale), 3)
+
+
+def roberta_pipeline(tokenizer: Any) -> Callable[[str], Any]:
+    """Text to a label by a classifier of RoBERTa-base's size with random weights (125 million), in float32."""
+    import torch
+    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, pipeline
+
+    torch.manual_seed(0)
+    config = RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1)
+    limited = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer.backend_tokenizer,
+        pad_token=tokenizer.pad_token,
+        unk_token=tokenizer.unk_token,
+        model_max_length=_CLASSIFIED_TOKENS,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+    model: Any = RobertaForSequenceClassification(config)  # type: ignore[no-untyped-call]
+    classify = pipeline("text-classification", model=model.eval(), tokenizer=limited, device="cpu")
+
+    def call(text: str) -> Any:
+        return classify(text, truncation=True)
+
+    return call
+
+
+def summary(wall_ms: Sequence[float], cpu_ms: Sequence[float], flagged: int = 0) -> Timing:
+    """Median, 95th percentile (the smallest value with 95 % at or below it) and maximum."""
+    ordered = sorted(wall_ms)
+    rank = max(-(-95 * len(ordered) // 100), 1)
+    return Timing(
+        len(ordered), statistics.median(ordered), ordered[rank - 1], ordered[-1], statistics.median(cpu_ms), flagged
+    )
+
+
+def _measure(call: Callable[[Any], Any], inputs: Iterable[Any], limit_s: float = math.inf) -> Timing:
+    """Times `call` on each input, or on fewer (3 at least) where they take more than `limit_s` together."""
+    wall: list[float] = []
+    cpu: list[float] = []
+    flagged = 0
+    for item in inputs:
+        if len(wall) >= _FEWEST and sum(wall) > 1000 * limit_s:
+            break
+        started, started_cpu = time.perf_counter(), time.process_time()
+        outcome = call(item)
+        wall.append(1000 * (time.perf_counter() - started))
+        cpu.append(1000 * (time.process_time() - started_cpu))
+        flagged += any(verdict.flagged for verdict in getattr(outcome, "verdicts", ()))
+    return summary(wall, cpu, flagged)
+
+
+def _rows(timings: dict[str, Timing]) -> list[tuple[str, Timing]]:
+    return list(timings.items())
+
+
+def _table(title: str, labels: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> Table:
+    """`rows` are the labels' texts and a `Timing`."""
+    table = Table(title=title)
+    for label in labels:
+        table.add_column(label)
+    for column in ("p50", "p95", "worst", "cpu p50", "flagged"):
+        table.add_column(column, justify="right")
+    for *texts, timing in rows:
+        figures = (f"{value:.2f}" for value in (timing.p50, timing.p95, timing.worst, timing.cpu_p50))
+        table.add_row(*texts, *figures, f"{timing.flagged} / {timing.count}")
+    return table
+
+
+def _one_core() -> None:
+    """Everything from here on runs on one core, by one thread."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import torch
-    from transformers import AutoTokenizer
-
-    from classifiers import Encoder, resolve_encoder
-    from corruption import EmbeddingRows
-    from guard import Guard, decoder_of, load_bundle, load_policy, template_of
-    from sources.everyday import general_prompts
 
     torch.set_num_threads(1)
-    tokenizer = AutoTokenizer.from_pretrained(build.model)
-    rows = EmbeddingRows.open(build.model)
-    bundle = load_bundle(policy)
-    encoder = Encoder.open(resolve_encoder(bundle.config.classifier.encoder), threads=1)
-    loaded = load_policy(bundle, encoder, hidden_size=rows.hidden_size, embedding_digest=rows.digest())
-    decode, template = decoder_of(tokenizer), template_of(tokenizer)
-    guard = Guard([loaded], encoder=encoder, decode=decode, template=template, rows=rows, secret=bytes(32))
-    reference = _torch_encoder()
-    table = Table(title="Time added to an unflagged request, one core, no cache hit [ms]")
-    for column in ("prompt tokens", "guard p50", "guard p99", "cached p50", "torch fp32 encoder p50", "ratio"):
-        table.add_column(column, justify="right")
-    words = sorted({word for prompt in general_prompts() for word in prompt.split()})
-    empty = [{"role": "user", "content": ""}]
-    frame = tokenizer.apply_chat_template(empty, add_generation_prompt=True, tokenize=True, return_dict=False)
-    middle = frame.index(tokenizer.eos_token_id)
-    for tokens, repeats in _SIZES.items():
-        # Chats of everyday words, `tokens` long when rendered, no two alike.
-        chooser = random.Random(tokens)  # noqa: S311 - a reproducible choice
-        prompts = []
-        for _ in range(repeats + _WARM_UP):
-            text = " ".join(chooser.choice(words) for _ in range(tokens))
-            content = tokenizer(text, add_special_tokens=False)["input_ids"]
-            prompts.append(frame[:middle] + content[: max(tokens - len(frame), 1)] + frame[middle:])
-        fresh = _measure(guard.protect, prompts)
-        cached = _measure(guard.protect, prompts)
-        torch_ms = _measure(reference, [tokenizer.decode(ids) for ids in prompts[: max(12, repeats // 4)]])
-        p50 = statistics.median(fresh)
-        cells = (p50, float(np.percentile(fresh, 99)), statistics.median(cached), statistics.median(torch_ms))
-        table.add_row(str(tokens), *(f"{cell:.2f}" for cell in cells), f"{p50 / cells[3]:.2f}")
-    console.print(table)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
-def _torch_encoder() -> Callable[[str], Any]:
-    """The alternative: the encoder's own weights in torch float32, windows of its full length."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    from classifiers.export.hub import carrier_folder
-
-    folder = carrier_folder()
-    if folder is None:
-        sys.exit("the encoder's carrier package is not installed; make venv installs it")
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-
-    def embed(text: str) -> Any:
-        encoded = tokenizer(
-            text, truncation=True, max_length=128, stride=0, return_overflowing_tokens=True, padding=True
-        )
-        with torch.inference_mode():
-            return model(
-                input_ids=torch.tensor(encoded["input_ids"]), attention_mask=torch.tensor(encoded["attention_mask"])
-            )
-
-    return embed
-
-
-def _measure(call: Callable[[Any], Any], inputs: list[Any]) -> list[float]:
-    """Milliseconds of each call, the first few left out."""
-    times = []
-    for item in inputs:
-        started = time.perf_counter()
-        call(item)
-        times.append(1000 * (time.perf_counter() - started))
-    return times[_WARM_UP:]
-
-
-def _memory(build: Any, policy: Path, folder: Path, console: Console) -> None:
-    from demo.probes import probes
-    from demo.run import ask_all
-    from demo.servers import guarded_server, plain_server
-    from demo.world import World
-
-    asked = probes(World.generate())[:400]
-    sizes = {}
-    plain_one = plain_server(build.model, port=8090, log=folder / "plain.log")
-    guarded_one = guarded_server(build.model, [policy], port=8090, admin_port=8091, log=folder / "guarded.log")
-    for name, server in (("plain", plain_one), ("guarded", guarded_one)):
-        with server:
-            asyncio.run(ask_all(server, asked))
-            if server.process is None:
-                sys.exit("the server is gone")
-            status = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
-            sizes[name] = next(int(line.split()[1]) for line in status if line.startswith("VmRSS:")) / 1024
-    table = Table(title=f"Resident memory of the API server process after {len(asked)} requests")
-    for column in ("plain vLLM [MB]", "guarded [MB]", "difference [MB]", "ratio"):
-        table.add_column(column, justify="right")
-    plain, guarded = sizes["plain"], sizes["guarded"]
-    table.add_row(f"{plain:.0f}", f"{guarded:.0f}", f"{guarded - plain:+.0f}", f"{guarded / plain:.2f}")
-    console.print(table)
+def _machine() -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {"cpu": model, "python": platform.python_version(), "load_1_min": os.getloadavg()[0]}
 
 
 if __name__ == "__main__":
