@@ -26,6 +26,8 @@ class GuardMetrics:
         self._errors = counter("eco_guard_errors", failures, ["kind"])
         refusals = "Requests refused by reason: their shape, engine control, or the operator's policy"
         self._refused_inputs = counter("eco_refused_inputs", refusals, ["reason"])
+        windows = "Windows of prompts by what read them: screen, encoder, over_budget (in doubt, counted as flagged)"
+        self._windows = counter("eco_guard_windows", windows, ["read"])
         self._latency = Histogram(
             "eco_guard_latency_seconds",
             "Time from the rendered prompt to the verdict, waiting for the encoder included",
@@ -55,6 +57,9 @@ class GuardMetrics:
             self._verdicts.labels(verdict.policy, verdict.action, str(verdict.flagged).lower()).inc()
         if any(verdict.failed for verdict in prompt.verdicts):
             self._errors.labels("classification_corrupted").inc()
+        self._windows.labels("encoder").inc(prompt.encoded)
+        self._windows.labels("over_budget").inc(prompt.over_budget)
+        self._windows.labels("screen").inc(prompt.windows - prompt.encoded - prompt.over_budget)
         outcome = "refused" if prompt.refused_by else "passed" if prompt.mask is None else "corrupted"
         self._prompts.labels(outcome).inc()
 
