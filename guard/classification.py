@@ -1,6 +1,7 @@
 """Scores of prompt windows under every active policy: a look at all windows at once, and the encoder where that leaves
 the outcome open."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from classifiers import Encoder, Head, HeadBank
 from classifiers.prompt_classifier import PromptClassifier
 from guard.errors import ClassificationError
 from guard.spelling import Spelling
-from text.reading import Reading, join, read
+from text.reading import Reading, read_each
 from text.recent import Recent
 
 Ids = tuple[int, ...]
@@ -139,14 +140,11 @@ class WindowClassifier:
         return _finite(added)
 
     def _look(self, blocks: Sequence[Ids]) -> list[Looked]:
-        readings, ranges, units = [], [], []
-        for block in blocks:
-            text, starts, ends = self._spelling.spell(block)
-            reading = read(text)
-            readings.append(reading)
-            ranges.append(_token_ranges(reading, len(text), starts, ends))
-            units.append(_token_units(reading, starts, ends))
-        together = join(readings)
+        tokens = np.cumsum([0, *map(len, blocks)])  # (B + 1,) tokens before each block
+        ids = [token for block in blocks for token in block]
+        text, starts, ends = self._spelling.spell(ids, frozenset(tokens.tolist()))
+        edges = np.append(starts, len(text))[tokens].tolist()  # and characters
+        together, counts = read_each([text[low:high] for low, high in itertools.pairwise(edges)])
         logits = np.zeros((len(together.windows), len(self._lowest)))
         doubtful = np.zeros(len(together.windows), dtype=bool)
         if self._bank is not None and len(logits):
@@ -159,12 +157,14 @@ class WindowClassifier:
                 scores = np.clip(self._own_scores(classifier, every), _CERTAIN, 1 - _CERTAIN)
                 logits[:, column] = np.log(scores / (1 - scores))
         _finite(logits)
-        looked, first = [], 0
-        for own_ranges, own_units in zip(ranges, units, strict=True):
-            last = first + len(own_ranges)
-            own = {window - first: text for window, text in texts.items() if first <= window < last}
-            looked.append(Looked(own_ranges, own_units, logits[first:last].copy(), own))
-            first = last
+        ranges = _token_ranges(together, counts, tokens, starts, ends)
+        units = _token_units(together, starts, ends)
+        looked = []
+        for (first, last), (low, high) in zip(
+            itertools.pairwise(counts.tolist()), itertools.pairwise(tokens.tolist()), strict=True
+        ):
+            own = {window - first: texts[window] for window in range(first, last) if window in texts}
+            looked.append(Looked(ranges[first:last] - low, units[low:high].copy(), logits[first:last].copy(), own))
         return looked
 
     def _own_scores(self, classifier: PromptClassifier, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -184,15 +184,21 @@ def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _token_ranges(
-    reading: Reading, length: int, starts: NDArray[np.int64], ends: NDArray[np.int64]
+    reading: Reading,
+    counts: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """(W, 2): each window's tokens, with what stands between it and the chunk before, which says nothing visible."""
+    """(W, 2): each window's tokens, with what stands between it and the chunk before, which says nothing visible. The
+    windows of a block have all its tokens: `counts`, `tokens` (B + 1,) are windows and tokens before each block."""
     if not len(reading.windows):
         return np.empty((0, 2), dtype=np.int64)
-    edges = np.concatenate([[0], reading.spans[:-1, 1], [length]])  # (C + 1,) where chunks begin and end
-    low, high = edges[reading.windows[:, 0]], edges[reading.windows[:, 1]]
-    first, last = np.searchsorted(ends, low, side="right"), np.searchsorted(starts, high, side="left")
-    first[0], last[-1] = 0, len(starts)
+    chunk_ends = np.concatenate([[0], reading.spans[:, 1]])
+    first = np.searchsorted(ends, chunk_ends[reading.windows[:, 0]], side="right")
+    last = np.searchsorted(starts, chunk_ends[reading.windows[:, 1]], side="left")
+    some = counts[1:] > counts[:-1]
+    first[counts[:-1][some]], last[counts[1:][some] - 1] = tokens[:-1][some], tokens[1:][some]
     return np.stack([first, np.maximum(last, first + 1)], axis=1)
 
 

@@ -286,9 +286,9 @@ class Guard:
             # Only what will be masked may leave the glue: what is merely observed, or stands beside an entity, still
             # reaches the model.
             hit: set[int] = set()
-            for placed_window, logits in zip(reading.windows, reading.logits, strict=True):
-                for index in np.flatnonzero(self._corrupts & (logits >= thresholds)).tolist():
-                    hit.update(self._masked(index, placed_window.of(token_ids)))
+            masking = np.array(reading.logits).reshape(-1, len(self.policies)) >= thresholds
+            for row, index in np.argwhere(masking & self._corrupts).tolist():
+                hit.update(self._masked(index, reading.windows[row].of(token_ids)))
             for placed in glued_windows(self._classifier, token_ids, contents, hit):
                 reading.windows += placed
                 yield _BLOCK_US
@@ -341,7 +341,8 @@ class Guard:
             for index in np.flatnonzero(self._corrupts).tolist():
                 for row in np.flatnonzero(hits[:, index]).tolist():
                     window = reading.windows[row].of(reading.token_ids)
-                    owners = dict.fromkeys(self._masked(index, window), index) | owners
+                    for position in self._masked(index, window):
+                        owners.setdefault(position, index)
         except Exception as error:  # noqa: BLE001 - where the entity stands is not known: nothing may pass
             return self.on_error(reading.token_ids, error)
         return self._counted(self._corrupt(reading.token_ids, owners, verdicts), reading)

@@ -1,7 +1,6 @@
 """What each token of a prompt says: token ids to one text, and for every token its characters in it."""
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +34,13 @@ class Spelling:
                 return [token], len(alone)
         return [], 0
 
-    def spell(self, token_ids: Sequence[int]) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
+    def spell(
+        self, token_ids: Sequence[int], firsts: Collection[int] = ()
+    ) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
         """(text, starts, ends): token i of T stands for characters `starts[i]:ends[i]`.
 
-        Tokens that hold parts of one character all stand for it. Bytes that never become a character say nothing.
+        Tokens that hold parts of one character all stand for it. Bytes that never become a character say nothing. At
+        the indices `firsts` another text begins, which completes no character of the one before.
         """
         spelled: list[str] = list(map(self._pieces.get, token_ids))  # type: ignore[arg-type]
         if None in spelled:
@@ -50,8 +52,13 @@ class Spelling:
             [index for index, piece in enumerate(spelled) if _BROKEN in piece] if _BROKEN in "".join(spelled) else []
         )
         # Neighbours that are parts of characters are read together, and share all that they say.
-        for _, group in itertools.groupby(enumerate(broken), key=lambda pair: pair[1] - pair[0]):
-            run = [index for _, index in group]
+        runs: list[list[int]] = []
+        for index in broken:
+            if runs and runs[-1][-1] == index - 1 and index not in firsts:
+                runs[-1].append(index)
+            else:
+                runs.append([index])
+        for run in runs:
             said = self._behind_anchor([token_ids[index] for index in run]).replace(_BROKEN, "")
             spelled[run[0]] = said
             for index in run[1:]:

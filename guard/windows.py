@@ -57,14 +57,16 @@ def local_windows(
 ) -> Iterator[tuple[list[Placed], Content]]:
     """The windows within each stretch of content, block by block; after each some of them, and what they lie in."""
     batch: list[tuple[int, range]] = []
+    tokens = 0
     for number, stretch in enumerate(template.segments(token_ids)):
         if len(stretch) > BLOCK_TOKENS:
             yield from _blocks(classifier, token_ids, stretch, number)
             continue
-        if batch and sum(len(part) for _, part in batch) + len(stretch) > BLOCK_TOKENS:
+        if batch and tokens + len(stretch) > BLOCK_TOKENS:
             yield _looked(classifier, token_ids, batch)
-            batch = []
+            batch, tokens = [], 0
         batch.append((number, stretch))
+        tokens += len(stretch)
     if batch:
         yield _looked(classifier, token_ids, batch)
 

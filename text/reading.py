@@ -5,11 +5,11 @@ words, length) is kept, so that reading prose is mostly looking up. Nothing here
 """
 
 import bisect
+import dataclasses
 import functools
 import itertools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +45,7 @@ class Chunk(NamedTuple):
     """What stands before the first word, between the words and behind the last."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Reading:
     """C chunks of N words in all, cut into W windows.
 
@@ -105,47 +105,51 @@ class Reading:
 
 def read(text: str) -> Reading:
     """Read a text of any length; one window where it is short enough, none where nothing of it is visible."""
-    found = _CHUNK.findall(text.rstrip())  # where only white space is left, every start would be tried
-    if not found:
-        return _reading([], [], np.empty((0, 2), dtype=np.int64))
-    spaces, raws = zip(*found, strict=True)
-    ends = np.fromiter(itertools.accumulate(map(len, itertools.chain.from_iterable(found))), dtype=np.int64)
-    spans = ends.reshape(-1, 2)  # where white space ends a chunk begins
-    before = [" " if space == " " else "\n" if "\n" in space else " " if space else "" for space in spaces]
-    parts = list(map(chunks_of, raws))
-    counts = np.fromiter(map(len, parts), dtype=np.int64)
-    if (counts != 1).any():
-        before = [
-            space if part == 0 else "" for space, own in zip(before, parts, strict=True) for part in range(len(own))
-        ]
-        spans = np.repeat(spans, counts, axis=0)
-    return _reading(list(itertools.chain.from_iterable(parts)), before, spans)
+    return read_each([text])[0]
+
+
+def read_each(texts: Sequence[str]) -> tuple[Reading, NDArray[np.int64]]:
+    """Several texts as one reading, no window reaching from one into the next; `spans` are as in all texts laid end to
+    end. And (T + 1,) the windows before each text."""
+    chunks: list[Chunk] = []
+    before: list[str] = []
+    spans: list[NDArray[np.int64]] = [np.empty((0, 2), dtype=np.int64)]
+    windows: list[tuple[int, int]] = []
+    counts = [0]
+    offset = 0
+    for text in texts:
+        first = len(chunks)
+        if found := _CHUNK.findall(text.rstrip()):  # where only white space is left, every start would be tried
+            spaces, raws = zip(*found, strict=True)
+            ends = np.array([offset, *map(len, itertools.chain.from_iterable(found))], dtype=np.int64)
+            placed = np.cumsum(ends)[1:].reshape(-1, 2)  # where white space ends a chunk begins
+            spaced = [" " if space == " " else "\n" if "\n" in space else " " if space else "" for space in spaces]
+            parts = list(map(chunks_of, raws))
+            several = [len(own) for own in parts]
+            if several.count(1) != len(several):
+                spaced = [
+                    space if part == 0 else ""
+                    for space, own in zip(spaced, parts, strict=True)
+                    for part in range(len(own))
+                ]
+                placed = np.repeat(placed, several, axis=0)
+            chunks += itertools.chain.from_iterable(parts)
+            before += spaced
+            spans.append(placed)
+            windows += _cut([chunk.units for chunk in chunks[first:]], first)
+        counts.append(len(windows))
+        offset += len(text)
+    reading = _reading(chunks, before, np.concatenate(spans), np.array(windows, dtype=np.int64).reshape(-1, 2))
+    return reading, np.array(counts, dtype=np.int64)
 
 
 def read_all(texts: Sequence[str]) -> Reading:
-    """Several texts as one reading with a window for each, however long it is."""
-    return join([read(text) for text in texts], whole=True)
-
-
-def join(readings: Sequence[Reading], *, whole: bool = False) -> Reading:
-    """Several readings laid end to end, no window reaching from one into the next; `spans` are as in each.
-
-    With `whole`, each of them is one window.
-    """
-    if len(readings) == 1 and not whole:
-        return readings[0]
-    ends = np.cumsum([0, *(len(reading.chunks) for reading in readings)])
-    if whole:
-        windows = np.stack([ends[:-1], ends[1:]], axis=1)
-    else:
-        own = (one.windows + end for one, end in zip(readings, ends[:-1], strict=True))
-        windows = np.concatenate([np.empty((0, 2), dtype=np.int64), *own])
-    return _reading(
-        [chunk for reading in readings for chunk in reading.chunks],
-        [space for reading in readings for space in reading.before],
-        np.concatenate([np.empty((0, 2), dtype=np.int64), *(reading.spans for reading in readings)]),
-        windows,
-    )
+    """As `read_each`, but every text is one window, however long it is."""
+    reading, counts = read_each(texts)
+    ends = np.zeros(len(counts), dtype=np.int64)
+    ends[1:] = np.concatenate([[0], reading.windows[:, 1]])[counts[1:]]  # of a text's last window, its last chunk
+    ends = np.maximum.accumulate(ends)
+    return dataclasses.replace(reading, windows=np.stack([ends[:-1], ends[1:]], axis=1))
 
 
 def windows_of(text: str) -> list[str]:
@@ -154,35 +158,27 @@ def windows_of(text: str) -> list[str]:
     return [reading.text(window) for window in range(len(reading.windows))] or [""]
 
 
-def _reading(
-    chunks: list[Chunk], before: list[str], spans: NDArray[np.int64], windows: NDArray[np.int64] | None = None
-) -> Reading:
-    """Without `windows`, they are cut here."""
+def _reading(chunks: list[Chunk], before: list[str], spans: NDArray[np.int64], windows: NDArray[np.int64]) -> Reading:
     of_words = [chunk.words for chunk in chunks]
     firsts = np.zeros(len(chunks) + 1, dtype=np.int64)
     np.cumsum(np.fromiter(map(len, of_words), dtype=np.int64, count=len(chunks)), out=firsts[1:])
-    return Reading(
-        chunks,
-        before,
-        spans,
-        _cut([chunk.units for chunk in chunks]) if windows is None else windows,
-        list(itertools.chain.from_iterable(of_words)),
-        list(itertools.chain.from_iterable([chunk.capitals for chunk in chunks])),
-        firsts,
-    )
+    words = list(itertools.chain.from_iterable(of_words))
+    capitals = list(itertools.chain.from_iterable([chunk.capitals for chunk in chunks]))
+    return Reading(chunks, before, spans, windows, words, capitals, firsts)
 
 
-def _cut(units: Sequence[int]) -> NDArray[np.int64]:
-    """(W, 2) overlapping windows of chunks that hold `WINDOW_UNITS` each, none of more than `_MAX_CHUNK_UNITS`."""
+def _cut(units: Sequence[int], offset: int) -> list[tuple[int, int]]:
+    """Overlapping windows of chunks that hold `WINDOW_UNITS` each, none of more than `_MAX_CHUNK_UNITS`; the first
+    chunk is number `offset`."""
     sums = [0, *itertools.accumulate(units)]
     count, windows, start = len(units), [], 0
     while start < count:
         end = bisect.bisect_right(sums, sums[start] + WINDOW_UNITS) - 1
-        windows.append((start, end))
+        windows.append((offset + start, offset + end))
         if end >= count:
             break
         start = max(bisect.bisect_left(sums, sums[end] - OVERLAP_UNITS), start + 1)
-    return np.array(windows, dtype=np.int64).reshape(-1, 2)
+    return windows
 
 
 @functools.lru_cache(maxsize=_CACHED_CHUNKS)

@@ -12,7 +12,7 @@ from classifiers.features import LEXICAL_BUCKETS
 from classifiers.head import DocumentOffsets, ScreenBand
 from classifiers.memory.learn import MemoryBuilder, Vocabulary
 from classifiers.memory.recall import MEMORY_FEATURES
-from text.reading import join, read, windows_of
+from text.reading import read, read_each, windows_of
 
 TEXTS = [
     f"Who is {NAME}?",
@@ -45,7 +45,7 @@ def exact(bank: HeadBank, encoder: Encoder, texts: list[str]) -> np.ndarray:
 
 def test_a_look_and_the_encoder_give_what_the_whole_classifier_gives(encoder: Encoder, head: Head) -> None:
     heads = [head, dataclasses.replace(head, lexical=-head.lexical, recall=-head.recall)]
-    bank, reading = HeadBank(heads), join([read(text) for text in TEXTS])
+    bank, reading = HeadBank(heads), read_each(TEXTS)[0]
     screened = bank.screen(reading, np.full(2, -1e9), np.full(2, 1e9))
     texts = [window for text in TEXTS for window in windows_of(text) if window]
     assert len(texts) == len(screened.logits) > 10
@@ -71,7 +71,7 @@ def test_what_the_band_decides_is_not_in_doubt(encoder: Encoder, head: Head) -> 
 def test_windows_score_alike_whatever_is_looked_at_with_them(head: Head) -> None:
     bank = HeadBank([head])
     alone = [bank.screen(read(text), *ANY).logits for text in TEXTS]
-    together = bank.screen(join([read(text) for text in TEXTS]), *ANY).logits
+    together = bank.screen(read_each(TEXTS)[0], *ANY).logits
     np.testing.assert_allclose(np.concatenate(alone), together, atol=1e-9)
 
 

@@ -79,3 +79,12 @@ def test_a_decoder_of_its_own_kind_is_taken_as_it_is() -> None:
     text, starts, ends = spelling.spell([1, 2, 3])
     assert (text, starts.tolist(), ends.tolist()) == ("abc", [0, 1, 2], [1, 2, 3])
     assert spelling.spell([])[0] == ""
+
+
+def test_another_text_completes_no_character() -> None:
+    tokenizer = byte_level_tokenizer()
+    spelling = Spelling(decoder_of(tokenizer))
+    ids = tokenizer("a😀b", add_special_tokens=False)["input_ids"]
+    text, starts, ends = spelling.spell(ids, {3})
+    assert text == "ab"
+    assert (starts[3], ends[3]) == (1, 1)

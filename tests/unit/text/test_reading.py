@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from text.names import split_words
 from text.normalise import normalise
-from text.reading import OVERLAP_UNITS, WINDOW_UNITS, join, read, read_all, windows_of
+from text.reading import OVERLAP_UNITS, WINDOW_UNITS, read, read_all, read_each, windows_of
 
 PROSE = (
     "Who was born in Taipei? Mr. J. K. Rowling's aunt (the 2nd) said: “Don't!” and\nleft for Zelburg. The rest stayed."
@@ -89,7 +89,7 @@ def test_any_text_is_read_whole_and_the_same_again(text: str) -> None:
 def test_joined_readings_keep_their_windows() -> None:
     texts = ["Who is Harry?", "", "word " * 200, "Nobody."]
     alone = [window for text in texts for window in windows_of(text) if window]
-    joined = join([read(text) for text in texts])
+    joined = read_each(texts)[0]
     assert [joined.text(window) for window in range(len(joined.windows))] == alone
     whole = read_all(texts)
     assert len(whole.windows) == 4
