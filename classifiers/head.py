@@ -1,6 +1,7 @@
 """A policy's trained head: a linear score over shared features and its own entity memory, its file, and many heads
 scored at once."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from classifiers.encoders.runtime import largest_of_each, probability
 from classifiers.encoders.shared import Encoder
@@ -28,7 +29,7 @@ from storage.whole import write_whole
 from text.reading import Reading, windows_of
 
 HEAD_FILE = "head.safetensors"
-_OLD_FORMAT = 2
+_OLD_SETTINGS = '{"format":2,'
 _REBUILD = "build the policy anew with eco policy build, or the classifier with eco classifier train"
 _MAX_MEMORY_BYTES = 64 << 20
 _MAX_FILE_BYTES = 4 * (LEXICAL_BUCKETS + 8192) + 65536 + _MAX_MEMORY_BYTES
@@ -60,6 +61,12 @@ class ScreenBand(BaseModel):
     middle: float = 0.0
     high: float = 1e6
 
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if not self.low <= self.middle <= self.high:
+            raise ValueError("low, middle and high must ascend")
+        return self
+
 
 class DocumentOffsets(BaseModel):
     """How much more evidence a window of a long prompt must show, in logits: each of many windows may be flagged in
@@ -70,6 +77,14 @@ class DocumentOffsets(BaseModel):
 
     windows: tuple[int, ...] = (1,)
     offsets: tuple[float, ...] = (0.0,)
+
+    @model_validator(mode="after")
+    def _check_points(self) -> Self:
+        points = list(zip(self.windows, self.offsets, strict=False))
+        ascending = all(a[0] < b[0] and a[1] <= b[1] for a, b in itertools.pairwise(points))
+        if len(self.windows) != len(self.offsets) or points[:1] != [(1, 0.0)] or not ascending:
+            raise ValueError("windows and offsets must be as many, ascend, and begin with 1 and 0")
+        return self
 
     def offset(self, windows: int) -> float:
         """For a prompt of that many windows; beyond the last point, as there."""
@@ -146,7 +161,7 @@ class Head:
             tensors = load(data)  # checks the header, which is thereby safe to read again
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             described = header.get("__metadata__", {}).get("head", "")
-            if json.loads(described).get("format") == _OLD_FORMAT:
+            if str(described).startswith(_OLD_SETTINGS):
                 raise HeadError(f"{path}: made by an earlier version, with other features; {_REBUILD}")
             settings = HeadSettings.model_validate_json(described)
         except ValidationError as error:
