@@ -3,6 +3,7 @@ scored at once."""
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ from storage.whole import write_whole
 from text.reading import Reading, windows_of
 
 HEAD_FILE = "head.safetensors"
-_OLD_SETTINGS = '{"format":2,'
+_OLD_SETTINGS = re.compile(r'\{\s*"format":\s*2,')
 _REBUILD = "build the policy anew with eco policy build, or the classifier with eco classifier train"
 _MAX_MEMORY_BYTES = 64 << 20
 _MAX_FILE_BYTES = 4 * (LEXICAL_BUCKETS + 8192) + 65536 + _MAX_MEMORY_BYTES
@@ -161,7 +162,7 @@ class Head:
             tensors = load(data)  # checks the header, which is thereby safe to read again
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
             described = header.get("__metadata__", {}).get("head", "")
-            if str(described).startswith(_OLD_SETTINGS):
+            if _OLD_SETTINGS.match(described):
                 raise HeadError(f"{path}: made by an earlier version, with other features; {_REBUILD}")
             settings = HeadSettings.model_validate_json(described)
         except ValidationError as error:
