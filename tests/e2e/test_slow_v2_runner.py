@@ -1,27 +1,22 @@
 """vLLM's V2 model runner, which is the default on GPUs, on a CPU: its Triton kernels run in Triton's interpreter.
 
 Two pipeline stages as well, which only that runner has on a CPU. Triton (docs/dependencies.md) is in no CPU lock: it is
-taken from the folder $ECO_TRITON, or installed beside the caches on first use; skipped where pip cannot.
+taken from the folder $ECO_TRITON, which `make test-v2-runner` fills; skipped without.
 """
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
-from filelock import FileLock
 from recorded_gateway import FLAGS, RecordingGateway, environment, free_port, recording_gateway
 from test_guarded_api import CHATS, assert_passed, assert_protected, content_mask
 from test_parity import answers, post
 
 from demo.probes import Probe
 from demo.servers import plain_server
-from storage.places import default_cache_dir
-from storage.whole import whole_folder
 
 if TYPE_CHECKING:
     from demo.models import DemoBuild
@@ -31,7 +26,6 @@ pytestmark = pytest.mark.slow
 TWO_STAGES = ("--pipeline-parallel-size", "2", *FLAGS)
 
 
-TRITON = "triton==3.9.0"
 #: vLLM's kernel for grammars stores under a mask of a type that Triton's interpreter does not take.
 NOT_INTERPRETED = ("json_schema", "tools")
 
@@ -39,30 +33,9 @@ NOT_INTERPRETED = ("json_schema", "tools")
 @pytest.fixture(scope="module")
 def triton() -> Path:
     """A folder to import it from: 1 GB, which no other test or server shall see."""
-    if folder := os.environ.get("ECO_TRITON"):
-        return Path(folder)
-    folder = default_cache_dir() / "tests" / TRITON.replace("==", "-")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            with whole_folder(folder) as target:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "install",
-                    "--quiet",
-                    "--no-deps",
-                    "--target",
-                    str(target),
-                    TRITON,
-                ]
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    pytest.skip(
-                        f"{TRITON} cannot be installed, and ECO_TRITON names no folder that has it: {done.stderr}"
-                    )
-    return folder
+    if not (folder := os.environ.get("ECO_TRITON")):
+        pytest.skip("ECO_TRITON names no folder that has Triton: make test-v2-runner fetches it")
+    return Path(folder)
 
 
 @pytest.fixture(scope="module")
