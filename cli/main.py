@@ -74,6 +74,14 @@ def eco() -> None:
     help="Prompts classified at the same time.",
 )
 @click.option(
+    "--eco-encoder-device",
+    "encoder_device",
+    default="cpu",
+    show_default=True,
+    type=click.Choice(["cpu", "cuda"]),
+    help="Where prompt encoders run; cuda needs onnxruntime-gpu.",
+)
+@click.option(
     "--eco-allow-multimodal",
     "allow_multimodal",
     is_flag=True,

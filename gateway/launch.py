@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from classifiers.encoders.runtime import Device
 from console.errors import EcoError
 from gateway import LaunchError
 from gateway.flags import check_environment, check_flags, lora_targets
@@ -44,6 +45,7 @@ class EcoOptions:
     guard_timeout_s: float = 10.0
     guard_queue_ms: float = 5000.0
     guard_threads: int | None = None
+    encoder_device: Device = "cpu"
     allow_multimodal: bool = False
     allow_untested: bool = False
 
@@ -70,7 +72,7 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     with _bind_admin(options) as admin_socket:
         address, public_socket = _bind_public(args)
         with public_socket:
-            prepared = _prepare(args, bundles)
+            prepared = _prepare(args, bundles, options.encoder_device)
             if front_ends > 1:
                 del prepared  # it fits; each front end loads its own
                 process = functools.partial(_serve_front_end, options, secret, admin_socket)
@@ -100,7 +102,7 @@ def _serve_front_end(
         front_end.set_up_process(args)
         bundles = _load_bundles(options.policies)
         front_end.check_policies(bundles)
-        prepared = _prepare(args, bundles)
+        prepared = _prepare(args, bundles, options.encoder_device)
         uvloop.run(_run(args, options, prepared, secret, (address, public_socket), admin_socket, front_end))
     except EcoError as error:
         front_end.failed(str(error))
@@ -183,7 +185,7 @@ def _bind_public(args: Namespace) -> tuple[str, socket.socket]:
     return address, sock
 
 
-def _prepare(args: Namespace, bundles: Sequence[PolicyBundle]) -> dict[str, Any]:
+def _prepare(args: Namespace, bundles: Sequence[PolicyBundle], device: Device) -> dict[str, Any]:
     """A guard's arguments that are loaded before the engine: it fails fast where the policies do not fit the model."""
     from classifiers import Encoder, resolve_encoder
     from classifiers.encoders.tokens import TokenClassifier
@@ -196,10 +198,17 @@ def _prepare(args: Namespace, bundles: Sequence[PolicyBundle]) -> dict[str, Any]
         raise LaunchError(f"the policies use different encoders ({', '.join(sorted(names))}); build them with one")
     rows = EmbeddingRows.open(args.model, revision=args.revision)
     digest = rows.digest()
-    encoder = Encoder.open(resolve_encoder(names.pop())) if names else None
+    encoder = Encoder.open(resolve_encoder(names.pop()), device=device) if names else None
     opened: dict[str, TokenClassifier] = {}
     policies = [
-        load_policy(bundle, encoder, hidden_size=rows.hidden_size, embedding_digest=digest, token_classifiers=opened)
+        load_policy(
+            bundle,
+            encoder,
+            hidden_size=rows.hidden_size,
+            embedding_digest=digest,
+            token_classifiers=opened,
+            device=device,
+        )
         for bundle in bundles
     ]
     return {"rows": rows, "encoder": encoder, "policies": policies}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from classifiers import Encoder, Head
 from classifiers.encoders.finetuned import FinetunedClassifier
-from classifiers.encoders.runtime import probability
+from classifiers.encoders.runtime import Device, probability
 from classifiers.encoders.tokens import TokenClassifier
 from classifiers.prompt_classifier import PromptClassifier
 from corruption import PERMUTING_METHODS, corrupt
@@ -114,11 +114,12 @@ def load_policy(
     hidden_size: int,
     embedding_digest: str,
     token_classifiers: MutableMapping[str, TokenClassifier] | None = None,
+    device: Device = "cpu",
 ) -> LoadedPolicy:
     """Load a bundle's classifier and check that the bundle belongs to this encoder and this model.
 
     `encoder` is the shared one; a policy with an encoder of its own needs none. `token_classifiers` are those that
-    are open already, by their digest: policies with the same one share it.
+    are open already, by their digest: policies with the same one share it. An encoder of its own runs on `device`.
 
     Raises:
         PolicyMismatchError: built for another model or encoder.
@@ -136,7 +137,7 @@ def load_policy(
             "from the served model's; build the policy for this model"
         )
     if config.classifier.kind == "finetuned":
-        own = FinetunedClassifier.open(bundle.encoder_path, config.classifier.threshold)
+        own = FinetunedClassifier.open(bundle.encoder_path, config.classifier.threshold, device=device)
         _check_encoder(bundle, own.digest)
         return LoadedPolicy(bundle, own_classifier=own, finder=open_finder(bundle, None, token_classifiers))
     if encoder is None:

@@ -11,7 +11,15 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.encoders.runtime import Session, largest_of_each, open_tokenizer, prepare, probability, split_text
+from classifiers.encoders.runtime import (
+    Device,
+    Session,
+    largest_of_each,
+    open_tokenizer,
+    prepare,
+    probability,
+    split_text,
+)
 from classifiers.encoders.settings import (
     MODEL_FILE,
     OVERLAP_TOKENS,
@@ -73,7 +81,7 @@ class FinetunedClassifier:
         """Scores of this and above mean: must be forgotten."""
 
     @classmethod
-    def open(cls, path: str | Path, threshold: float, threads: int = 1) -> Self:
+    def open(cls, path: str | Path, threshold: float, threads: int = 1, device: Device = "cpu") -> Self:
         """Open an exported folder; `threads` is how many cores one call of `scores` may use.
 
         Raises:
@@ -83,7 +91,9 @@ class FinetunedClassifier:
         folder = Path(path)
         settings = read_settings(folder, FinetunedSettings)
         tokenizer = WindowTokenizer.open(folder / TOKENIZER_FILE)
-        classifier = cls(Session(folder / MODEL_FILE, "fine-tuned encoder", threads), tokenizer, settings, threshold)
+        classifier = cls(
+            Session(folder / MODEL_FILE, "fine-tuned encoder", threads, device), tokenizer, settings, threshold
+        )
         answer = float(classifier.log_odds([settings.probe_text])[0])
         if not abs(answer - settings.probe_log_odds) <= _PROBE_TOLERANCE:
             raise EncoderError(f"{folder}: on this machine the model does not compute what was exported")

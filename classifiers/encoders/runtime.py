@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,16 +51,27 @@ def open_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-class Session:
-    """A graph that takes `input_ids` (B, S), on CPU. May be run by several threads at once."""
+Device = Literal["cpu", "cuda"]
+_PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-    def __init__(self, path: Path, called: str, threads: int = 1) -> None:
+
+class Session:
+    """A graph that takes `input_ids` (B, S). May be run by several threads at once."""
+
+    def __init__(self, path: Path, called: str, threads: int = 1, device: Device = "cpu") -> None:
         """Open model.onnx; `called` is its name in errors, `threads` how many cores one run may use.
 
         Raises:
-            EncoderError: the graph cannot be loaded.
+            EncoderError: the graph cannot be loaded, or not on this device.
         """
         import onnxruntime
+
+        wanted, there = _PROVIDERS[device], onnxruntime.get_available_providers()
+        if wanted not in there:
+            raise EncoderError(
+                f"the {called} cannot run on {device}: onnxruntime has {', '.join(there)} here; "
+                "install onnxruntime-gpu in its place, or leave encoders on the CPU"
+            )
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -69,9 +80,13 @@ class Session:
         options.enable_cpu_mem_arena = False  # keeps the largest batch ever seen allocated, and is no faster
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # vLLM needs the cores
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=list(dict.fromkeys((wanted, _PROVIDERS["cpu"])))
+            )
         except Exception as error:  # onnxruntime raises bare Exceptions of its own
             raise EncoderError(f"{path}: cannot be loaded ({first_line(error)})") from error
+        if self._session.get_providers()[0] != wanted:  # it falls back without an error
+            raise EncoderError(f"the {called} cannot run on {device}: its libraries cannot be loaded")
         self._called = called
 
     def run(self, texts: Sequence[Sequence[int]]) -> list[NDArray[np.floating[Any]]]:

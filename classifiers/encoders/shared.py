@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.encoders.runtime import Session, open_tokenizer, prepare, split_text
+from classifiers.encoders.runtime import Device, Session, open_tokenizer, prepare, split_text
 from classifiers.encoders.settings import (
     MODEL_FILE,
     TOKENIZER_FILE,
@@ -40,7 +40,7 @@ class Encoder:
         """Special tokens the tokenizer adds to each text."""
 
     @classmethod
-    def open(cls, path: str | Path, threads: int = 1) -> Self:
+    def open(cls, path: str | Path, threads: int = 1, device: Device = "cpu") -> Self:
         """Open an exported encoder folder; `threads` is how many cores one `embed` may use.
 
         Raises:
@@ -50,7 +50,7 @@ class Encoder:
         folder = Path(path)
         settings = read_settings(folder, EncoderSettings)
         tokenizer = open_tokenizer(folder / TOKENIZER_FILE)
-        encoder = cls(Session(folder / MODEL_FILE, "encoder", threads), tokenizer, settings)
+        encoder = cls(Session(folder / MODEL_FILE, "encoder", threads, device), tokenizer, settings)
         expected = np.array(settings.probe_embedding, dtype=np.float32)
         answer = encoder.embed([settings.probe_text])[0]
         if expected.shape != answer.shape or not float(expected @ answer) >= _PROBE_COSINE:

@@ -83,6 +83,15 @@ def test_changed_files_are_refused(encoder_folder: Path, tmp_path: Path) -> None
         Encoder.open(folder)
 
 
+def test_a_device_that_is_not_there_is_refused(encoder_folder: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has it")
+    with pytest.raises(EncoderError, match=r"cannot run on cuda: onnxruntime has .*CPU.* here; install"):
+        Encoder.open(encoder_folder, device="cuda")
+
+
 def test_settings_are_checked(encoder_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "encoder"
     shutil.copytree(encoder_folder, folder)
