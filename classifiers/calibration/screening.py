@@ -141,13 +141,13 @@ def _largest_logits(
     largest = np.empty(len(readings))
     for row, reading in enumerate(readings):
         logits = bank.screen(reading, np.array([threshold]), np.array([np.inf])).logits[:, 0]
-        best = float(logits.max()) + band.middle
-        if logits.max() + band.high >= threshold:
-            best = -np.inf
-            for window in np.argsort(-logits).tolist():
-                if logits[window] + band.high <= best:  # neither this one nor any that follows can be the largest
-                    break
-                best = max(best, logits[window] + bank.dense(encoder.embed([reading.text(window)])[0])[0])
+        best = -np.inf
+        for window in np.argsort(-logits).tolist():
+            # Neither this one nor any that follows is the largest, or of any interest: far from being flagged.
+            if logits[window] + band.high < max(best, threshold):
+                break
+            best = max(best, logits[window] + bank.dense(encoder.embed([reading.text(window)])[0])[0])
+        best = best if np.isfinite(best) else float(logits.max()) + band.middle
         largest[row] = best
     return largest
 
