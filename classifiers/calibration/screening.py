@@ -17,7 +17,7 @@ from classifiers.calibration.threshold import upper_bound
 from classifiers.encoders.shared import Encoder
 from classifiers.features import PromptFeatures
 from classifiers.head import DocumentOffsets, Head, HeadBank, ScreenBand
-from text.reading import Reading, read, read_all, windows_of
+from text.reading import OVERLAP_UNITS, WINDOW_UNITS, Reading, read, read_all, windows_of
 
 _TAIL = 0.0005  # of the texts the band is found on lie beyond either end
 _MARGIN = 0.1  # of the band's width, on either side
@@ -135,7 +135,8 @@ def _largest_logits(
     encoder: Encoder, head: Head, texts: Sequence[str], windows: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """(N,) the largest window logit of each of N documents of about `windows` windows, made of `texts`."""
-    readings = [_document(texts, windows, rng) for _ in range(_DOCUMENTS)]
+    units = [sum(chunk.units for chunk in read(text).chunks) for text in texts]
+    readings = [_document(texts, units, windows, rng) for _ in range(_DOCUMENTS)]
     bank, band = HeadBank([head]), head.settings.screen
     threshold = float(np.log(head.threshold / (1 - head.threshold)))
     largest = np.empty(len(readings))
@@ -152,14 +153,9 @@ def _largest_logits(
     return largest
 
 
-def _document(texts: Sequence[str], windows: int, rng: np.random.Generator) -> Reading:
-    chosen = iter(rng.permutation(len(texts)).tolist())
-    document = texts[next(chosen)]
-    reading = read(document)
-    if windows == 1:
-        return reading
-    for index in chosen:
-        document = f"{document} {texts[index]}"
-        if len((reading := read(document)).windows) >= windows:
-            break
-    return reading
+def _document(texts: Sequence[str], units: Sequence[int], windows: int, rng: np.random.Generator) -> Reading:
+    """Texts in random order, as many as it takes; `units` are their lengths."""
+    needed = WINDOW_UNITS + (windows - 1) * (WINDOW_UNITS - OVERLAP_UNITS)
+    order = rng.permutation(len(texts))
+    taken = 1 if windows == 1 else int(np.searchsorted(np.cumsum(np.array(units)[order]), needed)) + 1
+    return read(" ".join(texts[index] for index in order[:taken].tolist()))

@@ -7,6 +7,7 @@ import pytest
 from invented_composer import FORGET, NAME, OTHERS, RETAIN
 
 from classifiers import Encoder, Head, HeadBank, HeadSettings, extract_features, general_prompts
+from classifiers.calibration import screening
 from classifiers.calibration.screening import calibrate_screen
 from classifiers.features import LEXICAL_BUCKETS
 from classifiers.head import DocumentOffsets, ScreenBand
@@ -81,6 +82,13 @@ def test_offsets_grow_with_the_logarithm_of_the_windows() -> None:
     assert DocumentOffsets().offset(1000) == 0
 
 
+@pytest.fixture
+def _few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head of random weights leaves most windows in doubt, and the encoder takes its time."""
+    monkeypatch.setattr(screening, "_DOCUMENTS", 15)
+
+
+@pytest.mark.usefixtures("_few_documents")
 def test_the_band_holds_the_terms_and_the_report_says_what_it_changes(encoder: Encoder, head: Head) -> None:
     trained = extract_features(encoder, general_prompts()[:300])
     passing = list(general_prompts()[300:700])
@@ -99,6 +107,7 @@ def test_the_band_holds_the_terms_and_the_report_says_what_it_changes(encoder: E
     assert max(found.settings.documents.offsets) <= np.log(99)
 
 
+@pytest.mark.usefixtures("_few_documents")
 def test_without_a_promise_of_false_positives_there_are_no_offsets(encoder: Encoder, head: Head) -> None:
     trained = extract_features(encoder, general_prompts()[:50])
     passing = list(general_prompts()[300:500])
