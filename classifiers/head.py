@@ -36,24 +36,8 @@ _MAX_MEMORY_BYTES = 64 << 20
 _MAX_FILE_BYTES = 4 * (LEXICAL_BUCKETS + 8192) + 65536 + _MAX_MEMORY_BYTES
 
 
-class HeadSettings(BaseModel):
-    """What a head file says about itself beside its weights."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    format: int = Field(default=3, ge=3, le=3)
-    encoder_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
-    feature_version: int = FEATURE_VERSION
-    threshold: float = Field(gt=0, lt=1, allow_inf_nan=False)
-    """A text with this score or more must be forgotten."""
-    bias: float = Field(allow_inf_nan=False)
-    seed: int
-    screen: "ScreenBand" = Field(default_factory=lambda: ScreenBand())
-    documents: "DocumentOffsets" = Field(default_factory=lambda: DocumentOffsets())
-
-
 class ScreenBand(BaseModel):
-    """What the embedding adds to the logit of nearly every text, as seen on texts that were not trained on: where the
+    """What the embedding adds to the logit of nearly every text, as seen on texts of training and on others: where the
     outcome is the same at both ends, the encoder is not asked. The default asks it always."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
@@ -92,7 +76,20 @@ class DocumentOffsets(BaseModel):
         return float(np.interp(np.log(max(windows, 1)), np.log(self.windows), self.offsets))
 
 
-HeadSettings.model_rebuild()
+class HeadSettings(BaseModel):
+    """What a head file says about itself beside its weights."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: int = Field(default=3, ge=3, le=3)
+    encoder_digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    feature_version: int = FEATURE_VERSION
+    threshold: float = Field(gt=0, lt=1, allow_inf_nan=False)
+    """A text with this score or more must be forgotten."""
+    bias: float = Field(allow_inf_nan=False)
+    seed: int
+    screen: ScreenBand = Field(default_factory=ScreenBand)
+    documents: DocumentOffsets = Field(default_factory=DocumentOffsets)
 
 
 @dataclass(frozen=True)
