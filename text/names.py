@@ -1,8 +1,9 @@
 """Words and names in a text, as heads and entity memories compare them.
 
-There is one kind of word, and there are two ways to compare it. `words_of` normalises a whole text, drops accents and
-keeps other scripts: a head's hashed words. `split_words` normalises word by word, so that each keeps its place in the
-text as given, and transliterates other scripts: an entity memory's. Models on disk depend on both.
+There is one kind of word, and there are two ways to compare it. `fold` normalises one word and transliterates other
+scripts: what heads hash and entity memories search, by `text.reading` or, with each word's place in the text as given,
+by `split_words`. Models on disk depend on it. `words_of` normalises a whole text, drops accents and keeps other
+scripts: for making texts to train on.
 
 Names are found by what every language with capitals shares: a capital inside a sentence, or a word that is never
 written small elsewhere. Texts without capitals fall back on words that no other text has. No model, no word lists.
