@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from invented_people import World, build_world
+from sklearn.metrics import roc_auc_score
 from tiny_encoders import write_tiny
 from transformers import EvalPrediction
 
@@ -77,8 +78,11 @@ def test_it_learns_and_reports_what_it_was_held_to(trained: Finetuned, world: Wo
     assert report.training_texts > 3 * report.validation_texts > 0
     assert 0 < report.best_step <= report.steps
     classifier = FinetunedClassifier.open(trained.exported, report.threshold)
-    scores = classifier.scores(world.forgotten_unseen), classifier.scores(world.retained_unseen)
-    assert scores[0].mean() > 0.3 + scores[1].mean()  # two random layers, trained for seconds
+    scores = classifier.scores([*world.forgotten_unseen, *world.retained_unseen])
+    labels = [1] * len(world.forgotten_unseen) + [0] * len(world.retained_unseen)
+    # Two random layers, trained for seconds: how far apart the scores are depends on the CPU's rounding, and by it on
+    # the checkpoint that is chosen. Their order hardly does.
+    assert roc_auc_score(labels, scores) > 0.75
 
 
 def test_the_checkpoint_is_the_exported_model(trained: Finetuned) -> None:
