@@ -35,7 +35,7 @@ def gateway(
         demo_build.model,
         [demo_policy],
         tmp_path_factory.mktemp("load"),
-        flags=("--max-model-len", "4096"),
+        flags=("--max-model-len", "4096", "--shutdown-timeout", "120"),
         variables={"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"},
     )
     with gateway.server:
@@ -149,7 +149,7 @@ async def test_sigterm_lets_a_stream_finish(gateway: RecordingGateway) -> None:
     assert process is not None
     async with client_of(gateway) as client:
         assert (await client.http.get(f"{gateway.admin_url}/readyz")).status_code == 200
-        body = {"model": "demo", "prompt": "tell me", "max_tokens": 900, "ignore_eos": True, "stream": True}
+        body = {"model": "demo", "prompt": "tell me", "max_tokens": 400, "ignore_eos": True, "stream": True}
         async with client.http.stream("POST", f"{gateway.url}/v1/completions", json=body) as stream:
             lines = stream.aiter_lines()
             events = [await anext(lines)]
