@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.encoders.shared import Encoder
-from text.reading import Reading, read_all
+from text.reading import read_all
 from text.recent import Recent
 
 FEATURE_VERSION = 4
@@ -64,7 +64,8 @@ def lexical_features(text: str) -> tuple[_Int, _Float]:
     length: a name is the same evidence in a long text. (On TOFU, normalising missed 13 to 22 more of 100 questions
     hidden in 150 words of other text, at 0.25 % of unseen authors' questions flagged.)
     """
-    words = LexicalWords(read_all([text]))
+    reading = read_all([text])
+    words = LexicalWords(reading.word_kinds, reading.word_at)
     indices = np.concatenate([words.indices, words.pair_indices])
     values = np.concatenate([words.values, words.pair_signs])
     found, place = np.unique(indices, return_inverse=True)
@@ -72,30 +73,28 @@ def lexical_features(text: str) -> tuple[_Int, _Float]:
 
 
 class LexicalWords:
-    """The lexical features of a reading, word by word.
+    """The lexical features of N words, word by word.
+
+    Args:
+        kinds: the D different words.
+        at: (N,) which of them each word is.
 
     Attributes:
-        words: the D distinct words, in order of first appearance.
-        place: (N,) which of them each word of the reading is.
-        indices, values: (F,) buckets and values of all distinct words, one after the other.
-        starts: (D,) where each distinct word's begin.
-        pair_place: (N - 1,) which of E distinct pairs each two neighbours are; empty where there are none.
-        pair_indices, pair_signs: (E,) one bucket and its sign for each distinct pair.
+        indices, values: (F,) buckets and values of all different words, one after the other.
+        starts: (D,) where each one's begin.
+        pair_at: (N - 1,) which of E different pairs each two neighbours are; empty where there are none.
+        pair_indices, pair_signs: (E,) one bucket and its sign for each different pair.
     """
 
-    def __init__(self, reading: Reading) -> None:
-        numbers: dict[str, int] = {}
-        place = [numbers.setdefault(word, len(numbers)) for word in reading.words]
-        self.words = list(numbers)
-        self.place: _Int = np.array(place, dtype=np.int64)
-        hashed = _hashed(self.words)
-        lengths = [len(buckets) for _, buckets, _ in hashed]
-        self.starts: _Int = np.cumsum([0, *lengths[:-1]]) if hashed else np.empty(0, dtype=np.int64)
+    def __init__(self, kinds: Sequence[str], at: _Int) -> None:
+        hashed = _hashed(kinds)
+        lengths = np.array([len(buckets) for _, buckets, _ in hashed], dtype=np.int64)
+        self.starts: _Int = np.cumsum(lengths) - lengths
         self.indices: _Int = np.concatenate([b for _, b, _ in hashed] or [np.empty(0, dtype=np.int64)])
         self.values: _Float = np.concatenate([v for _, _, v in hashed] or [np.empty(0, dtype=np.float32)])
-        codes = np.array([code for code, _, _ in hashed], dtype=np.uint64)[self.place]
+        codes = np.array([code for code, _, _ in hashed], dtype=np.uint64)[at]
         pairs = _mixed(codes[:-1] * _MIX[0] + codes[1:] + _PAIR_SALT)
-        distinct, self.pair_place = np.unique(pairs, return_inverse=True)
+        distinct, self.pair_at = np.unique(pairs, return_inverse=True)
         self.pair_indices, self.pair_signs = _bucket(distinct)
 
 

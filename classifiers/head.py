@@ -28,6 +28,7 @@ from classifiers.memory.recall import ASKED, MEMORY_FEATURES, MemoryIndex, asks_
 from console.errors import first_problem
 from storage.whole import write_whole
 from text.reading import Reading, windows_of
+from text.runs import occurrences
 
 HEAD_FILE = "head.safetensors"
 _OLD_SETTINGS = re.compile(r'\{\s*"format":\s*2,')
@@ -37,14 +38,18 @@ _MAX_FILE_BYTES = 4 * (LEXICAL_BUCKETS + 8192) + 65536 + _MAX_MEMORY_BYTES
 
 
 class ScreenBand(BaseModel):
-    """What the embedding adds to the logit of nearly every text, as seen on texts of training and on others: where the
-    outcome is the same at both ends, the encoder is not asked. The default asks it always."""
+    """What need not be looked at, as seen on texts of training and on others. The default looks at everything."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     low: float = -1e6
     middle: float = 0.0
     high: float = 1e6
+    """What the embedding adds to the logit of nearly every text lies between `low` and `high`: where the outcome is
+    the same at both ends, the encoder is not asked."""
+    evidence: float = Field(default=0.0, ge=0)
+    """A text that shows less than this of the memory (`classifiers.memory.evidence`) is not flagged, whatever else it
+    says; 0 where there is no such promise."""
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -192,13 +197,15 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """What W windows say to P heads before an encoder has read them.
+    """What W windows say to those Q of P heads that look at any of them, before an encoder has read them.
 
     Attributes:
-        logits: (W, P) without what the embedding adds.
+        heads: (Q,) numbers, ascending. Nothing that the others forget is there.
+        logits: (W, Q) without what the embedding adds; minus infinity where a head does not look at a window.
         doubtful: (W,) windows whose outcome the embedding decides for some head.
     """
 
+    heads: NDArray[np.int64]
     logits: NDArray[np.float64]
     doubtful: NDArray[np.bool_]
 
@@ -211,12 +218,12 @@ class HeadBank:
             raise ValueError("a bank needs at least one head")
         if len({(head.settings.encoder_digest, len(head.dense)) for head in heads}) > 1:
             raise HeadError("heads of different encoders cannot share a bank")
-        self._dense = np.stack([head.dense for head in heads], axis=1)  # (dim, P)
-        self._lexical = np.stack([head.lexical for head in heads], axis=1)  # (LEXICAL_BUCKETS, P)
-        self._recall = np.stack([head.recall for head in heads])  # (P, K)
-        self._memories = MemoryIndex([head.memory for head in heads])
-        self._bias = np.array([head.settings.bias for head in heads], dtype=np.float32)
         bands = [head.settings.screen for head in heads]
+        self._dense = np.stack([head.dense for head in heads])  # (P, dim)
+        self._lexical = [head.lexical for head in heads]  # not stacked: 256 kB each, and few heads look at a text
+        self._recall = np.stack([head.recall for head in heads])  # (P, K)
+        self._memories = MemoryIndex([head.memory for head in heads], [band.evidence for band in bands])
+        self._bias = np.array([head.settings.bias for head in heads], dtype=np.float32)
         self.low, self.middle, self.high = np.array([(band.low, band.middle, band.high) for band in bands]).T
         """(P,) each: what the embedding adds to nearly every text's logit, see `ScreenBand`."""
         self.thresholds: NDArray[np.float64] = np.array([head.threshold for head in heads])
@@ -225,27 +232,44 @@ class HeadBank:
     def scores(self, features: Sequence[PromptFeatures]) -> NDArray[np.float64]:
         """(N, P) probabilities. A text's scores do not depend on the texts scored with it."""
         logits = np.empty((len(features), len(self._bias)), dtype=np.float64)
-        for row, text in enumerate(features):  # one by one: BLAS rounds differently in other batch shapes
-            lexical = text.values @ self._lexical[text.indices]
+        for row, text in enumerate(features):
+            lexical = [text.values @ weights[text.indices] for weights in self._lexical]
             logits[row] = self.dense(text.embedding) + lexical + self._bias
             for owner, shared in self._memories.features(text.text).items():
                 logits[row, owner] += shared @ self._recall[owner]
         return probability(logits)
 
-    def dense(self, embedding: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(P,) what an embedding (dim,) adds to a text's logit."""
-        return (embedding @ self._dense).astype(np.float64)
+    def dense(self, embedding: NDArray[np.float32], heads: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        """(P,) what an embedding (dim,) adds to a text's logit; or (Q,), for some heads."""
+        weights = self._dense if heads is None else self._dense[heads]
+        # Not a product of matrices: BLAS rounds differently in other shapes.
+        terms: NDArray[np.float64] = (weights * embedding).sum(axis=1).astype(np.float64)
+        return terms
+
+    def evidence(self, reading: Reading) -> NDArray[np.float64]:
+        """(W, P) how much of each head's memory each window shows (`classifiers.memory.evidence`)."""
+        return self._memories.evidence(reading)
 
     def screen(self, reading: Reading, lowest: NDArray[np.float64], highest: NDArray[np.float64]) -> Screened:
         """All that can be said of a reading's windows without the encoder.
 
         `lowest`, `highest` (P,) logits: between them lies any threshold that may be asked for.
         """
-        logits = self._lexical_logits(reading) + self._bias
         recalled = self._memories.recall(reading)
-        weights = self._recall[recalled.memories].astype(np.float64)  # (R, K)
-        parts = recalled.features * weights
-        where = (recalled.texts, recalled.memories)  # each pair once
+        looking = self._memories.unasked.copy()
+        looking[recalled.memories] = True
+        heads = np.flatnonzero(looking)
+        column = (np.cumsum(looking) - 1)[recalled.memories]
+        looked = np.tile(self._memories.unasked[heads], (len(reading.windows), 1))
+        looked[recalled.texts, column] = True
+        logits = np.full(looked.shape, -np.inf)
+        if not looked.any():
+            return Screened(heads, logits, np.zeros(len(logits), dtype=bool))
+        rows = np.flatnonzero(looked.any(axis=1))
+        logits[rows] = self._lexical_logits(reading, rows, heads) + self._bias[heads]
+        logits[~looked] = -np.inf
+        parts = recalled.features * self._recall[recalled.memories].astype(np.float64)  # (R, K)
+        where = (recalled.texts, column)  # each pair once
         logits[where] += parts[:, ~ASKED].sum(axis=1)
         asked = parts[:, ASKED].sum(axis=1)  # (R,) what is added where the window asks for a person
         lows, highs = (logits[where] + band[recalled.memories] for band in (self.low, self.high))
@@ -257,42 +281,46 @@ class HeadBank:
             for window in set(recalled.texts[matters].tolist()):
                 asking[window] = asks_for_person(reading.text(window))
             logits[where] += np.where(asking[recalled.texts], asked, 0.0)
-        doubtful = ((logits + self.low < highest) & (logits + self.high >= lowest)).any(axis=1)
-        return Screened(logits, doubtful)
+        low, high = self.low[heads], self.high[heads]
+        doubtful = ((logits + low < highest[heads]) & (logits + high >= lowest[heads])).any(axis=1)
+        return Screened(heads, logits, doubtful)
 
-    def _lexical_logits(self, reading: Reading) -> NDArray[np.float64]:
-        """(W, P): for each window the sum over its distinct words and its distinct pairs of neighbours."""
-        words, windows = LexicalWords(reading), reading.word_windows
-        heads = self._lexical.shape[1]
-        if not words.words:
-            return np.zeros((len(windows), heads))
-        of_word = np.add.reduceat(self._lexical[words.indices] * words.values[:, None], words.starts)  # (D, P)
-        total = _distinct_sums(of_word.astype(np.float64), words.place, windows)
-        of_pair = self._lexical[words.pair_indices] * words.pair_signs[:, None]  # (E, P)
-        pairs = np.stack([windows[:, 0], np.maximum(windows[:, 1] - 1, windows[:, 0])], axis=1)
-        return total + _distinct_sums(of_pair.astype(np.float64), words.pair_place, pairs)
+    def _lexical_logits(
+        self, reading: Reading, rows: NDArray[np.int64], heads: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """(R, Q): for each of some windows the sum over its distinct words and its distinct pairs of neighbours."""
+        if 2 * len(rows) < len(reading.windows):
+            kinds, at, runs = reading.within(rows)
+        else:
+            kinds, at, runs = reading.word_kinds, reading.word_at, reading.word_windows[rows]
+        if not len(at):
+            return np.zeros((len(rows), len(heads)))
+        words = LexicalWords(kinds, at)
+        of_word = np.add.reduceat(self._weights(words.indices, heads) * words.values[:, None], words.starts)  # (D, Q)
+        of_pair = self._weights(words.pair_indices, heads) * words.pair_signs[:, None]  # (E, Q)
+        pairs = np.stack([runs[:, 0], np.maximum(runs[:, 1] - 1, runs[:, 0])], axis=1)
+        return _distinct_sums(of_word, at, runs) + _distinct_sums(of_pair, words.pair_at, pairs)
+
+    def _weights(self, indices: NDArray[np.int64], heads: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(F, Q) lexical weights at some buckets."""
+        weights = np.empty((len(indices), len(heads)), dtype=np.float32)
+        for column, head in enumerate(heads.tolist()):
+            weights[:, column] = self._lexical[head][indices]
+        return weights
 
 
 def _distinct_sums(
-    values: NDArray[np.float64], place: NDArray[np.int64], windows: NDArray[np.int64]
+    values: NDArray[np.float32], place: NDArray[np.int64], runs: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """(W, P): for each half-open range of positions the sum of `values` (D, P) over the distinct things in it.
+    """(R, Q): for each half-open range of positions the sum of `values` (D, Q) over the distinct things in it.
 
     `place` (N,) is which of the D things stands at each position.
     """
-    sums = np.zeros((len(windows), values.shape[1]))
-    lengths = np.maximum(windows[:, 1] - windows[:, 0], 0)
-    if not lengths.any():
-        return sums
-    previous = np.full(len(place), -1, dtype=np.int64)
-    order = np.argsort(place, kind="stable")
-    same = place[order][1:] == place[order][:-1]
-    previous[order[1:][same]] = order[:-1][same]
-    begins = np.cumsum(lengths) - lengths
-    at = np.arange(int(lengths.sum())) + np.repeat(windows[:, 0] - begins, lengths)
-    first = previous[at] < np.repeat(windows[:, 0], lengths)
-    some = lengths > 0
-    sums[some] = np.add.reduceat(values[place[at]] * first[:, None], begins[some])
+    sums = np.zeros((len(runs), values.shape[1]))
+    run, kind = occurrences(np.arange(len(place)), place, runs)
+    if len(run):
+        begins = np.flatnonzero(np.concatenate([[True], run[1:] != run[:-1]]))
+        sums[run[begins]] = np.add.reduceat(values[kind].astype(np.float64), begins)
     return sums
 
 

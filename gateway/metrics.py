@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from guard import ProtectedPrompt
+from guard import ProtectedPrompt, Verdicts
 
+#: With more policies, prompts that a policy passed are not counted for it: they are all the others of `eco_prompts`.
+_COUNTED_POLICIES = 256
 _PIECE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -53,9 +55,12 @@ class GuardMetrics:
 
     def decided(self, prompt: ProtectedPrompt, seconds: float) -> None:
         self._latency.observe(seconds)
-        for verdict in prompt.verdicts:
+        told = prompt.verdicts
+        if isinstance(told, Verdicts) and len(told) > _COUNTED_POLICIES:
+            told = [verdict for verdict in told.told.values() if verdict.flagged]
+        for verdict in told:
             self._verdicts.labels(verdict.policy, verdict.action, str(verdict.flagged).lower()).inc()
-        if any(verdict.failed for verdict in prompt.verdicts):
+        if any(verdict.failed for verdict in told):
             self._errors.labels("classification_corrupted").inc()
         self._windows.labels("encoder").inc(prompt.encoded)
         self._windows.labels("over_budget").inc(prompt.over_budget)

@@ -9,9 +9,10 @@ from guard.errors import (
     PolicyMismatchError,
     SecretError,
 )
-from guard.guard import Guard, LoadedPolicy, ProtectedPrompt, RowSource, Verdict, load_policy
+from guard.guard import Guard, LoadedPolicy, ProtectedPrompt, RowSource, load_policy
 from guard.secret import load_or_create_secret, row_seeds
 from guard.segments import Template, decoder_of, template_of
+from guard.verdicts import Verdict, Verdicts
 
 __all__ = [
     "BundleError",
@@ -30,6 +31,7 @@ __all__ = [
     "SecretError",
     "Template",
     "Verdict",
+    "Verdicts",
     "decoder_of",
     "load_bundle",
     "load_or_create_secret",

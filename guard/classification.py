@@ -23,18 +23,21 @@ _CERTAIN = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """A block of T tokens, cut into W windows, as P policies see it before an encoder has read it.
+    """A block of T tokens, cut into W windows, as those Q of P policies see it that look at any window, before an
+    encoder has read it.
 
     Attributes:
         ranges: (W, 2) half-open ranges of the block's tokens. Together they hold all of them, but for a block that
             says nothing, which has no windows.
         units: (T,) length of what begins at each token, in the units windows are measured in.
-        logits: (W, P) log odds, without what the embedding adds.
+        policies: (Q,) numbers, ascending. The others find nothing in it that they forget.
+        logits: (W, Q) log odds, without what the embedding adds; minus infinity where a policy does not look.
         texts: of the windows whose outcome may depend on the embedding.
     """
 
     ranges: NDArray[np.int64]
     units: NDArray[np.int64]
+    policies: NDArray[np.int64]
     logits: NDArray[np.float64]
     texts: dict[int, str] = field(default_factory=dict)
 
@@ -45,11 +48,13 @@ class FeatureCache:
     Attributes:
         embeddings: (shared encoder's digest, window text) -> its embedding.
         scores: (digest of a classifier with an encoder of its own, window text) -> its score.
+        pieces: served token id -> what it says.
     """
 
     def __init__(self) -> None:
         self.embeddings: Recent[tuple[str, str], NDArray[np.float32]] = Recent(EMBEDDING_CACHE_ENTRIES)
         self.scores: Recent[tuple[str, str], float] = Recent(SCORE_CACHE_ENTRIES)
+        self.pieces: dict[int, str] = {}
 
 
 class WindowClassifier:
@@ -84,25 +89,32 @@ class WindowClassifier:
             raise ValueError("heads need the encoder they were trained on")
         self._encoder = encoder
         self._bank = HeadBank(list(heads.values())) if heads else None
-        self._columns = list(heads)
+        self._of_heads = np.array(list(heads), dtype=np.int64)
+        """Policies that have a head, in the bank's order."""
         self._cache = features or FeatureCache()
         self._blocks: Recent[Ids, Looked] = Recent(BLOCK_CACHE_ENTRIES)
-        self._spelling = Spelling(decode)
+        self._spelling = Spelling(decode, self._cache.pieces)
         self._lowest = np.log(thresholds / (1 - thresholds))
-        self._documents = {index: head.settings.documents for index, head in heads.items()}
+        # Between its points an offset is linear, and stays so between the points of all.
+        documents = {index: head.settings.documents for index, head in heads.items()}
+        self._lengths = np.array(sorted({1, *itertools.chain(*(one.windows for one in documents.values()))}))
+        self._offsets = np.zeros((len(self._lengths), len(classifiers)))
+        for index, own in documents.items():
+            self._offsets[:, index] = [own.offset(length) for length in self._lengths.tolist()]
         band = np.zeros((3, len(classifiers)))
         if self._bank is not None:
-            band[:, self._columns] = self._bank.low, self._bank.middle, self._bank.high
+            band[:, self._of_heads] = self._bank.low, self._bank.middle, self._bank.high
         self.low, self.middle, self.high = band
         """(P,) each: what an embedding adds to nearly every window's log odds; zeros where it decides nothing."""
         self._highest = self.thresholds(1 << 62)
 
     def thresholds(self, windows: int) -> NDArray[np.float64]:
         """(P,) log odds from which each policy flags a window of a prompt that has so many."""
-        offsets = np.zeros(len(self._lowest))
-        for index, documents in self._documents.items():
-            offsets[index] = documents.offset(windows)
-        return self._lowest + offsets
+        place = float(np.interp(np.log(max(windows, 1)), np.log(self._lengths), np.arange(len(self._lengths))))
+        low, share = int(place), place % 1
+        high = min(low + 1, len(self._lengths) - 1)
+        found: NDArray[np.float64] = self._lowest + self._offsets[low] * (1 - share) + self._offsets[high] * share
+        return found
 
     def look(self, blocks: Sequence[Ids]) -> list[Looked]:
         """Each block as it looks without the shared encoder. What no cache knows is looked at together.
@@ -120,13 +132,13 @@ class WindowClassifier:
                 raise ClassificationError("the prompt could not be classified") from error
         return [looked for block in blocks if (looked := found[block]) is not None]
 
-    def embedded(self, block: Looked, window: int) -> NDArray[np.float64]:
-        """(P,) what the embedding of one of the block's `texts` adds to its log odds.
+    def embedded(self, block: Looked, window: int, policies: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(Q,) what the embedding of one of the block's `texts` adds to the log odds of some policies.
 
         Raises:
             ClassificationError: the encoder failed.
         """
-        added = np.zeros(len(self._lowest))
+        added = np.zeros(len(policies))
         if self._bank is None or self._encoder is None:
             return added
         key = (self._encoder.digest, block.texts[window])
@@ -134,7 +146,8 @@ class WindowClassifier:
             if (embedding := self._cache.embeddings.get(key)) is None:
                 embedding = self._encoder.embed([block.texts[window]])[0]
                 self._cache.embeddings.put(key, embedding)
-            added[self._columns] = self._bank.dense(embedding)
+            mine = np.isin(policies, self._of_heads)
+            added[mine] = self._bank.dense(embedding, np.searchsorted(self._of_heads, policies[mine]))
         except Exception as error:
             raise ClassificationError("the prompt could not be classified") from error
         return _finite(added)
@@ -145,26 +158,35 @@ class WindowClassifier:
         text, starts, ends = self._spelling.spell(ids, frozenset(tokens.tolist()))
         edges = np.append(starts, len(text))[tokens].tolist()  # and characters
         together, counts = read_each([text[low:high] for low, high in itertools.pairwise(edges)])
-        logits = np.zeros((len(together.windows), len(self._lowest)))
-        doubtful = np.zeros(len(together.windows), dtype=bool)
-        if self._bank is not None and len(logits):
-            screened = self._bank.screen(together, self._lowest[self._columns], self._highest[self._columns])
-            logits[:, self._columns], doubtful = screened.logits, screened.doubtful
-        texts = {window: together.text(window) for window in np.flatnonzero(doubtful).tolist()}
+        own = np.array(list(self._own), dtype=np.int64)
+        policies, logits = own, np.zeros((len(together.windows), len(own)))
+        doubtful = np.zeros(len(logits), dtype=bool)
         if self._own and len(logits):
             every = [together.text(window) for window in range(len(logits))]
-            for column, classifier in self._own.items():
+            for column, classifier in enumerate(self._own.values()):
                 scores = np.clip(self._own_scores(classifier, every), _CERTAIN, 1 - _CERTAIN)
                 logits[:, column] = np.log(scores / (1 - scores))
-        _finite(logits)
+        if self._bank is not None and len(logits):
+            screened = self._bank.screen(together, self._lowest[self._of_heads], self._highest[self._of_heads])
+            doubtful = screened.doubtful
+            policies = np.concatenate([own, self._of_heads[screened.heads]])
+            order = np.argsort(policies)
+            policies, logits = policies[order], np.concatenate([logits, screened.logits], axis=1)[:, order]
+        if np.isnan(logits).any() or (logits == np.inf).any():
+            raise FloatingPointError("a classifier gave a score that is no number")
+        texts = {window: together.text(window) for window in np.flatnonzero(doubtful).tolist()}
         ranges = _token_ranges(together, counts, tokens, starts, ends)
         units = _token_units(together, starts, ends)
         looked = []
         for (first, last), (low, high) in zip(
             itertools.pairwise(counts.tolist()), itertools.pairwise(tokens.tolist()), strict=True
         ):
-            own = {window - first: texts[window] for window in range(first, last) if window in texts}
-            looked.append(Looked(ranges[first:last] - low, units[low:high].copy(), logits[first:last].copy(), own))
+            told = {window - first: texts[window] for window in range(first, last) if window in texts}
+            seen = logits[first:last]
+            looks = np.isfinite(seen).any(axis=0)
+            looked.append(
+                Looked(ranges[first:last] - low, units[low:high].copy(), policies[looks], seen[:, looks], told)
+            )
         return looked
 
     def _own_scores(self, classifier: PromptClassifier, texts: Sequence[str]) -> NDArray[np.float64]:
@@ -204,8 +226,5 @@ def _token_ranges(
 
 def _token_units(reading: Reading, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """(T,) units of the chunks that begin within each token."""
-    units = np.zeros(len(starts), dtype=np.int64)
-    if len(reading.chunks):
-        tokens = np.minimum(np.searchsorted(ends, reading.spans[:, 0], side="right"), len(units) - 1)
-        np.add.at(units, tokens, [chunk.units for chunk in reading.chunks])
-    return units
+    tokens = np.minimum(np.searchsorted(ends, reading.spans[:, 0], side="right"), len(starts) - 1)
+    return np.bincount(tokens, reading.units, len(starts)).astype(np.int64)

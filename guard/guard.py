@@ -5,6 +5,8 @@ Purely token ids in, ids and embedding rows out: no vLLM, no HTTP, no files. The
 Blocking and CPU-bound; safe to call from several threads, not meant to be called in an event loop.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Generator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,12 +21,13 @@ from classifiers.encoders.runtime import Device, probability
 from classifiers.encoders.tokens import TokenClassifier
 from classifiers.prompt_classifier import PromptClassifier
 from corruption import PERMUTING_METHODS, corrupt
-from guard.bundle import Action, PolicyBundle
+from guard.bundle import PolicyBundle
 from guard.classification import FeatureCache, WindowClassifier
 from guard.entities import EntityFinder, EntityTokens, open_finder
 from guard.errors import ClassificationError, CorruptionFailedError, GuardError, PolicyMismatchError
 from guard.secret import row_seeds
 from guard.segments import Template
+from guard.verdicts import Verdict, Verdicts
 from guard.windows import BLOCK_TOKENS, Content, Placed, Window, glued_windows, local_windows
 
 #: Windows of one prompt that the encoder reads at most, those first that are nearest to being flagged. Only text that
@@ -32,22 +35,6 @@ from guard.windows import BLOCK_TOKENS, Content, Placed, Window, glued_windows, 
 ENCODER_BUDGET = 24
 # What `protect_in_pieces` says is left to do, in microseconds: measured on one core, rounded up.
 _BLOCK_US, _ENCODED_US = 5_000, 5_000
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """One policy's decision on one prompt.
-
-    Attributes:
-        score: highest probability over the prompt's windows, in [0, 1]; NaN where it could not be computed.
-        failed: classification failed and `on_error: corrupt` decided.
-    """
-
-    policy: str
-    action: Action
-    flagged: bool
-    score: float
-    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +57,7 @@ class ProtectedPrompt:
     token_ids: list[int]
     mask: list[bool] | None = None
     embeddings: torch.Tensor | None = None
-    verdicts: tuple[Verdict, ...] = ()
+    verdicts: Sequence[Verdict] = ()
     refused_by: str | None = None
     windows: int = 0
     encoded: int = 0
@@ -157,13 +144,23 @@ def _check_encoder(bundle: PolicyBundle, digest: str) -> None:
 
 @dataclass(slots=True)
 class _Reading:
-    """A prompt under classification: its windows and, where they are decided, their log odds (P,) for each policy."""
+    """A prompt under classification: its windows and, where they are decided, their log odds (W, U) for each of U
+    policies that look at any of them; minus infinity where a policy does not."""
 
     token_ids: list[int]
     windows: list[Placed]
-    logits: list[NDArray[np.float64]]
+    policies: NDArray[np.int64]
+    logits: NDArray[np.float64]
     encoded: int = 0
     over_budget: int = 0
+
+    def add(self, policies: NDArray[np.int64], logits: NDArray[np.float64]) -> None:
+        """Decide the next windows, (V, Q) for Q policies."""
+        union = np.union1d(self.policies, policies)
+        whole = np.full((len(self.logits) + len(logits), len(union)), -np.inf)
+        whole[: len(self.logits), np.searchsorted(union, self.policies)] = self.logits
+        whole[len(self.logits) :, np.searchsorted(union, policies)] = logits
+        self.policies, self.logits = union, whole
 
 
 class Guard:
@@ -208,6 +205,7 @@ class Guard:
                     f"policy {policy.name!r}: corruption.scope: entities needs a token classifier"
                 )
         self.policies = tuple(policies)
+        self._passed = tuple(Verdict(p.name, p.bundle.config.action, flagged=False, score=0.0) for p in policies)
         self._corrupts = np.array([p.bundle.config.action == "corrupt" for p in policies])
         self._classifier = WindowClassifier(
             [policy.head or policy.own_classifier for policy in policies],
@@ -273,7 +271,7 @@ class Guard:
 
     def _classify(self, token_ids: list[int]) -> Generator[int, None, tuple[_Reading, NDArray[np.float64]]]:
         """Decide every window; returns them, and the thresholds (P,) that hold for so many, as log odds."""
-        reading = _Reading(token_ids, [], [])
+        reading = _Reading(token_ids, [], np.empty(0, dtype=np.int64), np.empty((0, 0)))
         contents: list[Content] = []
         done = 0
         for placed, content in local_windows(self._template, self._classifier, token_ids):
@@ -287,9 +285,9 @@ class Guard:
             # Only what will be masked may leave the glue: what is merely observed, or stands beside an entity, still
             # reaches the model.
             hit: set[int] = set()
-            masking = np.array(reading.logits).reshape(-1, len(self.policies)) >= thresholds
-            for row, index in np.argwhere(masking & self._corrupts).tolist():
-                hit.update(self._masked(index, reading.windows[row].of(token_ids)))
+            masking = (reading.logits >= thresholds[reading.policies]) & self._corrupts[reading.policies]
+            for row, column in np.argwhere(masking).tolist():
+                hit.update(self._masked(int(reading.policies[column]), reading.windows[row].of(token_ids)))
             for placed in glued_windows(self._classifier, token_ids, contents, hit):
                 reading.windows += placed
                 yield _BLOCK_US
@@ -299,48 +297,58 @@ class Guard:
     def _settle(self, reading: _Reading, thresholds: NDArray[np.float64]) -> Generator[int, None, None]:
         """Decide the windows that are not decided yet: by what was seen of them where the embedding cannot change the
         outcome for any policy, else by the encoder, within its budget."""
-        first = len(reading.logits)
-        new = reading.windows[first:]
+        new = reading.windows[len(reading.logits) :]
         if not new:
             return
-        seen = np.array([placed.block.logits[placed.window] for placed in new])  # (W, P)
-        below, above = seen + self._classifier.low < thresholds, seen + self._classifier.high >= thresholds
+        groups = [list(group) for _, group in itertools.groupby(new, key=lambda placed: id(placed.block))]
+        policies = functools.reduce(np.union1d, (group[0].block.policies for group in groups))
+        seen = np.full((len(new), len(policies)), -np.inf)
+        row = 0
+        for group in groups:
+            block = group[0].block
+            columns = np.searchsorted(policies, block.policies)
+            seen[row : row + len(group), columns] = block.logits[[placed.window for placed in group]]
+            row += len(group)
+        low, middle, high = (
+            band[policies] for band in (self._classifier.low, self._classifier.middle, self._classifier.high)
+        )
+        least = thresholds[policies]
+        below, above = seen + low < least, seen + high >= least
         doubtful = np.flatnonzero((below & above).any(axis=1))
-        logits = seen + self._classifier.middle
-        nearest = np.where(below & above, seen - thresholds, -np.inf).max(axis=1)
+        logits = seen + middle
+        nearest = np.where(below & above, seen - least, -np.inf).max(axis=1, initial=-np.inf)
         order = sorted(doubtful.tolist(), key=lambda row: -nearest[row])
         allowed = max(ENCODER_BUDGET - reading.encoded, 0)
         for number, row in enumerate(order[:allowed]):
-            logits[row] = seen[row] + self._classifier.embedded(new[row].block, new[row].window)
+            logits[row] = seen[row] + self._classifier.embedded(new[row].block, new[row].window, policies)
             yield (min(len(order), allowed) - number - 1) * _ENCODED_US
         for row in order[allowed:]:
-            logits[row] = seen[row] + self._classifier.high
+            logits[row] = seen[row] + high
         reading.encoded += min(len(order), allowed)
         reading.over_budget += max(len(order) - allowed, 0)
-        reading.logits += list(logits)
+        reading.add(policies, logits)
 
     def _decide(self, reading: _Reading, thresholds: NDArray[np.float64]) -> ProtectedPrompt | GuardError:
-        table = np.array(reading.logits).reshape(-1, len(self.policies))  # (W, P)
-        hits = table >= thresholds
+        policies = reading.policies
+        hits = reading.logits >= thresholds[policies]  # (W, U)
         # A score is flagged from its policy's threshold on, however long the prompt.
-        scores = probability(table - (thresholds - self._classifier.thresholds(1)))
-        scores = np.where(hits, np.maximum(scores, self._least), np.minimum(scores, np.nextafter(self._least, 0)))
-        verdicts = tuple(
-            Verdict(
-                policy.name,
-                policy.bundle.config.action,
-                flagged=bool(hits[:, index].any()),
-                score=float(scores[:, index].max(initial=0.0)),
-            )
-            for index, policy in enumerate(self.policies)
-        )
-        refused_by = next((v.policy for v in verdicts if v.flagged and v.action == "refuse"), None)
+        scores = probability(reading.logits - (thresholds - self._classifier.thresholds(1))[policies])
+        least = self._least[policies]
+        scores = np.where(hits, np.maximum(scores, least), np.minimum(scores, np.nextafter(least, 0)))
+        flagged, score = np.any(hits, axis=0), np.max(scores, axis=0, initial=0.0)
+        told = {
+            index: Verdict(passed.policy, passed.action, bool(flagged[column]), float(score[column]))
+            for column, index in enumerate(policies.tolist())
+            for passed in (self._passed[index],)
+        }
+        verdicts = Verdicts(self._passed, told)
+        refused_by = next((v.policy for v in told.values() if v.flagged and v.action == "refuse"), None)
         if refused_by is not None:
             return self._counted(ProtectedPrompt(reading.token_ids, verdicts=verdicts, refused_by=refused_by), reading)
         owners: dict[int, int] = {}
         try:
-            for index in np.flatnonzero(self._corrupts).tolist():
-                for row in np.flatnonzero(hits[:, index]).tolist():
+            for column, index in enumerate(policies.tolist()):
+                for row in np.flatnonzero(hits[:, column] & self._corrupts[index]).tolist():
                     window = reading.windows[row].of(reading.token_ids)
                     for position in self._masked(index, window):
                         owners.setdefault(position, index)
@@ -360,7 +368,7 @@ class Guard:
         return window.positions if finder is None else self._entities.positions(window, finder)
 
     def _corrupt(
-        self, token_ids: list[int], owners: dict[int, int], verdicts: tuple[Verdict, ...]
+        self, token_ids: list[int], owners: dict[int, int], verdicts: Sequence[Verdict]
     ) -> ProtectedPrompt | GuardError:
         """Corrupt the row at each position in `owners` as the policy of that index says."""
         if not owners:

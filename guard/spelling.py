@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 _BROKEN = "\ufffd"
 """What decoders put for bytes that are no whole character."""
 _MOST_ANCHORS = 4096
+_LEARNED_TOGETHER = 64
 
 
 class Spelling:
@@ -15,24 +16,25 @@ class Spelling:
 
     Args:
         decode: token ids -> text, special tokens left out.
+        pieces: what is known of single tokens; kept, for as many as the vocabulary has. The default is a new one.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], pieces: dict[int, str] | None = None) -> None:
         self._decode = decode
-        self._pieces: dict[int, str] = {}  # as many as the vocabulary has
-        self._anchor, self._before = self._find_anchor()
+        self._pieces = {} if pieces is None else pieces
+        self._anchor, self._first, self._again = self._find_anchor()
 
-    def _find_anchor(self) -> tuple[list[int], int]:
-        """A token to decode others behind, for some decoders drop the space before a first word; and the length of
-        what it says. None where no token says the same wherever it stands."""
+    def _find_anchor(self) -> tuple[list[int], str, str]:
+        """A token to decode others behind, for some decoders drop the space before a first word; what it says first,
+        and what again. None where no token says the same wherever it stands."""
         for token in range(_MOST_ANCHORS):
             try:
                 alone, twice = self._decode([token]), self._decode([token, token])
             except Exception:  # noqa: BLE001, S112 - the vocabulary is smaller than that, or has holes
                 continue
             if alone.isascii() and alone.isalnum() and twice.startswith(alone) and len(twice) > len(alone):
-                return [token], len(alone)
-        return [], 0
+                return [token], alone, twice.removeprefix(alone)
+        return [], "", ""
 
     def spell(
         self, token_ids: Sequence[int], firsts: Collection[int] = ()
@@ -44,8 +46,7 @@ class Spelling:
         """
         spelled: list[str] = list(map(self._pieces.get, token_ids))  # type: ignore[arg-type]
         if None in spelled:
-            for token in set(token_ids) - self._pieces.keys():
-                self._pieces[token] = self._behind_anchor([token])
+            self._learn(sorted(set(token_ids) - self._pieces.keys()))
             spelled = [self._pieces[token] for token in token_ids]
         shared: list[tuple[int, int]] = []
         broken = (
@@ -71,5 +72,20 @@ class Spelling:
             starts[first : last + 1], ends[first : last + 1] = starts[first], ends[last]
         return "".join(spelled), starts, ends
 
+    def _learn(self, new: list[int]) -> None:
+        """Decode tokens by the dozen, an anchor before each. Where that cannot be told apart, in halves."""
+        if len(new) == 1 or not self._again:
+            for token in new:
+                self._pieces[token] = self._behind_anchor([token])
+            return
+        for start in range(0, len(new), _LEARNED_TOGETHER):
+            tokens = new[start : start + _LEARNED_TOGETHER]
+            said = self._behind_anchor([token for one in tokens for token in (one, *self._anchor)]).split(self._again)
+            if len(said) == len(tokens) + 1 and not said[-1]:
+                self._pieces.update(zip(tokens, said, strict=False))
+            else:
+                self._learn(tokens[: len(tokens) // 2])
+                self._learn(tokens[len(tokens) // 2 :])
+
     def _behind_anchor(self, token_ids: list[int]) -> str:
-        return self._decode([*self._anchor, *token_ids])[self._before :]
+        return self._decode([*self._anchor, *token_ids])[len(self._first) :]

@@ -21,6 +21,9 @@ from text.reading import OVERLAP_UNITS, WINDOW_UNITS, Reading, read, read_all, w
 
 _TAIL = 0.0005  # of the texts the band is found on lie beyond either end
 _MARGIN = 0.1  # of the band's width, on either side
+_UNSEEN_EVIDENCE = 0.005  # of the flagged texts of any kind may show less evidence than is asked for
+_EVIDENCE_SHARE = 0.75  # of what they show is asked for
+_SPARED_TEXTS = 0.999  # of the texts that must pass show too little: to ask for more gains nothing
 _DOCUMENT_WINDOWS = (1, 4, 16, 64)
 _DOCUMENTS = 120  # of each length
 _SPARED_RECALL = 0.05  # of the forget prompts that may fall below the threshold of the longest documents
@@ -52,6 +55,8 @@ class ScreenReport:
     """Upper 95 % Clopper-Pearson bound of the share that is changed."""
     doubtful: int
     """Of these, read by the encoder."""
+    looked_at: int
+    """Of these, with as much evidence as is asked for."""
     documents: tuple[DocumentRates, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,6 +71,7 @@ def calibrate_screen(
     forget_scores: NDArray[np.float64],
     passing: Sequence[str],
     *,
+    evidence: float,
     level: float | None,
     seed: int,
 ) -> tuple[Head, ScreenReport]:
@@ -75,6 +81,7 @@ def calibrate_screen(
         trained: features of what it was trained on: their embeddings too say how far the term reaches.
         forget_scores: (N,) probabilities of forget prompts, by models that were not trained on them.
         passing: texts that must pass and that it was not trained on.
+        evidence: how much a text must show of the memory to be looked at (`least_evidence`).
         level: the promised rate of false positives; None where there is no such promise, and then no offset.
     """
     rng = np.random.default_rng(seed)
@@ -86,7 +93,7 @@ def calibrate_screen(
     terms = np.array(embeddings, dtype=np.float64) @ head.dense.astype(np.float64)
     low, middle, high = np.quantile(terms, [_TAIL, 0.5, 1 - _TAIL]).tolist()
     margin = _MARGIN * (high - low)
-    band = ScreenBand(low=low - margin, middle=middle, high=high + margin)
+    band = ScreenBand(low=low - margin, middle=middle, high=high + margin, evidence=evidence)
     head = replace(head, settings=head.settings.model_copy(update={"screen": band}))
 
     forget = np.clip(forget_scores, 1e-12, 1 - 1e-12)
@@ -106,15 +113,40 @@ def calibrate_screen(
     return head, _report(encoder, head, unseen or seen, threshold, rng)
 
 
+def least_evidence(
+    evidence: NDArray[np.float64],
+    flagged: NDArray[np.bool_],
+    forget: NDArray[np.bool_],
+    kinds: NDArray[np.str_],
+) -> float:
+    """How much of a memory a text must show to be looked at: less than nearly every flagged text of any kind shows. 0
+    where some kind of text is flagged for what no memory holds.
+
+    Args:
+        evidence: (T,) of each text, by a memory that does not know it.
+        flagged: (T,) by a head that was not trained on it.
+        forget: (T,) texts that must be forgotten.
+        kinds: (T,) what each text was made as.
+    """
+    shown = [evidence[flagged & forget & (kinds == kind)] for kind in np.unique(kinds[forget])]
+    least = [float(np.quantile(own, _UNSEEN_EVIDENCE, method="lower")) for own in shown if len(own)]
+    spared = float(np.quantile(evidence[~forget], _SPARED_TEXTS, method="higher"))
+    asked = min([_EVIDENCE_SHARE * min(least, default=0.0), np.nextafter(spared, np.inf)])
+    return float(asked) if np.isfinite(asked) else 0.0
+
+
 def _report(
     encoder: Encoder, head: Head, texts: Sequence[str], threshold: float, rng: np.random.Generator
 ) -> ScreenReport:
     bank, band = HeadBank([head]), head.settings.screen
+    looking = head.settings.model_copy(update={"screen": band.model_copy(update={"evidence": 0.0})})
+    whole = HeadBank([replace(head, settings=looking)])
     reading = read_all([window for text in texts for window in windows_of(text)])
-    screened = bank.screen(reading, np.array([threshold]), np.array([threshold]))
-    logits = screened.logits[:, 0]
+    at = np.array([threshold])
+    screened, logits = bank.screen(reading, at, at), whole.screen(reading, at, at).logits[:, 0]
     terms = [bank.dense(row)[0] for row in encoder.embed([reading.text(row) for row in range(len(logits))])]
-    fast = np.where(screened.doubtful, logits + terms, logits + band.middle) >= threshold
+    seen = screened.logits.max(axis=1, initial=-np.inf)
+    fast = np.where(screened.doubtful, seen + terms, seen + band.middle) >= threshold
     changed = int((fast != (logits + terms >= threshold)).sum())
     documents = []
     for windows, offset in zip(head.settings.documents.windows, head.settings.documents.offsets, strict=True):
@@ -127,6 +159,7 @@ def _report(
         changed=changed,
         changed_bound=upper_bound(changed, len(logits)),
         doubtful=int(screened.doubtful.sum()),
+        looked_at=int(np.isfinite(seen).sum()),
         documents=tuple(documents),
     )
 
@@ -141,14 +174,14 @@ def _largest_logits(
     threshold = float(np.log(head.threshold / (1 - head.threshold)))
     largest = np.empty(len(readings))
     for row, reading in enumerate(readings):
-        logits = bank.screen(reading, np.array([threshold]), np.array([np.inf])).logits[:, 0]
+        logits = bank.screen(reading, np.array([threshold]), np.array([np.inf])).logits.max(axis=1, initial=-np.inf)
         best = -np.inf
         for window in np.argsort(-logits).tolist():
             # Neither this one nor any that follows is the largest, or of any interest: far from being flagged.
             if logits[window] + band.high < max(best, threshold):
                 break
             best = max(best, logits[window] + bank.dense(encoder.embed([reading.text(window)])[0])[0])
-        best = best if np.isfinite(best) else float(logits.max()) + band.middle
+        best = best if np.isfinite(best) else float(logits.max(initial=-np.inf)) + band.middle
         largest[row] = best
     return largest
 

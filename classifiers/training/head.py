@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from classifiers.calibration.assessment import Assessment
-from classifiers.calibration.screening import ScreenReport, calibrate_screen
+from classifiers.calibration.screening import ScreenReport, calibrate_screen, least_evidence
 from classifiers.calibration.threshold import (
     Calibration,
     CalibrationSettings,
@@ -125,7 +125,7 @@ def train_head(
         held.forget, held.retain, negatives, rng, encoder.vocabulary_ranks(), everyday=held.everyday, aliases=aliases
     )
     windows = embed_corpus(encoder, corpus)
-    head, unseen, lowered = _learn(encoder, corpus, windows, seed, positive_weight, max_false_positive_rate)
+    head, unseen, evidence, lowered = _learn(encoder, corpus, windows, seed, positive_weight, max_false_positive_rate)
     prompts = corpus.kinds == "prompt"
     negative_texts, source = held.negatives(calibration)
     positive_scores = unseen[prompts & (corpus.labels == 1)]  # they stand in where no forget example is held out
@@ -146,6 +146,7 @@ def train_head(
         windows.features,
         positive_scores,
         held.kept_passages,
+        evidence=least_evidence(evidence, unseen >= head.threshold, corpus.labels == 1, corpus.kinds),
         level=calibration.level if promised else None,
         seed=seed,
     )
@@ -175,10 +176,11 @@ def _learn(
     seed: int,
     positive_weight: float,
     max_false_positive_rate: float,
-) -> tuple[Head, NDArray[np.float64], float]:
+) -> tuple[Head, NDArray[np.float64], NDArray[np.float64], float]:
     """The head at the cheapest cut of cross-fitted scores; each text's probability (T,) by a model, memory included,
-    that was made without its fold; and the cut lowered to even odds, where those hold the rate too."""
-    memory, weights, bias, scores = _cross_fit(corpus, windows, positive_weight)
+    that was made without its fold, and its evidence (T,) of that memory; and the cut lowered to even odds, where those
+    hold the rate too."""
+    memory, weights, bias, scores, evidence = _cross_fit(corpus, windows, positive_weight)
     judged = corpus.judged
     # Not below even odds: neighbours of a subject score just there, and the sets have none to warn of it.
     cut = max(choose_threshold(scores[judged], corpus.labels[judged], max_false_positive_rate), 0.0)
@@ -190,13 +192,15 @@ def _learn(
     blocks = np.split((slope * weights).astype(np.float32), [LEXICAL_BUCKETS, LEXICAL_BUCKETS + encoder.dim])
     head = Head(dense=blocks[1], lexical=blocks[0], settings=settings, memory=memory, recall=blocks[2])
     flagged = unseen[judged & (corpus.labels == 0)] >= _EVEN_ODDS
-    return head, unseen, min(threshold, _EVEN_ODDS) if flagged.mean() <= max_false_positive_rate else threshold
+    lowered = min(threshold, _EVEN_ODDS) if flagged.mean() <= max_false_positive_rate else threshold
+    return head, unseen, evidence, lowered
 
 
 def _cross_fit(
     corpus: Corpus, windows: Windows, positive_weight: float
-) -> tuple[EntityMemory, NDArray[np.float64], float, NDArray[np.float64]]:
-    """Memory, weights (D,) and bias of all texts, and each text's score (T,) by those made without its fold."""
+) -> tuple[EntityMemory, NDArray[np.float64], float, NDArray[np.float64], NDArray[np.float64]]:
+    """Memory, weights (D,) and bias of all texts, and each text's score (T,) and evidence (T,) by those made without
+    its fold."""
     from scipy.sparse import csr_array, hstack  # type: ignore[import-untyped]
 
     classes = corpus.labels.astype(np.int64)
@@ -220,18 +224,22 @@ def _cross_fit(
         return hstack([lexical, dense, csr_array(shared)], format="csr")
 
     memory = corpus.memory()
+    shown = windows.text_scores(MemoryIndex([memory]).evidence(windows.reading)[:, 0])
     design = with_memory(memory)
     weights, bias = _fit(design, labels, rows, memory)
     if folds.max() < 0:  # too few examples to leave any out
-        return memory, weights, bias, windows.text_scores(design @ weights + bias)
-    scores = np.empty(len(features))
+        return memory, weights, bias, windows.text_scores(design @ weights + bias), shown
+    scores, evidence = np.empty(len(features)), np.empty(len(features))
     for fold in np.unique(folds):
         out, kept = folds == fold, folds != fold
         partial = corpus.memory(without_fold=fold)
         design = with_memory(partial)
         fitted, shift = _fit(design[kept], labels[kept], rows[kept] / rows[kept].sum(), partial)
         scores[out] = design[out] @ fitted + shift
-    return memory, weights, bias, windows.text_scores(scores)
+        evidence[out] = MemoryIndex([partial]).evidence(windows.reading)[out, 0]
+    # A reverse query asks back from a fact: of one that the memory does not hold it can only be guessed.
+    unseen = np.where(corpus.kinds == "reverse", shown, windows.text_scores(evidence))
+    return memory, weights, bias, windows.text_scores(scores), unseen
 
 
 def _fit(

@@ -4,16 +4,18 @@ import time
 import numpy as np
 import pytest
 
+from classifiers.memory.facts import FACT_FEATURES, FactIndex
 from classifiers.memory.learn import EntityMemory, Fact
-from classifiers.memory.recall import FACT_FEATURES, MEMORY_FEATURES, FactIndex, MemoryIndex
+from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
+from text.reading import read_all
 
 BAKER = Fact(question={"born": 0.4}, answer={"lunde": 0.9, "baker": 0.8})
 RIVER = Fact(question={"river": 0.6}, answer={"ostra": 0.7}, nameless=True)
 
 
 def features(facts: list[tuple[int, Fact]], text: str, memories: int = 1) -> dict[int, dict[str, float]]:
-    words = text.split()
-    texts, owners, rows = FactIndex(facts, memories).features(words, np.array([[0, len(words)]]))
+    reading = read_all([text])
+    texts, owners, rows = FactIndex(facts, memories).features(reading, reading.word_windows)
     assert not texts.any()
     return {
         int(owner): dict(zip(FACT_FEATURES, row, strict=True)) for owner, row in zip(owners, rows.tolist(), strict=True)

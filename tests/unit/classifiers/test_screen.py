@@ -93,7 +93,7 @@ def test_the_band_holds_the_terms_and_the_report_says_what_it_changes(encoder: E
     trained = extract_features(encoder, general_prompts()[:300])
     passing = list(general_prompts()[300:700])
     scores = np.full(50, 0.99)
-    found, report = calibrate_screen(encoder, head, trained, scores, passing, level=0.01, seed=0)
+    found, report = calibrate_screen(encoder, head, trained, scores, passing, evidence=0.0, level=0.01, seed=0)
     band = found.settings.screen
     terms = encoder.embed(passing) @ head.dense
     assert ((terms >= band.low) & (terms <= band.high)).mean() > 0.99
@@ -111,5 +111,5 @@ def test_the_band_holds_the_terms_and_the_report_says_what_it_changes(encoder: E
 def test_without_a_promise_of_false_positives_there_are_no_offsets(encoder: Encoder, head: Head) -> None:
     trained = extract_features(encoder, general_prompts()[:50])
     passing = list(general_prompts()[300:500])
-    found, _ = calibrate_screen(encoder, head, trained, np.full(9, 0.99), passing, level=None, seed=0)
+    found, _ = calibrate_screen(encoder, head, trained, np.full(9, 0.99), passing, evidence=0.0, level=None, seed=0)
     assert set(found.settings.documents.offsets) == {0.0}

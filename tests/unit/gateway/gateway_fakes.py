@@ -101,7 +101,7 @@ class FakeClassifier:
             raise error
         ranges = np.array([(0, len(block))] if block else []).reshape(-1, 2)
         logits = np.full((len(ranges), self.policies), 20.0 if FORBIDDEN in block else -20.0)
-        return Looked(ranges, np.ones(len(block), dtype=np.int64), logits)
+        return Looked(ranges, np.ones(len(block), dtype=np.int64), np.arange(self.policies), logits)
 
     policies = 1
 

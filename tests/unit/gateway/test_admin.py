@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY, Counter
 from gateway.admin import build_admin_app
 from gateway.front_ends import FrontEnd
 from gateway.metrics import GuardMetrics
-from guard import ProtectedPrompt, Verdict
+from guard import ProtectedPrompt, Verdict, Verdicts
 
 
 class Admin:
@@ -93,6 +93,17 @@ async def test_metrics_are_the_guards_and_the_engines(admin: Admin, engine_count
     assert 'eco_refused_inputs_total{reason="embeds"} 1.0' in lines
     assert 'eco_guard_latency_seconds_bucket{le="0.005"} 1.0' in lines
     assert 'eco_guard_latency_seconds_bucket{le="0.003"} 0.0' in lines
+
+
+async def test_of_thousands_of_policies_those_that_flag_are_counted(admin: Admin) -> None:
+    passed = tuple(Verdict(f"p{number}", "corrupt", flagged=False, score=0.0) for number in range(1000))
+    told = {3: Verdict("p3", "corrupt", flagged=True, score=0.9), 4: Verdict("p4", "corrupt", flagged=False, score=0.2)}
+    admin.metrics.decided(ProtectedPrompt([1], verdicts=Verdicts(passed, told)), 0.004)
+    lines = (await admin.get("/metrics")).text.splitlines()
+    assert [line for line in lines if line.startswith("eco_verdicts_total")] == [
+        'eco_verdicts_total{action="corrupt",flagged="true",policy="p3"} 1.0'
+    ]
+    assert 'eco_prompts_total{outcome="passed"} 1.0' in lines
 
 
 async def test_the_guards_metrics_are_not_in_the_public_registry(admin: Admin) -> None:

@@ -22,6 +22,7 @@ from guard import (
     PolicyMismatchError,
     ProtectedPrompt,
     Template,
+    Verdict,
     row_seeds,
 )
 from guard.classification import Looked
@@ -68,7 +69,7 @@ class NeedleClassifier:
                 raise ClassificationError("poisoned")
             self.seen.append(ids)
             logits[row] = [20.0 if has(ids, needle) else -20.0 for needle in self.needles]
-        return Looked(ranges, np.ones(len(block), dtype=np.int64), logits)
+        return Looked(ranges, np.ones(len(block), dtype=np.int64), np.arange(len(self.needles)), logits)
 
 
 def has(ids: Sequence[int], needle: tuple[int, ...]) -> bool:
@@ -298,9 +299,9 @@ class DoubtfulClassifier(NeedleClassifier):
         self.low, self.middle, self.high = (np.full(len(needles), end) for end in (-30.0, 0.0, 30.0))
         self.read: list[float] = []
 
-    def embedded(self, block: Looked, window: int) -> np.ndarray:
+    def embedded(self, block: Looked, window: int, policies: np.ndarray) -> np.ndarray:
         self.read.append(float(block.logits[window].max()))
-        return np.zeros(len(self.needles))
+        return np.zeros(len(policies))
 
 
 def test_the_encoder_reads_what_is_in_doubt_nearest_first_within_its_budget(make: Maker) -> None:
@@ -326,3 +327,32 @@ def test_a_window_of_a_long_prompt_must_show_more(make: Maker) -> None:
     verdict = guard.protect([50, *[10] * 1000]).verdicts[0]
     assert not verdict.flagged
     assert verdict.score < 0.5
+
+
+class ConcernedClassifier(NeedleClassifier):
+    """Only policies whose needle a block has look at it."""
+
+    def _look(self, block: tuple[int, ...]) -> Looked:
+        whole = super()._look(block)
+        looks = np.flatnonzero((whole.logits > 0).any(axis=0))
+        seen = np.where(whole.logits[:, looks] > 0, 20.0, -np.inf)
+        return Looked(whole.ranges, whole.units, looks, seen)
+
+
+def test_policies_that_find_nothing_to_look_at_pass_a_prompt(make: Maker) -> None:
+    make.kind = ConcernedClassifier
+    names = [f"p{number}" for number in range(300)]
+    guard = make(*((policy(name), (1000 + number,)) for number, name in enumerate(names)))
+    with pytest.raises(CorruptionFailedError):  # the table has no such rows
+        guard.protect([10, 1007])
+    guard = make(*((policy(name), (400 + number,)) for number, name in enumerate(names)))
+    prompt = [*range(10, 100), 407, *([10] * 3000), 450, USER, 11]
+    found = guard.protect(prompt)
+    assert [verdict.policy for verdict in found.verdicts] == names
+    assert [verdict.policy for verdict in found.verdicts if verdict.flagged] == ["p7", "p50"]
+    assert {407, 450} <= set(masked(found))
+    assert set(found.verdicts.told) == {7, 50}  # type: ignore[attr-defined]
+    assert (found.verdicts[0].score, found.verdicts[-293].score) == (0.0, found.verdicts[7].score)
+    assert found.verdicts[5:8] == [found.verdicts[5], found.verdicts[6], found.verdicts[7]]
+    assert guard.protect([10, 11]).verdicts == [Verdict(name, "corrupt", flagged=False, score=0.0) for name in names]
+    assert guard.protect([10, 11]) == guard.protect([10, 11])

@@ -88,3 +88,16 @@ def test_another_text_completes_no_character() -> None:
     text, starts, ends = spelling.spell(ids, {3})
     assert text == "ab"
     assert (starts[3], ends[3]) == (1, 1)
+
+
+def test_tokens_learned_together_say_what_each_says_alone(tokenizer: Any) -> None:
+    """Whatever holds the anchor that is put between them, or has no characters of its own."""
+    decode = decoder_of(tokenizer)
+    every = list(range(len(tokenizer)))
+    together: dict[int, str] = {}
+    Spelling(decode, together).spell(every)
+    alone: dict[int, str] = {}
+    for token in every:
+        Spelling(decode, alone).spell([token])
+    assert together == alone
+    assert sum(map(bool, alone.values())) > 100

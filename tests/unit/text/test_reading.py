@@ -18,8 +18,8 @@ PROSE = (
 def test_words_are_those_of_split_words() -> None:
     reading, words = read(PROSE), split_words(normalise(PROSE))
     assert reading.words == [word.text for word in words]
-    assert reading.capitals == [word.capital for word in words]
-    assert [reading.opens(index, 0) for index in range(len(words))] == [word.opens for word in words]
+    assert [reading.capital(word) for word in range(len(words))] == [word.capital for word in words]
+    assert [reading.word(index, 0).opens for index in range(len(words))] == [word.opens for word in words]
 
 
 def test_spans_are_characters_of_the_text_as_given() -> None:
@@ -79,7 +79,7 @@ def test_any_text_is_read_whole_and_the_same_again(text: str) -> None:
     reading = read(text)
     seen = "".join(chunk.text for chunk in reading.chunks)
     assert seen.split() == [seen] * bool(seen)
-    assert reading.firsts[-1] == len(reading.words) == len(reading.capitals)
+    assert reading.firsts[-1] == len(reading.words)
     bounds = reading.windows.tolist()
     assert {chunk for start, end in bounds for chunk in range(start, end)} == set(range(len(reading.chunks)))
     assert all(one[0] < other[0] and one[1] < other[1] for one, other in itertools.pairwise(bounds))

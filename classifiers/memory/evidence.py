@@ -1,0 +1,87 @@
+"""How much of an entity memory a text shows at all: what decides whether a head looks at it.
+
+Most texts say nothing of most memories. A memory's evidence in a text is one sum over the text's distinct words, so
+of thousands of memories those that matter are found with an inverted index before anything else is computed.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifiers.memory.learn import EntityMemory
+from classifiers.memory.names import NameIndex
+from text.reading import Reading
+from text.runs import entries, occurrences
+
+_Int = NDArray[np.int64]
+_Float = NDArray[np.float64]
+_NONE = np.empty(0, dtype=np.int64)
+
+
+class EvidenceIndex:
+    """Evidence of P memories: a word of a fact counts the square of its weight, a word of a name how rare it is, less
+    where it is but alike."""
+
+    def __init__(self, memories: Sequence[EntityMemory], names: NameIndex) -> None:
+        self._memories = len(memories)
+        facts: dict[str, dict[int, float]] = defaultdict(dict)
+        for owner, memory in enumerate(memories):
+            for fact in memory.facts:
+                for word, weight in (*fact.question.items(), *fact.answer.items()):
+                    facts[word][owner] = max(facts[word].get(owner, 0.0), weight * weight)
+        rarities: dict[str, dict[int, float]] = defaultdict(dict)
+        for word, places in names.words.items():
+            for number, place in places:
+                own, owner = rarities[word], int(names.owners[number])
+                own[owner] = max(own.get(owner, 0.0), names.subjects[number].rarity[place])
+        self._facts, self._names = _arrays(facts), _arrays(rarities)
+
+    def reaching(self, reading: Reading, likes: Sequence[dict[str, float]], least: _Float) -> tuple[_Int, _Int, _Float]:
+        """Windows of a reading with as much evidence of a memory as it asks for: (H,) windows, memories, evidence.
+
+        Args:
+            likes: for each of the reading's different words the name words that it is like (`NameIndex.alike`).
+            least: (P,) above 0; infinite for memories that are not in question.
+        """
+        kinds: list[int] = []
+        found: list[tuple[_Int, _Float]] = []
+        for kind, (word, like) in enumerate(zip(reading.word_kinds, likes, strict=True)):
+            if (own := self._facts.get(word)) is not None:
+                kinds.append(kind)
+                found.append(own)
+            for name, likeness in like.items():
+                owners, rarities = self._names[name]
+                kinds.append(kind)
+                found.append((owners, rarities * likeness))
+        if not found:
+            return _NONE, _NONE, np.empty(0)
+        kind_of = np.repeat(kinds, [len(owners) for owners, _ in found])
+        owner = np.concatenate([owners for owners, _ in found])
+        value = np.concatenate([values for _, values in found])
+        # What does not reach it in all windows together does so in none.
+        possible = np.bincount(owner, value, self._memories) >= least
+        kept = possible[owner]
+        if not kept.any():
+            return _NONE, _NONE, np.empty(0)
+        kind_of, owner, value = kind_of[kept], owner[kept], value[kept]
+        counts = np.bincount(kind_of, minlength=len(reading.word_kinds))
+        positions = np.flatnonzero(counts[reading.word_at])
+        window, which = occurrences(positions, reading.word_at[positions], reading.word_windows)
+        entry, at = entries(counts, which)
+        few = np.flatnonzero(possible)
+        columns = np.cumsum(possible) - 1
+        shape = len(reading.windows), len(few)
+        shown = np.bincount(window[at] * len(few) + columns[owner[entry]], value[entry], shape[0] * shape[1])
+        reached = np.flatnonzero(shown >= np.tile(least[few], shape[0]))
+        windows = reached // len(few)
+        memories: _Int = few[reached - windows * len(few)]
+        return windows, memories, shown[reached].astype(np.float64)
+
+
+def _arrays(table: dict[str, dict[int, float]]) -> dict[str, tuple[_Int, _Float]]:
+    return {
+        word: (np.array(list(own), dtype=np.int64), np.array(list(own.values()), dtype=np.float64))
+        for word, own in table.items()
+    }

@@ -1,0 +1,144 @@
+"""What texts share with the facts of many entity memories.
+
+Facts are found by a posting list for each word, as in a search engine: lists are joined and summed by text and fact,
+then by text and memory, so that thousands of memories cost a few array operations.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifiers.memory.learn import Fact
+from text.reading import Reading
+from text.runs import entries, occurrences
+
+FACT_FEATURES = ("answer", "example", "breadth", "linked", "described")
+"""What `FactIndex.features` measures, in order; `classifiers.memory.recall.MEMORY_FEATURES` says what each is."""
+
+_ONE_WORD = 1.0  # what one rare word weighs: what is linked has more
+_EXAMPLE_PLENTY = 1.5
+_Int = NDArray[np.int64]
+_Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Postings:
+    """Where one word occurs: in H facts, and in the answers of M memories."""
+
+    facts: _Int
+    """(H,)."""
+    weights: _Float
+    """(H,)."""
+    in_answer: _Float
+    """(H,), 1 where the word is the answer's, 0 where it is the question's."""
+    memories: _Int
+    """(M,), each once."""
+    memory_weights: _Float
+    """(M,)."""
+
+
+class FactIndex:
+    """The facts of P memories. Immutable once made, so threads may share it."""
+
+    def __init__(self, facts: Sequence[tuple[int, Fact]], memories: int) -> None:
+        """`facts` with the number of the memory that each belongs to."""
+        self._memories = memories
+        self._owners = np.array([owner for owner, _ in facts], dtype=np.int64)
+        self._nameless = np.array([fact.nameless for _, fact in facts], dtype=bool)
+        self._answer_total = np.array([_squares(fact.answer) for _, fact in facts])
+        self._total = self._answer_total + np.array([_squares(fact.question) for _, fact in facts])
+        places: dict[str, list[tuple[int, float, bool]]] = defaultdict(list)
+        for number, (_, fact) in enumerate(facts):
+            for words, answer in ((fact.question, False), (fact.answer, True)):
+                for word, weight in words.items():
+                    places[word].append((number, weight, answer))
+        self._words: dict[str, _Postings] = {}
+        for word, own in places.items():
+            numbers, weights, answers = zip(*own, strict=True)
+            owned = {facts[number][0]: weight for number, weight, answer in own if answer}
+            self._words[word] = _Postings(
+                np.array(numbers, dtype=np.int64),
+                np.array(weights, dtype=np.float64),
+                np.array(answers, dtype=np.float64),
+                np.array(list(owned), dtype=np.int64),
+                np.array(list(owned.values()), dtype=np.float64),
+            )
+
+    def is_answer_word(self, word: str) -> bool:
+        """Whether an answer has the word."""
+        postings = self._words.get(word)
+        return postings is not None and len(postings.memories) > 0
+
+    def features(
+        self, reading: Reading, windows: _Int, wanted: NDArray[np.bool_] | None = None
+    ) -> tuple[_Int, _Int, _Float]:
+        """What windows (W, 2) of a reading's words share with the facts of all memories, or of the `wanted` (P,).
+
+        Returns window and memory (M,) of each pair that shares a word, in this order ascending, and their
+        `FACT_FEATURES` (M, K), each in [0, 1]. A repeated word counts once in a window.
+        """
+        postings = list(map(self._words.get, reading.word_kinds))
+        if wanted is not None:
+            postings = [None if one is None else self._only(one, wanted) for one in postings]
+        lists = [one for one in postings if one is not None]
+        if not lists:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty((0, len(FACT_FEATURES)))
+        known = np.array([one is not None for one in postings])
+        positions = np.flatnonzero(known[reading.word_at])
+        word_at = (np.cumsum(known) - 1)[reading.word_at[positions]]
+        text, which = occurrences(positions, word_at, windows)  # (H,) window and word, each pair once
+        fact_hits, at = entries(np.array([len(one.facts) for one in lists]), which)
+        weights = np.concatenate([one.weights for one in lists])[fact_hits]
+        of_answer = np.concatenate([one.in_answer for one in lists])[fact_hits]
+        facts = np.concatenate([one.facts for one in lists])[fact_hits]
+        pairs, place = np.unique(text[at] * len(self._owners) + facts, return_inverse=True)
+        texts, facts = np.divmod(pairs, len(self._owners))
+        answered, matched, plain = (
+            np.bincount(place, values, len(pairs)).astype(np.float64)
+            for values in (weights**2 * of_answer, weights**2, weights)
+        )
+        linked = np.clip(plain - _ONE_WORD, 0.0, 1.0)
+        by_fact = (
+            _covered(answered, self._answer_total[facts], np.sqrt(answered)),
+            _covered(matched, self._total[facts], matched / _EXAMPLE_PLENTY),
+            linked,
+            np.where(self._nameless[facts], linked, 0.0),
+        )
+        rows, row = np.unique(texts * self._memories + self._owners[facts], return_inverse=True)
+        features = np.zeros((len(rows), len(FACT_FEATURES)))
+        for column, values in zip((0, 1, 3, 4), by_fact, strict=True):
+            np.maximum.at(features[:, column], row, values)
+        # How many distinctive words of a memory's answers there are, whatever facts they are of.
+        memory_hits, at = entries(np.array([len(one.memories) for one in lists]), which)
+        squares = np.concatenate([one.memory_weights for one in lists])[memory_hits] ** 2
+        memories = np.concatenate([one.memories for one in lists])[memory_hits]
+        told = np.bincount(np.searchsorted(rows, text[at] * self._memories + memories), squares, len(rows))
+        features[:, 2] = 1 - np.exp(-told / 2)
+        return *np.divmod(rows, self._memories), features
+
+    def _only(self, postings: _Postings, wanted: NDArray[np.bool_]) -> _Postings | None:
+        """What of a word's places is of wanted memories."""
+        facts, memories = wanted[self._owners[postings.facts]], wanted[postings.memories]
+        if not facts.any():
+            return None
+        return _Postings(
+            postings.facts[facts],
+            postings.weights[facts],
+            postings.in_answer[facts],
+            postings.memories[memories],
+            postings.memory_weights[memories],
+        )
+
+
+def _covered(matched: _Float, whole: _Float, plenty: _Float) -> _Float:
+    """How much of a set of words matched, in squared weights; little where the words that matched are few and weak."""
+    share = np.sqrt(np.divide(matched, whole, out=np.zeros_like(matched), where=whole > 0))
+    covered: _Float = share * np.minimum(1.0, plenty)
+    return covered
+
+
+def _squares(weights: Mapping[str, float]) -> float:
+    return sum(weight * weight for weight in weights.values())
