@@ -5,7 +5,6 @@ Purely token ids in, ids and embedding rows out: no vLLM, no HTTP, no files. The
 Blocking and CPU-bound; safe to call from several threads, not meant to be called in an event loop.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Generator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
@@ -301,7 +300,10 @@ class Guard:
         if not new:
             return
         groups = [list(group) for _, group in itertools.groupby(new, key=lambda placed: id(placed.block))]
-        policies = functools.reduce(np.union1d, (group[0].block.policies for group in groups))
+        policies = np.unique(np.concatenate([group[0].block.policies for group in groups]))
+        if not len(policies):
+            reading.add(policies, np.empty((len(new), 0)))
+            return
         seen = np.full((len(new), len(policies)), -np.inf)
         row = 0
         for group in groups:

@@ -134,10 +134,7 @@ def glued_windows(
         last = min(max(last, int(own[-1]) + 1), len(positions))
         run = positions[first:last].tolist()
         (block,) = classifier.look([tuple(token_ids[position] for position in run)])
-        across = [
-            window
-            for window, (start, end) in enumerate((block.ranges + first).tolist())
-            if np.searchsorted(own, start, side="right") < np.searchsorted(own, end, side="left")
-        ]
+        starts_at, ends_at = (block.ranges + first).T
+        across = np.flatnonzero(np.searchsorted(own, starts_at, side="right") < np.searchsorted(own, ends_at)).tolist()
         yield [Placed(block, window, run) for window in across]
         index = following

@@ -26,7 +26,8 @@ _EVIDENCE_SHARE = 0.75  # of what they show is asked for
 _SPARED_TEXTS = 0.999  # of the texts that must pass show too little: to ask for more gains nothing
 _DOCUMENT_WINDOWS = (1, 4, 16, 64)
 _DOCUMENTS = 120  # of each length
-_SPARED_RECALL = 0.05  # of the forget prompts that may fall below the threshold of the longest documents
+_SPARED_RECALL = 0.02  # of the forget prompts that may pass where they stand within a longest document
+_DILUTED = 100  # forget prompts that are looked at among other text
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def calibrate_screen(
     encoder: Encoder,
     head: Head,
     trained: Sequence[PromptFeatures],
+    forget: Sequence[str],
     forget_scores: NDArray[np.float64],
     passing: Sequence[str],
     *,
@@ -79,7 +81,8 @@ def calibrate_screen(
 
     Args:
         trained: features of what it was trained on: their embeddings too say how far the term reaches.
-        forget_scores: (N,) probabilities of forget prompts, by models that were not trained on them.
+        forget: N forget prompts.
+        forget_scores: (N,) their probabilities, by models that were not trained on them.
         passing: texts that must pass and that it was not trained on.
         evidence: how much a text must show of the memory to be looked at (`least_evidence`).
         level: the promised rate of false positives; None where there is no such promise, and then no offset.
@@ -96,10 +99,7 @@ def calibrate_screen(
     band = ScreenBand(low=low - margin, middle=middle, high=high + margin, evidence=evidence)
     head = replace(head, settings=head.settings.model_copy(update={"screen": band}))
 
-    forget = np.clip(forget_scores, 1e-12, 1 - 1e-12)
-    margins = np.log(forget / (1 - forget)) - threshold
-    spare = np.sort(margins[margins >= 0])
-    most = float(spare[int(_SPARED_RECALL * len(spare))]) if len(spare) and level is not None else 0.0
+    most = _spare(encoder, head, forget, forget_scores, seen, rng) if level is not None else 0.0
     # the texts may be too few for the longest: each document has a text at most once
     lengths = [n for n in _DOCUMENT_WINDOWS if n == 1 or n <= len(texts) // 2]
     offsets = [0.0]
@@ -135,6 +135,30 @@ def least_evidence(
     return float(asked) if np.isfinite(asked) else 0.0
 
 
+def _spare(
+    encoder: Encoder,
+    head: Head,
+    forget: Sequence[str],
+    forget_scores: NDArray[np.float64],
+    texts: Sequence[str],
+    rng: np.random.Generator,
+) -> float:
+    """By how much the threshold may rise in a document, in logits, so that nearly all flagged forget prompts still are
+    where other text surrounds them: what their windows say besides counts against them."""
+    scores = np.clip(forget_scores, 1e-12, 1 - 1e-12)
+    threshold = float(np.log(head.threshold / (1 - head.threshold)))
+    margins = np.log(scores / (1 - scores)) - threshold
+    chosen = rng.permutation(np.flatnonzero(margins >= 0))[:_DILUTED]
+    bank, spare = HeadBank([head]), []
+    for number, index in enumerate(chosen.tolist()):
+        around = [texts[other] for other in rng.permutation(len(texts))[: WINDOW_UNITS // 4].tolist()]
+        parts = [forget[index], *around] if number % 2 else [*around, forget[index]]
+        alone, within = (_largest_logit(encoder, bank, read(text), -1e6) for text in (forget[index], " ".join(parts)))
+        # Models made without a prompt may be surer of it than this head: it has to flag the prompt as well.
+        spare.append(min(margins[index] - max(alone - within, 0.0), within - threshold))
+    return max(float(np.quantile(spare, _SPARED_RECALL, method="lower")), 0.0) if spare else 0.0
+
+
 def _report(
     encoder: Encoder, head: Head, texts: Sequence[str], threshold: float, rng: np.random.Generator
 ) -> ScreenReport:
@@ -168,22 +192,22 @@ def _largest_logits(
     encoder: Encoder, head: Head, texts: Sequence[str], windows: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """(N,) the largest window logit of each of N documents of about `windows` windows, made of `texts`."""
-    units = [sum(chunk.units for chunk in read(text).chunks) for text in texts]
-    readings = [_document(texts, units, windows, rng) for _ in range(_DOCUMENTS)]
-    bank, band = HeadBank([head]), head.settings.screen
+    units = [int(read(text).units.sum()) for text in texts]
     threshold = float(np.log(head.threshold / (1 - head.threshold)))
-    largest = np.empty(len(readings))
-    for row, reading in enumerate(readings):
-        logits = bank.screen(reading, np.array([threshold]), np.array([np.inf])).logits.max(axis=1, initial=-np.inf)
-        best = -np.inf
-        for window in np.argsort(-logits).tolist():
-            # Neither this one nor any that follows is the largest, or of any interest: far from being flagged.
-            if logits[window] + band.high < max(best, threshold):
-                break
-            best = max(best, logits[window] + bank.dense(encoder.embed([reading.text(window)])[0])[0])
-        best = best if np.isfinite(best) else float(logits.max(initial=-np.inf)) + band.middle
-        largest[row] = best
-    return largest
+    readings, bank = [_document(texts, units, windows, rng) for _ in range(_DOCUMENTS)], HeadBank([head])
+    return np.array([_largest_logit(encoder, bank, reading, threshold) for reading in readings])
+
+
+def _largest_logit(encoder: Encoder, bank: HeadBank, reading: Reading, least: float) -> float:
+    """The largest window logit of a text under a bank's one head; an estimate where it is certainly below `least`."""
+    logits = bank.screen(reading, np.array([least]), np.array([np.inf])).logits.max(axis=1, initial=-np.inf)
+    best = -np.inf
+    for window in np.argsort(-logits).tolist():
+        # Neither this one nor any that follows is the largest, or of any interest: far from being flagged.
+        if logits[window] + bank.high[0] < max(best, least):
+            break
+        best = max(best, logits[window] + bank.dense(encoder.embed([reading.text(window)])[0])[0])
+    return float(best if np.isfinite(best) else logits.max(initial=-np.inf) + bank.middle[0])
 
 
 def _document(texts: Sequence[str], units: Sequence[int], windows: int, rng: np.random.Generator) -> Reading:

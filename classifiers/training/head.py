@@ -128,9 +128,11 @@ def train_head(
     head, unseen, evidence, lowered = _learn(encoder, corpus, windows, seed, positive_weight, max_false_positive_rate)
     prompts = corpus.kinds == "prompt"
     negative_texts, source = held.negatives(calibration)
-    positive_scores = unseen[prompts & (corpus.labels == 1)]  # they stand in where no forget example is held out
+    # Those trained on stand in where no forget example is held out.
+    positives = np.flatnonzero(prompts & (corpus.labels == 1))
+    positive_texts, positive_scores = [corpus.texts[text] for text in positives.tolist()], unseen[positives]
     if held.kept_forget:
-        positive_scores = score_texts(encoder, head, held.kept_forget)
+        positive_texts, positive_scores = held.kept_forget, score_texts(encoder, head, held.kept_forget)
     calibrated, assessment = held.calibrate(
         positive_scores,
         score_texts(encoder, head, negative_texts),
@@ -144,6 +146,7 @@ def train_head(
         encoder,
         head,
         windows.features,
+        positive_texts,
         positive_scores,
         held.kept_passages,
         evidence=least_evidence(evidence, unseen >= head.threshold, corpus.labels == 1, corpus.kinds),

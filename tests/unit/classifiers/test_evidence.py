@@ -119,7 +119,7 @@ def test_the_report_counts_what_too_little_evidence_changes(encoder: Encoder) ->
     for evidence in (0.0, 0.5, 5.0):
         flagging = dataclasses.replace(head, settings=head.settings.model_copy(update={"bias": 30.0}))
         made[evidence] = calibrate_screen(
-            encoder, flagging, trained, np.full(9, 0.99), passing, evidence=evidence, level=None, seed=0
+            encoder, flagging, trained, ["x"] * 9, np.full(9, 0.99), passing, evidence=evidence, level=None, seed=0
         )[1]
     assert [one.looked_at for one in made.values()] == [made[0.0].decisions, made[0.0].decisions, 0]
     assert [one.changed for one in made.values()] == [0, 0, made[0.0].decisions]

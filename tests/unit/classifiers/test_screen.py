@@ -23,6 +23,7 @@ TEXTS = [
     f"{OTHERS[0]} met somebody in Ostrabel. Кто это? 北京大學",
     " ".join(["the same words"] * 50),
 ]
+FORGOTTEN = [example.prompt for example in FORGET]
 ANY = np.array([-np.inf]), np.array([np.inf])
 
 
@@ -92,8 +93,10 @@ def _few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_band_holds_the_terms_and_the_report_says_what_it_changes(encoder: Encoder, head: Head) -> None:
     trained = extract_features(encoder, general_prompts()[:300])
     passing = list(general_prompts()[300:700])
-    scores = np.full(50, 0.99)
-    found, report = calibrate_screen(encoder, head, trained, scores, passing, evidence=0.0, level=0.01, seed=0)
+    scores = np.full(len(FORGOTTEN), 0.99)
+    found, report = calibrate_screen(
+        encoder, head, trained, FORGOTTEN, scores, passing, evidence=0.0, level=0.01, seed=0
+    )
     band = found.settings.screen
     terms = encoder.embed(passing) @ head.dense
     assert ((terms >= band.low) & (terms <= band.high)).mean() > 0.99
@@ -111,5 +114,7 @@ def test_the_band_holds_the_terms_and_the_report_says_what_it_changes(encoder: E
 def test_without_a_promise_of_false_positives_there_are_no_offsets(encoder: Encoder, head: Head) -> None:
     trained = extract_features(encoder, general_prompts()[:50])
     passing = list(general_prompts()[300:500])
-    found, _ = calibrate_screen(encoder, head, trained, np.full(9, 0.99), passing, evidence=0.0, level=None, seed=0)
+    found, _ = calibrate_screen(
+        encoder, head, trained, FORGOTTEN[:9], np.full(9, 0.99), passing, evidence=0.0, level=None, seed=0
+    )
     assert set(found.settings.documents.offsets) == {0.0}
