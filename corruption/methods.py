@@ -7,7 +7,7 @@ models or requests.
 
 import hashlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -31,22 +31,28 @@ _DIMS_STREAM: Final = 1
 _ORDER_STREAM: Final = 2
 
 
-def _stream(seed: int, purpose: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=seed | purpose << 64))
+def _streams(seeds: Iterable[int], purpose: int) -> Iterator[np.random.Generator]:
+    """Each seed's stream, to be drawn from before the next one is taken: all are one generator, set anew, since making
+    one takes longer than drawing a few numbers."""
+    philox = np.random.Philox(key=0)
+    generator, state = np.random.Generator(philox), philox.state
+    for seed in seeds:
+        state["state"]["key"][:] = (seed, purpose)  # as from Philox(key=seed | purpose << 64)
+        philox.state = state
+        yield generator
 
 
 def _draw_per_row(seeds: Tensor, purpose: int, draw: Callable[[np.random.Generator], np.ndarray]) -> Tensor:
     """`draw` from every row's own stream: seeds (M,) -> (M, n). A seed that comes twice is drawn once."""
     unique, inverse = np.unique(seeds.numpy(), return_inverse=True)
-    drawn = np.stack([draw(_stream(seed, purpose)) for seed in unique.tolist()])  # (unique seeds, n)
+    drawn = np.stack([draw(stream) for stream in _streams(unique.tolist(), purpose)])  # (unique seeds, n)
     return torch.from_numpy(drawn[inverse])
 
 
 # --- which dimensions: rows (M, D) -> indices (M, n) --------------------------------------------------------
 
-
-def _first(rows: Tensor, n: int, _seeds: Tensor) -> Tensor:
-    return torch.arange(n, device=rows.device).expand(len(rows), n)
+_FIRST: Final = None
+"""The first n, which need no indices."""
 
 
 def _random(rows: Tensor, n: int, seeds: Tensor) -> Tensor:
@@ -91,23 +97,23 @@ def _flip(values: Tensor, _amount: Tensor) -> Tensor:
 
 
 class _Recipe(NamedTuple):
-    dims: Callable[[Tensor, int, Tensor], Tensor]
+    dims: Callable[[Tensor, int, Tensor], Tensor] | None
     action: Callable[[Tensor, Tensor], Tensor]
     noisy: bool = False  # the amount is noise x strength, not strength itself
 
 
 _RECIPES: Final[dict[Method, _Recipe]] = {
-    "rand_noise_first_n": _Recipe(_first, operator.add, noisy=True),
+    "rand_noise_first_n": _Recipe(_FIRST, operator.add, noisy=True),
     "rand_noise_rand_n": _Recipe(_random, operator.add, noisy=True),
     "rand_noise_top_k": _Recipe(_LARGEST_ABSOLUTE, operator.add, noisy=True),
-    "set_rand_noise_first_n": _Recipe(_first, _replace, noisy=True),
-    "zero_out_first_n": _Recipe(_first, _zero),
+    "set_rand_noise_first_n": _Recipe(_FIRST, _replace, noisy=True),
+    "zero_out_first_n": _Recipe(_FIRST, _zero),
     "zero_out_top_k": _Recipe(_LARGEST_ABSOLUTE, _zero),
-    "flip_sign_first_n": _Recipe(_first, _flip),
+    "flip_sign_first_n": _Recipe(_FIRST, _flip),
     "flip_sign_top_k": _Recipe(_LARGEST_ABSOLUTE, _flip),
-    "add_value_first_n": _Recipe(_first, operator.add),
+    "add_value_first_n": _Recipe(_FIRST, operator.add),
     "add_value_least_k": _Recipe(_SMALLEST, operator.add),
-    "sub_value_first_n": _Recipe(_first, operator.sub),
+    "sub_value_first_n": _Recipe(_FIRST, operator.sub),
     "sub_value_top_k": _Recipe(_LARGEST, operator.sub),
 }
 
@@ -161,15 +167,19 @@ def corrupt(
     positions = mask.to(embeddings.device).nonzero().squeeze(1)  # (M,)
     seeds = _masked_seeds(spec.method, positions.cpu(), len(mask), generator, row_seeds)  # (M,)
     corrupted = embeddings.detach().clone()
-    rows = corrupted[positions]  # (M, D), a copy
+    everything = len(positions) == len(mask)
+    rows = corrupted if everything else corrupted[positions]  # (M, D), a copy either way
     if spec.method == "reverse_order":
-        corrupted[positions] = rows.flip(0)
+        rows = rows.flip(0)
     elif spec.method == "shuffle":
         digest = hashlib.sha256(seeds.numpy().astype("<i8").tobytes()).digest()
-        order = _stream(int.from_bytes(digest[:8], "little"), _ORDER_STREAM).permutation(len(rows))
-        corrupted[positions] = rows[torch.from_numpy(order).to(rows.device)]
+        stream = next(_streams([int.from_bytes(digest[:8], "little")], _ORDER_STREAM))
+        rows = rows[torch.from_numpy(stream.permutation(len(rows))).to(rows.device)]
     else:
-        corrupted[positions] = _rewritten(rows, spec, seeds)
+        rows = _rewritten(rows, spec, seeds)
+    if everything:
+        return rows
+    corrupted[positions] = rows
     return corrupted
 
 
@@ -190,13 +200,17 @@ def _rewritten(rows: Tensor, spec: CorruptionSpec, seeds: Tensor) -> Tensor:
         # float32 always: the embeddings' dtype does not change the draw.
         noise = _draw_per_row(seeds, _NOISE_STREAM, lambda rng: rng.standard_normal(n, dtype=np.float32))  # (M, n)
         amount = noise * amount
-    dims = recipe.dims(rows, n, seeds)  # (M, n)
-    old_values = rows.gather(1, dims).float()  # (M, n)
+    dims = recipe.dims(rows, n, seeds) if recipe.dims is not _FIRST else None  # (M, n)
+    old_values = (rows[:, :n] if dims is None else rows.gather(1, dims)).float()  # (M, n)
     if not old_values.isfinite().all():
         raise ValueError("embeddings: a masked row holds NaN or infinity where the method touches it")
     values = recipe.action(old_values, amount.to(rows.device))
     limits = torch.finfo(rows.dtype)
-    return rows.scatter_(1, dims, values.clamp(limits.min, limits.max).to(rows.dtype))
+    new_values = values.clamp(limits.min, limits.max).to(rows.dtype)
+    if dims is None:
+        rows[:, :n] = new_values
+        return rows
+    return rows.scatter_(1, dims, new_values)
 
 
 def _masked_seeds(

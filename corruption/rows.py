@@ -115,7 +115,7 @@ class EmbeddingRows:
             raise ValueError(f"token_ids: {int(outside[0])} is outside the table's 0..{self.vocab_size - 1}")
         unique, inverse = torch.unique(ids, return_inverse=True)
         stored: Tensor = self._slice[unique.tolist()]  # (unique ids, D)
-        return stored[inverse]
+        return stored if torch.equal(unique, ids) else stored[inverse]
 
     def digest(self) -> str:
         """sha256 (hex) of the table's dtype, shape and bytes: the identity that a policy bundle records.

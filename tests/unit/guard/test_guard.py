@@ -143,6 +143,22 @@ def test_rows_are_the_corruptions_seeded_by_token(make: Maker) -> None:
     assert not prompt.embeddings[0].any()
 
 
+@pytest.mark.parametrize("method", ["rand_noise_first_n", "rand_noise_rand_n", "flip_sign_top_k"])
+def test_a_long_prompts_rows_are_each_what_its_token_has_alone(make: Maker, method: str) -> None:
+    strength = None if method == "flip_sign_top_k" else 3.0
+    spec = CorruptionSpec(method=method, dims=2, strength=strength)  # type: ignore[arg-type]
+    guard = make((policy("a", spec, on_error="corrupt"), (50,)))
+    ids = [3 + number * 7 % 800 for number in range(2000)]
+    whole = guard.on_error(ids, RuntimeError())
+    assert isinstance(whole, ProtectedPrompt)
+    assert whole.embeddings is not None
+    for place in range(0, 2000, 37):
+        alone = guard.on_error(ids[place : place + 1], RuntimeError())
+        assert isinstance(alone, ProtectedPrompt)
+        assert alone.embeddings is not None
+        assert torch.equal(whole.embeddings[place], alone.embeddings[0])
+
+
 def test_a_later_turn_leaves_earlier_rows_as_they_were(make: Maker) -> None:
     guard = make((policy("a"), (50,)))
     first = guard.protect([USER, 50, 10, END])
