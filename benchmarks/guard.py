@@ -1,9 +1,10 @@
 """`make bench-guard`: what `Guard.protect` takes for prompts that no cache has seen, on one core.
 
 Texts are those of `benchmarks/inputs.py`: a user's, and some that are meant to cost. The process is warmed by other
-text. Beside them: the twentieth turn of a conversation against its first, many policies, and a Hugging Face
-text-classification pipeline in the shape of RoBERTa-base, which classifies and does nothing else. Wall clock, and
-processor time of the process, which other work on the machine lengthens less.
+text. Beside them: the twentieth turn of a conversation against its first, many policies, the corruption of a flagged
+prompt in the width of real models, and a Hugging Face text-classification pipeline in the shape of RoBERTa-base, which
+classifies and does nothing else. Wall clock, and processor time of the process, which other work on the machine
+lengthens less.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ _WARM_UP = 8
 _CELL_S, _FEWEST = 20.0, 3
 _TURNS, _CONVERSATIONS, _TURN_WORDS = 20, 8, 45
 _CLASSIFIED_TOKENS = 512
+_CORRUPTED_TOKENS, _CORRUPTED_PROMPTS = 4096, 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,9 @@ def main() -> None:
     report["policies"] = {str(count): bench.policies(count) for count in counts}
     rows = [(count, kind, timing) for count, kinds in report["policies"].items() for kind, timing in kinds.items()]
     console.print(_table("Many policies, 512 tokens [ms]", ("policies", "text"), rows))
+    report["corruption"] = bench.corruption()
+    title = f"Corruption alone of {_CORRUPTED_TOKENS} flagged tokens of prose [ms]"
+    console.print(_table(title, ("embeddings, dimensions",), _rows(report["corruption"])))
     report["classification"] = bench.classification()
     title = f"Classification of {_CLASSIFIED_TOKENS} tokens of prose [ms]"
     console.print(_table(title, ("by",), _rows(report["classification"])))
@@ -112,7 +118,7 @@ class Bench:
         from corruption import EmbeddingRows
         from guard import decoder_of, load_bundle, load_policy, template_of
 
-        self._scale = scale
+        self._scale, self._model = scale, model
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
         rows, bundle = EmbeddingRows.open(model), load_bundle(policy)
         shared = bundle.config.classifier.kind == "head"
@@ -183,6 +189,33 @@ class Bench:
             found[kind] = _measure(guard.protect, (stream.prompt(512) for _ in range(self._repeats(30))), _CELL_S)
         return found
 
+    def corruption(self) -> dict[str, Timing]:
+        """What a flagged prompt costs after its classification, in rows as wide as real models have."""
+        import torch
+
+        from benchmarks.inputs import CACHE, Stream
+        from benchmarks.served_model import build_embeddings
+        from corruption import CorruptionSpec, EmbeddingRows
+
+        stream = Stream("prose", self._tokenizer, seed=4)
+        prompts = [stream.prompt(_CORRUPTED_TOKENS) for _ in range(_FEWEST + self._repeats(_CORRUPTED_PROMPTS))]
+        found = {}
+        for width, dtype in ((2048, torch.bfloat16), (4096, torch.bfloat16), (4096, torch.float32)):
+            rows = EmbeddingRows.open(build_embeddings(CACHE, self._model, width, dtype))
+            for dims in (1, None):
+                spec = CorruptionSpec(method="rand_noise_first_n", dims=dims, strength=1.0)
+                config = self._policy.bundle.config.model_copy(update={"corruption": spec, "on_error": "corrupt"})
+                policy = dataclasses.replace(
+                    self._policy, bundle=dataclasses.replace(self._policy.bundle, config=config)
+                )
+                guard = self._open([policy], rows=rows, dtype=dtype)
+                # What failed to be classified is corrupted whole, and nothing else is done to it.
+                corrupt = partial(guard.on_error, error=RuntimeError())
+                _measure(corrupt, prompts[:_FEWEST])
+                name = f"{width} in {str(dtype).removeprefix('torch.')}, {'one' if dims else 'all'}"
+                found[name] = _measure(corrupt, prompts[_FEWEST:])
+        return found
+
     def classification(self) -> dict[str, Timing]:
         """The guard beside a pipeline with the same prompts, one after the other."""
         from benchmarks.inputs import Stream
@@ -199,10 +232,10 @@ class Bench:
             "text-classification pipeline, RoBERTa-base": _measure(pipeline, texts[_FEWEST:]),
         }
 
-    def _open(self, policies: Sequence[Any]) -> Any:
+    def _open(self, policies: Sequence[Any], **parts: Any) -> Any:
         from guard import Guard
 
-        return Guard(policies, **self._parts)
+        return Guard(policies, **{**self._parts, **parts})
 
     def _repeats(self, count: int) -> int:
         return max(round(count * self._scale), 3)

@@ -109,6 +109,26 @@ def build_model(folder: Path, shape: Shape | None = None) -> Path:
     return out
 
 
+def build_embeddings(folder: Path, model: Path, hidden_size: int, dtype: Any) -> Path:
+    """A checkpoint under `folder` that holds nothing but input embeddings, as many as `model` has and of this width:
+    enough for what corrupts rows."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    out = folder / f"embeddings-{model.name}-{hidden_size}-{str(dtype).removeprefix('torch.')}"
+    if not out.is_dir():
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        config |= {"hidden_size": hidden_size, "intermediate_size": hidden_size, "num_hidden_layers": 1}
+        table = torch.randn((config["vocab_size"], hidden_size), generator=torch.Generator().manual_seed(0))
+        with whole_folder(out) as work:
+            (work / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            tensors = {"model.embed_tokens.weight": table.to(dtype)}
+            save_file(tensors, work / "model.safetensors", metadata={"format": "pt"})
+    return out
+
+
 def build_policy_for(model: Path, folder: Path) -> tuple[Path, list[str]]:
     """A policy for `model` under `folder` that forgets the demo's people (made once, about a minute), and questions
     about them, which it flags."""

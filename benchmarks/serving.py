@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import burst
 from benchmarks.inputs import CACHE, KINDS, Stream
 from benchmarks.serving_report import Cell, Run, flagged_places, plot, summarise, table_of
 from benchmarks.serving_systems import SERVED_NAME, SYSTEMS, Cores, System, started
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="[3]")
     parser.add_argument("--requests", type=int, default=24, help="in a run; three for each client at least [24]")
     parser.add_argument("--answer-tokens", type=int, default=32, help="of each answer [32]")
+    parser.add_argument("--bursts", type=int, default=0, help="rounds of a crowd of long prompts at once [0]")
     parser.add_argument("--kind", choices=list(KINDS), default="prose", help="of text [prose]")
     parser.add_argument("--hidden-size", type=int, default=256, help="of the model made here [256]")
     parser.add_argument("--layers", type=int, default=4, help="of the model made here [4]")
@@ -66,8 +68,13 @@ def main() -> None:
         for system in systems.values():
             load.send(system, _WARM_UP, -1, load.texts(_WARM_UP, _WARM_UP_REQUESTS))
         runs = _rounds(systems, load, options, console)
+        bursts = _bursts(systems, load.stream, options)
     summaries = summarise(runs)
-    Console(width=180).print(table_of(summaries))
+    wide = Console(width=180)
+    if runs:
+        wide.print(table_of(summaries))
+    if options.bursts:
+        wide.print(burst.table_of(bursts))
     answered = {(run.cell, run.round, run.figures["answer_tokens"]) for run in runs}
     if len(answered) > len({(run.cell, run.round) for run in runs}):
         console.print("the systems did not answer with the same numbers of tokens: see answer_tokens in serving.json")
@@ -76,13 +83,15 @@ def main() -> None:
         "cores": dataclasses.asdict(cores),
         "load_1_min": os.getloadavg()[0],
         "runs": [dataclasses.asdict(run) for run in runs],
+        "bursts": {name: [dataclasses.asdict(one) for one in found] for name, found in bursts.items()},
         "summaries": [
             {**dataclasses.asdict(cell), "systems": {name: _plain(found) for name, found in systems_found.items()}}
             for cell, systems_found in summaries.items()
         ],
     }
     (options.out / "serving.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    plot(summaries, options.out / "serving.svg")
+    if runs:
+        plot(summaries, options.out / "serving.svg")
     console.print(f"{options.out / 'serving.json'}, {options.out / 'serving.svg'}", highlight=False)
 
 
@@ -90,12 +99,12 @@ class Load:
     """Writes prompts and has them sent."""
 
     def __init__(self, model: Path, stream: Stream, questions: Sequence[str], options: argparse.Namespace) -> None:
-        self._model, self._stream, self._questions, self._options = model, stream, questions, options
+        self._model, self.stream, self._questions, self._options = model, stream, questions, options
         self._asked = 0
 
     def texts(self, cell: Cell, count: int) -> list[str]:
         """New prompts; those to be flagged begin with a question about what is forgotten."""
-        texts = [self._stream.text(cell.words) for _ in range(count)]
+        texts = [self.stream.text(cell.words) for _ in range(count)]
         for place in flagged_places(count, cell.flagged_percent):
             question = self._questions[self._asked % len(self._questions)].split()
             texts[place] = " ".join([*question, *texts[place].split()][: max(cell.words, len(question))])
@@ -175,6 +184,17 @@ def _rounds(systems: dict[str, System], load: Load, options: argparse.Namespace,
         took_s = time.monotonic() - started_at
         console.print(f"round {number + 1} of {options.rounds} done after {took_s:.0f} s", highlight=False)
     return runs
+
+
+def _bursts(systems: dict[str, System], stream: Stream, options: argparse.Namespace) -> dict[str, list[burst.Burst]]:
+    """In each round, the same crowd for one system after the other."""
+    found: dict[str, list[burst.Burst]] = {name: [] for name in systems}
+    names = list(systems)
+    for number in range(options.bursts):
+        crowd = burst.crowd_texts(options.seed + number)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            found[name].append(burst.measure(systems[name], crowd, stream, options.answer_tokens))
+    return found
 
 
 def _plain(measures: Any) -> dict[str, Any]:
