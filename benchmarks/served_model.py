@@ -6,6 +6,7 @@ tokenizer is a real one.
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -155,6 +156,26 @@ def build_policy_for(model: Path, folder: Path) -> tuple[Path, list[str]]:
         with quiet_transformers():
             build_policy(options, console=Console(stderr=True))
     return out, [example.prompt for example in read_examples(forget)]
+
+
+def write_clones(policy: Path, folder: Path, count: int) -> list[Path]:
+    """The bundle `policy` and copies of it under `folder`, as `clones` makes them, `count` in all."""
+    from classifiers import Encoder, resolve_encoder
+    from guard import load_bundle, load_policy
+    from guard.bundle import write_bundle
+
+    bundle = load_bundle(policy)
+    encoder = Encoder.open(resolve_encoder(bundle.config.classifier.encoder), threads=1)
+    model = bundle.config.model
+    loaded = load_policy(bundle, encoder, hidden_size=model.hidden_size, embedding_digest=model.embedding_digest)
+    written = [policy]
+    for clone in clones(loaded, count)[1:]:
+        out = folder / clone.name
+        with tempfile.TemporaryDirectory() as work:
+            clone.head.save(Path(work) / "head.safetensors")
+            write_bundle(out, clone.bundle.config, Path(work) / "head.safetensors", {}, overwrite=True)
+        written.append(out)
+    return written
 
 
 def clones(policy: Any, count: int) -> Sequence[Any]:

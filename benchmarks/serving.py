@@ -22,6 +22,7 @@ from rich.console import Console
 
 from benchmarks import burst
 from benchmarks.inputs import CACHE, KINDS, Stream
+from benchmarks.served_model import write_clones
 from benchmarks.serving_report import Cell, Run, flagged_places, plot, summarise, table_of
 from benchmarks.serving_systems import SERVED_NAME, SYSTEMS, Cores, System, started
 
@@ -38,6 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8], help="at once [1 8]; full: 1 8 32")
     parser.add_argument("--flagged", type=float, nargs="+", default=[0.0], metavar="PERCENT", help="[0]; full: 0 1 10")
+    parser.add_argument("--policies", type=int, default=1, help="of eco: the policy and copies with other names [1]")
     parser.add_argument("--rounds", type=int, default=3, help="[3]")
     parser.add_argument("--requests", type=int, default=24, help="in a run; three for each client at least [24]")
     parser.add_argument("--answer-tokens", type=int, default=32, help="of each answer [32]")
@@ -59,9 +61,10 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     model, policy, questions = _served(options)
+    policies = write_clones(policy, options.out / "policies", options.policies) if options.policies > 1 else [policy]
     cores = Cores.choose()
     console = Console()
-    with started(options.systems, model, policy, options.out, cores=cores, port=options.port) as systems:
+    with started(options.systems, model, policies, options.out, cores=cores, port=options.port) as systems:
         os.sched_setaffinity(0, {cores.load})
         tokenizer: Any = AutoTokenizer.from_pretrained(model)
         load = Load(model, Stream(options.kind, tokenizer, options.seed), questions, options)

@@ -20,7 +20,7 @@ from demo.errors import DemoError
 from demo.servers import ServerProcess
 
 SYSTEMS = ("plain", "embeds", "eco", "litellm")
-"""`plain`: vLLM. `embeds`: vLLM with `--enable-prompt-embeds`, which a guard needs. `eco`: `eco serve` with one policy.
+"""`plain`: vLLM. `embeds`: vLLM with `--enable-prompt-embeds`, which a guard needs. `eco`: `eco serve`.
 `litellm`: the LiteLLM proxy before the plain one."""
 SERVED_NAME = "bench"
 LITELLM = "litellm[proxy]==1.108.7"
@@ -101,7 +101,14 @@ class _Proxy(ServerProcess):
 
 @contextlib.contextmanager
 def started(
-    names: Sequence[str], model: Path, policy: Path, work: Path, *, cores: Cores, port: int, flags: Sequence[str] = ()
+    names: Sequence[str],
+    model: Path,
+    policies: Sequence[Path],
+    work: Path,
+    *,
+    cores: Cores,
+    port: int,
+    flags: Sequence[str] = (),
 ) -> Iterator[dict[str, System]]:
     """The systems of these names, up until the end, on ports from `port` on. Logs and configurations go to `work`."""
     work.mkdir(parents=True, exist_ok=True)
@@ -113,7 +120,8 @@ def started(
     }
     module = "vllm.entrypoints.launchers.api_server.entry"
     plain = [sys.executable, "-m", module, "--model", str(model)]
-    guarded = ["--policy", str(policy), "--eco-admin-port", str(port + 9), "--eco-secret-file", str(work / "secret")]
+    guarded = [part for policy in policies for part in ("--policy", str(policy))]
+    guarded += ["--eco-admin-port", str(port + 9), "--eco-secret-file", str(work / "secret")]
     commands = {
         "plain": plain,
         "embeds": [*plain, "--enable-prompt-embeds"],
