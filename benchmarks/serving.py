@@ -118,7 +118,7 @@ class Load:
         """All texts, `cell.clients` at a time; figures are for this run alone."""
         file = self._options.out / "prompts.jsonl"
         file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts), encoding="utf-8")
-        corrupted, before = system.corrupted(), system.usage()
+        corrupted, generated, before = system.corrupted(), system.generated(), system.usage()
         with (self._options.out / "load.log").open("a") as log, contextlib.redirect_stdout(log):
             result = self._generate(system.url, file, len(texts), cell.clients)
         after = system.usage()
@@ -136,7 +136,8 @@ class Load:
             "rss_mb": after.rss_mb,
             "requests": float(len(texts)),
             "prompt_tokens": float(result["total_input_tokens"]),
-            "answer_tokens": float(result["total_output_tokens"]),
+            # The proxy does not pass on what the answer says of its length.
+            "answer_tokens": float(system.generated() - generated),
         }
         if corrupted is not None:
             figures["flagged"] = float((system.corrupted() or 0) - corrupted)
@@ -177,13 +178,17 @@ def _rounds(systems: dict[str, System], load: Load, options: argparse.Namespace,
     cells = [Cell(w, c, f) for w in options.words for c in options.clients for f in options.flagged]
     names = list(systems)
     runs = []
+    kept = options.out / "runs.jsonl"  # what is there if the rest fails
+    kept.unlink(missing_ok=True)
     started_at = time.monotonic()
     for number in range(options.rounds):
         for cell in cells:
             texts = load.texts(cell, max(options.requests, 3 * cell.clients))
             first = number % len(names)
             for name in names[first:] + names[:first]:
-                runs.append(load.send(systems[name], cell, number, texts))  # noqa: PERF401 - sent one after the other
+                runs.append(load.send(systems[name], cell, number, texts))
+                with kept.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(dataclasses.asdict(runs[-1])) + "\n")
         took_s = time.monotonic() - started_at
         console.print(f"round {number + 1} of {options.rounds} done after {took_s:.0f} s", highlight=False)
     return runs

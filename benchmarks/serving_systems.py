@@ -65,6 +65,7 @@ class System:
     def __init__(self, name: str, servers: Sequence[ServerProcess], admin: str | None = None) -> None:
         self.name = name
         self.url = servers[0].url
+        self._model = servers[-1].url
         self._roots = [server.process.pid for server in servers if server.process is not None]
         self._admin = admin
 
@@ -79,9 +80,16 @@ class System:
         """Prompts corrupted so far; None where nobody guards."""
         if self._admin is None:
             return None
-        lines = httpx.get(f"{self._admin}/metrics", timeout=10.0).text.splitlines()
-        found = [line for line in lines if line.startswith('eco_prompts_total{outcome="corrupted"}')]
-        return int(float(found[0].rsplit(" ", 1)[1])) if found else 0
+        return _metric(self._admin, 'eco_prompts_total{outcome="corrupted"}')
+
+    def generated(self) -> int:
+        """Tokens that the model has generated so far, whatever the answers said of it."""
+        return _metric(self._model, "vllm:generation_tokens_total{")
+
+
+def _metric(url: str, start: str) -> int:
+    lines = httpx.get(f"{url}/metrics", timeout=10.0).text.splitlines()
+    return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(start)))
 
 
 class _Proxy(ServerProcess):
