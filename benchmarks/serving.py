@@ -93,9 +93,10 @@ def main() -> None:
         ],
     }
     (options.out / "serving.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    console.print(str(options.out / "serving.json"), highlight=False)
     if runs:
         plot(summaries, options.out / "serving.svg")
-    console.print(f"{options.out / 'serving.json'}, {options.out / 'serving.svg'}", highlight=False)
+        console.print(str(options.out / "serving.svg"), highlight=False)
 
 
 class Load:
