@@ -35,7 +35,7 @@ class CostModel:
     """
 
     #: Before anything was measured: more than a slow core needs.
-    START_US_PER_TOKEN = 50.0
+    START_US_PER_TOKEN = 20.0
     LEAST_US = 1000
     #: A prompt of this many tokens moves the estimate half the way.
     _HALF_TOKENS = 2000

@@ -21,7 +21,7 @@ from text.reading import OVERLAP_UNITS, WINDOW_UNITS, Reading, read, read_all, w
 
 _TAIL = 0.0005  # of the texts the band is found on lie beyond either end
 _MARGIN = 0.1  # of the band's width, on either side
-_UNSEEN_EVIDENCE = 0.005  # of the flagged texts of any kind may show less evidence than is asked for
+_UNSEEN_EVIDENCE = 0.002  # of the flagged texts may show less evidence than is asked for
 _EVIDENCE_SHARE = 0.75  # of what they show is asked for
 _SPARED_TEXTS = 0.999  # of the texts that must pass show too little: to ask for more gains nothing
 _DOCUMENT_WINDOWS = (1, 4, 16, 64)
@@ -113,26 +113,22 @@ def calibrate_screen(
     return head, _report(encoder, head, unseen or seen, threshold, rng)
 
 
-def least_evidence(
-    evidence: NDArray[np.float64],
-    flagged: NDArray[np.bool_],
-    forget: NDArray[np.bool_],
-    kinds: NDArray[np.str_],
-) -> float:
-    """How much of a memory a text must show to be looked at: less than nearly every flagged text of any kind shows. 0
-    where some kind of text is flagged for what no memory holds.
+def least_evidence(evidence: NDArray[np.float64], flagged: NDArray[np.bool_], forget: NDArray[np.bool_]) -> float:
+    """How much of a memory a text must show to be looked at: less than nearly every flagged text shows. 0 where texts
+    are flagged for what no memory holds.
 
     Args:
         evidence: (T,) of each text, by a memory that does not know it.
         flagged: (T,) by a head that was not trained on it.
         forget: (T,) texts that must be forgotten.
-        kinds: (T,) what each text was made as.
     """
-    shown = [evidence[flagged & forget & (kinds == kind)] for kind in np.unique(kinds[forget])]
-    least = [float(np.quantile(own, _UNSEEN_EVIDENCE, method="lower")) for own in shown if len(own)]
+    shown = evidence[flagged & forget]
+    if not len(shown):
+        return 0.0
+    least = _EVIDENCE_SHARE * float(np.quantile(shown, _UNSEEN_EVIDENCE, method="lower"))
     spared = float(np.quantile(evidence[~forget], _SPARED_TEXTS, method="higher"))
-    asked = min([_EVIDENCE_SHARE * min(least, default=0.0), np.nextafter(spared, np.inf)])
-    return float(asked) if np.isfinite(asked) else 0.0
+    asked = min(least, float(np.nextafter(spared, np.inf)))
+    return asked if np.isfinite(asked) else 0.0
 
 
 def _spare(

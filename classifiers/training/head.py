@@ -149,7 +149,7 @@ def train_head(
         positive_texts,
         positive_scores,
         held.kept_passages,
-        evidence=least_evidence(evidence, unseen >= head.threshold, corpus.labels == 1, corpus.kinds),
+        evidence=least_evidence(evidence, unseen >= head.threshold, corpus.labels == 1),
         level=calibration.level if promised else None,
         seed=seed,
     )

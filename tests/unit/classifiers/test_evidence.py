@@ -99,16 +99,17 @@ def test_nothing_is_looked_at_where_nothing_is_known(encoder: Encoder) -> None:
     assert not screened.doubtful.any()
 
 
-def test_what_is_asked_for_is_what_nearly_every_flagged_text_of_any_kind_shows() -> None:
+def test_what_is_asked_for_is_what_nearly_every_flagged_text_shows() -> None:
     evidence = np.array([1.0, 2.0, 4.0, np.inf, 0.1, 0.9, 0.2, 0.3])
     flagged = np.array([True, True, True, True, False, False, False, False])
     forget = np.array([True, True, True, True, True, False, False, False])
-    kinds = np.array(["prompt", "reverse", "prompt", "prompt", "prompt", "prompt", "general", "general"])
-    assert least_evidence(evidence, flagged, forget, kinds) == pytest.approx(0.75)
+    assert least_evidence(evidence, flagged, forget) == pytest.approx(0.75)
     # more than the texts that must pass show gains nothing
-    assert least_evidence(evidence * [10, 10, 1, 1, 1, 1, 1, 1], flagged, forget, kinds) == pytest.approx(0.9)
-    assert least_evidence(np.where(kinds == "reverse", 0.0, evidence), flagged, forget, kinds) == 0
-    assert least_evidence(evidence, np.zeros(8, dtype=bool), forget, kinds) == 0
+    assert least_evidence(evidence * [10, 10, 1, 1, 1, 1, 1, 1], flagged, forget) == pytest.approx(0.9)
+    assert least_evidence(evidence * [0, 1, 1, 1, 1, 1, 1, 1], flagged, forget) == 0
+    assert least_evidence(evidence, np.zeros(8, dtype=bool), forget) == 0
+    many = np.concatenate([np.zeros(2), np.full(998, 5.0), np.full(1000, 9.0)])
+    assert least_evidence(many, np.arange(2000) < 1000, np.arange(2000) < 1000) == pytest.approx(3.75)  # but a few
 
 
 def test_the_report_counts_what_too_little_evidence_changes(encoder: Encoder) -> None:
