@@ -9,6 +9,7 @@ import functools
 import logging
 import signal
 import socket
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -192,6 +193,8 @@ def _prepare(args: Namespace, bundles: Sequence[PolicyBundle], device: Device) -
     from corruption import EmbeddingRows
     from guard import load_policy
 
+    # The guard's threads work in Python: what else the process does waits for a turn this long, not five milliseconds.
+    sys.setswitchinterval(0.0005)
     shared = [bundle.config.classifier for bundle in bundles if bundle.config.classifier.kind == "head"]
     names = {classifier.encoder for classifier in shared}
     if len(names) > 1:
