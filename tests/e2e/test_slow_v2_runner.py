@@ -1,7 +1,8 @@
 """vLLM's V2 model runner, which is the default on GPUs, on a CPU: its Triton kernels run in Triton's interpreter.
 
-Two pipeline stages as well, which only that runner has on a CPU. Triton (docs/dependencies.md) is in no CPU lock: it is
-taken from the folder $ECO_TRITON, which `make test-v2-runner` fills; skipped without.
+Two pipeline stages as well, which only that runner has on a CPU, and two tensor-parallel workers. Triton
+(docs/dependencies.md) is in no CPU lock: it is taken from the folder $ECO_TRITON, which `make test-v2-runner` fills;
+skipped without.
 """
 
 import os
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-TWO_STAGES = ("--pipeline-parallel-size", "2", *FLAGS)
-
+WAYS = {
+    "two stages": ("--pipeline-parallel-size", "2", *FLAGS),
+    "two workers": ("--tensor-parallel-size", "2", *FLAGS),
+}
 
 #: vLLM's kernel for grammars stores under a mask of a type that Triton's interpreter does not take.
 NOT_INTERPRETED = ("json_schema", "tools")
@@ -49,18 +52,32 @@ def variables(triton: Path) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="module", params=WAYS.values(), ids=WAYS)
+def flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    return request.param  # type: ignore[no-any-return]
+
+
 @pytest.fixture(scope="module")
 def gateway(
-    demo_build: "DemoBuild", demo_policy: Path, variables: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    demo_build: "DemoBuild",
+    demo_policy: Path,
+    flags: tuple[str, ...],
+    variables: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RecordingGateway]:
     folder = tmp_path_factory.mktemp("v2")
-    gateway = recording_gateway(demo_build.model, [demo_policy], folder, flags=TWO_STAGES, variables=variables)
+    gateway = recording_gateway(demo_build.model, [demo_policy], folder, flags=flags, variables=variables)
     with gateway.server:
         yield gateway
 
 
 def test_masks_and_parity(
-    gateway: RecordingGateway, demo_build: "DemoBuild", variables: dict[str, str], asked: list[Probe], tmp_path: Path
+    gateway: RecordingGateway,
+    demo_build: "DemoBuild",
+    flags: tuple[str, ...],
+    variables: dict[str, str],
+    asked: list[Probe],
+    tmp_path: Path,
 ) -> None:
     from transformers import AutoTokenizer
 
@@ -92,7 +109,7 @@ def test_masks_and_parity(
         demo_build.model,
         port=free_port(),
         log=tmp_path / "plain.log",
-        flags=TWO_STAGES,
+        flags=flags,
         environment=environment(0) | variables,
     )
     with plain:

@@ -7,6 +7,7 @@ import pytest
 from invented_composer import FORGET, NAME, OTHERS, RETAIN
 
 from classifiers import Encoder, Head, HeadBank, HeadSettings, general_prompts
+from classifiers.calibration import screening
 from classifiers.calibration.screening import calibrate_screen, least_evidence
 from classifiers.features import LEXICAL_BUCKETS, extract_features
 from classifiers.head import ScreenBand
@@ -108,11 +109,12 @@ def test_what_is_asked_for_is_what_nearly_every_flagged_text_shows() -> None:
     assert least_evidence(evidence * [10, 10, 1, 1, 1, 1, 1, 1], flagged, forget) == pytest.approx(0.9)
     assert least_evidence(evidence * [0, 1, 1, 1, 1, 1, 1, 1], flagged, forget) == 0
     assert least_evidence(evidence, np.zeros(8, dtype=bool), forget) == 0
-    many = np.concatenate([np.zeros(2), np.full(998, 5.0), np.full(1000, 9.0)])
+    many = np.concatenate([np.zeros(1), np.full(999, 5.0), np.full(1000, 9.0)])
     assert least_evidence(many, np.arange(2000) < 1000, np.arange(2000) < 1000) == pytest.approx(3.75)  # but a few
 
 
-def test_the_report_counts_what_too_little_evidence_changes(encoder: Encoder) -> None:
+def test_the_report_counts_what_too_little_evidence_changes(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(screening, "_DOCUMENTS", 5)
     head = dataclasses.replace(head_of(encoder, WENDELL, 0.0, 0), lexical=np.zeros(LEXICAL_BUCKETS, dtype=np.float32))
     passing = [f"Zelburg, {prompt}" for prompt in general_prompts()[300:360]]
     trained = extract_features(encoder, general_prompts()[:40])
