@@ -26,7 +26,7 @@ _EVIDENCE_SHARE = 0.75  # of what they show is asked for
 _SPARED_TEXTS = 0.999  # of the texts that must pass show too little: to ask for more gains nothing
 _DOCUMENT_WINDOWS = (1, 4, 16, 64)
 _DOCUMENTS = 120  # of each length
-_SPARED_RECALL = 0.02  # of the forget prompts that may pass where they stand within a longest document
+_SPARED_RECALL = 0.05  # of the forget prompts that may pass where they stand within a longest document
 _DILUTED = 100  # forget prompts that are looked at among other text
 
 

@@ -141,6 +141,7 @@ def train_head(
     )
     head = replace(head, settings=head.settings.model_copy(update={"threshold": calibrated.threshold}))
     served = windows.text_scores(HeadBank([head]).scores(windows.features)[:, 0])
+    known = windows.text_scores(MemoryIndex([head.memory]).evidence(windows.reading)[:, 0])
     promised = calibration.error == "false_positive" and calibration.method != "fixed"
     head, screen = calibrate_screen(
         encoder,
@@ -149,7 +150,10 @@ def train_head(
         positive_texts,
         positive_scores,
         held.kept_passages,
-        evidence=least_evidence(evidence, unseen >= head.threshold, corpus.labels == 1),
+        evidence=min(
+            least_evidence(shown, scores >= head.threshold, corpus.labels == 1)
+            for shown, scores in ((evidence, unseen), (known, served))
+        ),
         level=calibration.level if promised else None,
         seed=seed,
     )
