@@ -125,12 +125,12 @@ def train_head(
         held.forget, held.retain, negatives, rng, encoder.vocabulary_ranks(), everyday=held.everyday, aliases=aliases
     )
     windows = embed_corpus(encoder, corpus)
-    head, unseen, evidence, lowered = _learn(encoder, corpus, windows, seed, positive_weight, max_false_positive_rate)
+    head, unseen, lowered = _learn(encoder, corpus, windows, seed, positive_weight, max_false_positive_rate)
     prompts = corpus.kinds == "prompt"
     negative_texts, source = held.negatives(calibration)
     # Those trained on stand in where no forget example is held out.
     positives = np.flatnonzero(prompts & (corpus.labels == 1))
-    positive_texts, positive_scores = [corpus.texts[text] for text in positives.tolist()], unseen[positives]
+    positive_texts, positive_scores = [corpus.texts[text] for text in positives.tolist()], unseen.scores[positives]
     if held.kept_forget:
         positive_texts, positive_scores = held.kept_forget, score_texts(encoder, head, held.kept_forget)
     calibrated, assessment = held.calibrate(
@@ -141,7 +141,6 @@ def train_head(
     )
     head = replace(head, settings=head.settings.model_copy(update={"threshold": calibrated.threshold}))
     served = windows.text_scores(HeadBank([head]).scores(windows.features)[:, 0])
-    known = windows.text_scores(MemoryIndex([head.memory]).evidence(windows.reading)[:, 0])
     promised = calibration.error == "false_positive" and calibration.method != "fixed"
     head, screen = calibrate_screen(
         encoder,
@@ -151,8 +150,8 @@ def train_head(
         positive_scores,
         held.kept_passages,
         evidence=min(
-            least_evidence(shown, scores >= head.threshold, corpus.labels == 1)
-            for shown, scores in ((evidence, unseen), (known, served))
+            least_evidence(evidence, scores >= head.threshold, corpus.labels == 1)
+            for evidence, scores in ((unseen.evidence, unseen.scores), (unseen.known, served))
         ),
         level=calibration.level if promised else None,
         seed=seed,
@@ -166,7 +165,7 @@ def train_head(
         encoder_digest=encoder.digest,
         threshold=head.threshold,
         folds=int(corpus.folds.max()) + 1,
-        cross_fitted=rates(unseen[corpus.judged] >= head.threshold, corpus.labels[corpus.judged]),
+        cross_fitted=rates(unseen.scores[corpus.judged] >= head.threshold, corpus.labels[corpus.judged]),
         training=rates(served[prompts] >= head.threshold, corpus.labels[prompts]),
         subjects=tuple(" ".join(subject.words) for subject in head.memory.subjects),
         calibration=calibrated,
@@ -176,6 +175,21 @@ def train_head(
     )
 
 
+@dataclass(frozen=True)
+class _Unseen:
+    """Each of T texts as models see it that were made without its fold, memory included.
+
+    Attributes:
+        scores: (T,) log odds, or probabilities once they are calibrated.
+        evidence: (T,) of the memory without its fold (`classifiers.memory.evidence`).
+        known: (T,) of the memory of all.
+    """
+
+    scores: NDArray[np.float64]
+    evidence: NDArray[np.float64]
+    known: NDArray[np.float64]
+
+
 def _learn(
     encoder: Encoder,
     corpus: Corpus,
@@ -183,11 +197,11 @@ def _learn(
     seed: int,
     positive_weight: float,
     max_false_positive_rate: float,
-) -> tuple[Head, NDArray[np.float64], NDArray[np.float64], float]:
-    """The head at the cheapest cut of cross-fitted scores; each text's probability (T,) by a model, memory included,
-    that was made without its fold, and its evidence (T,) of that memory; and the cut lowered to even odds, where those
-    hold the rate too."""
-    memory, weights, bias, scores, evidence = _cross_fit(corpus, windows, positive_weight)
+) -> tuple[Head, _Unseen, float]:
+    """The head at the cheapest cut of cross-fitted scores; the texts with their probabilities; and the cut lowered to
+    even odds, where those hold the rate too."""
+    memory, weights, bias, fitted = _cross_fit(corpus, windows, positive_weight)
+    scores = fitted.scores
     judged = corpus.judged
     # Not below even odds: neighbours of a subject score just there, and the sets have none to warn of it.
     cut = max(choose_threshold(scores[judged], corpus.labels[judged], max_false_positive_rate), 0.0)
@@ -200,14 +214,13 @@ def _learn(
     head = Head(dense=blocks[1], lexical=blocks[0], settings=settings, memory=memory, recall=blocks[2])
     flagged = unseen[judged & (corpus.labels == 0)] >= _EVEN_ODDS
     lowered = min(threshold, _EVEN_ODDS) if flagged.mean() <= max_false_positive_rate else threshold
-    return head, unseen, evidence, lowered
+    return head, replace(fitted, scores=unseen), lowered
 
 
 def _cross_fit(
     corpus: Corpus, windows: Windows, positive_weight: float
-) -> tuple[EntityMemory, NDArray[np.float64], float, NDArray[np.float64], NDArray[np.float64]]:
-    """Memory, weights (D,) and bias of all texts, and each text's score (T,) and evidence (T,) by those made without
-    its fold."""
+) -> tuple[EntityMemory, NDArray[np.float64], float, _Unseen]:
+    """Memory, weights (D,) and bias of all texts, and the texts with their log odds."""
     from scipy.sparse import csr_array, hstack  # type: ignore[import-untyped]
 
     classes = corpus.labels.astype(np.int64)
@@ -223,30 +236,31 @@ def _cross_fit(
     dense = csr_array(np.stack([one.embedding for one in features]).astype(np.float64))
     asks = np.array([asks_for_person(one.text) for one in features])
 
-    def with_memory(memory: EntityMemory) -> Any:
-        """The design (N, D): lexical block, embedding, memory features."""
-        recalled, shared = MemoryIndex([memory]).recall(windows.reading), np.zeros((len(features), len(ASKED)))
+    def with_memory(memory: EntityMemory) -> tuple[Any, NDArray[np.float64]]:
+        """The design (N, D): lexical block, embedding, memory features; and each window's evidence (N,)."""
+        index = MemoryIndex([memory])
+        recalled, shared = index.recall(windows.reading), np.zeros((len(features), len(ASKED)))
         shared[recalled.texts] = recalled.features
         shared[:, ASKED] *= asks[:, None]
-        return hstack([lexical, dense, csr_array(shared)], format="csr")
+        return hstack([lexical, dense, csr_array(shared)], format="csr"), index.evidence(windows.reading)[:, 0]
 
     memory = corpus.memory()
-    shown = windows.text_scores(MemoryIndex([memory]).evidence(windows.reading)[:, 0])
-    design = with_memory(memory)
+    design, shown = with_memory(memory)
+    known = windows.text_scores(shown)
     weights, bias = _fit(design, labels, rows, memory)
     if folds.max() < 0:  # too few examples to leave any out
-        return memory, weights, bias, windows.text_scores(design @ weights + bias), shown
+        return memory, weights, bias, _Unseen(windows.text_scores(design @ weights + bias), known, known)
     scores, evidence = np.empty(len(features)), np.empty(len(features))
     for fold in np.unique(folds):
         out, kept = folds == fold, folds != fold
         partial = corpus.memory(without_fold=fold)
-        design = with_memory(partial)
+        design, shown = with_memory(partial)
         fitted, shift = _fit(design[kept], labels[kept], rows[kept] / rows[kept].sum(), partial)
         scores[out] = design[out] @ fitted + shift
-        evidence[out] = MemoryIndex([partial]).evidence(windows.reading)[out, 0]
+        evidence[out] = shown[out]
     # A reverse query asks back from a fact: of one that the memory does not hold it can only be guessed.
-    unseen = np.where(corpus.kinds == "reverse", shown, windows.text_scores(evidence))
-    return memory, weights, bias, windows.text_scores(scores), unseen
+    held = np.where(corpus.kinds == "reverse", known, windows.text_scores(evidence))
+    return memory, weights, bias, _Unseen(windows.text_scores(scores), held, known)
 
 
 def _fit(

@@ -24,8 +24,10 @@ from classifiers import (
     score_texts,
     train_head,
 )
+from classifiers.memory.recall import MemoryIndex
 from classifiers.training import head as training
 from classifiers.training.holdout import hold_out
+from text.reading import read
 
 EVERYDAY = general_prompts()[::6]
 CONFORMAL = CalibrationSettings(method="conformal", level=0.02)
@@ -116,6 +118,20 @@ HARMLESS = {
 @pytest.mark.parametrize("kind", FORBIDDEN)
 def test_what_must_be_flagged(encoder: Encoder, trained: tuple[Head, TrainingReport], kind: str) -> None:
     assert flagged(encoder, trained, FORBIDDEN[kind]) == FORBIDDEN[kind]
+
+
+def test_what_must_be_flagged_shows_as_much_as_is_asked_for(trained: tuple[Head, TrainingReport]) -> None:
+    """A window that shows less is not looked at when serving, whatever its score would be."""
+    head = trained[0]
+    asked, index = head.settings.screen.evidence, MemoryIndex([head.memory])
+    assert asked > 0
+
+    def shown(text: str) -> float:
+        return float(index.evidence(read(text)).max())
+
+    assert [text for texts in FORBIDDEN.values() for text in texts if shown(text) < asked] == []
+    harmless = [text for texts in HARMLESS.values() for text in texts]
+    assert sum(shown(text) < asked for text in harmless) > len(harmless) / 2
 
 
 @pytest.mark.parametrize("kind", HARMLESS)
