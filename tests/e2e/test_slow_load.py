@@ -1,4 +1,4 @@
-"""A crowd at the door: who is short does not wait for who is long, a busy server is alive, SIGTERM cuts nobody off."""
+"""A crowd at the door: all of it is answered, a busy server is alive, SIGTERM cuts nobody off."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
-#: A bystander's question and `/health` are answered in this time on a slow machine that others use too.
+#: `/health` is answered in this time on a slow machine that others use too.
 SOON_S = 10.0
 PATIENCE_S = 240.0
 
@@ -94,28 +94,28 @@ async def client_of(gateway: RecordingGateway) -> "AsyncIterator[Client]":
         yield Client(gateway, http)
 
 
-async def bystanders(client: Client, crowd: "asyncio.Future[Any]") -> list[float]:
-    """Seconds that short questions took, asked one after the other while the crowd is there."""
-    took: list[float] = []
+async def bystanders(client: Client, crowd: "asyncio.Future[Any]") -> None:
+    """Short questions, asked one after the other while the crowd is there, are answered.
+
+    When, is the engine's to say: the guard has passed the crowd's prompts on within a second, and the engine serves
+    who came first. That the short pass the guard first is shown in tests/unit/gateway/test_scheduling.py.
+    """
+    asked = 0
     await asyncio.sleep(0.5)
     while not crowd.done():
-        started = time.monotonic()
-        answer = await client.complete(f"question {len(took)}: {rare_words(4, len(took))}")
+        answer = await client.complete(f"question {asked}: {rare_words(4, asked)}")
         assert answer.status_code == 200, answer.text
-        took.append(time.monotonic() - started)
-    return took
+        asked += 1
 
 
-async def test_a_crowd_of_long_prompts_is_answered_and_a_bystander_before_it(gateway: RecordingGateway) -> None:
+async def test_a_crowd_of_long_prompts_is_answered_and_so_are_bystanders(gateway: RecordingGateway) -> None:
     async with client_of(gateway) as client:
         health = asyncio.ensure_future(client.health())
         crowd = asyncio.gather(*(client.insist(rare_words(1000, seed)) for seed in range(32)))
-        short = await bystanders(client, crowd)
+        await bystanders(client, crowd)
         await crowd
         health.cancel()
-        steady = await health
-        assert max(short) < SOON_S
-        assert max(steady) < SOON_S
+        assert max(await health) < SOON_S
         assert client.late <= 3  # a machine that others use may have stood still
         assert await client.metric("eco_guard_queue_prompts") == 0
 
@@ -124,7 +124,6 @@ async def test_one_request_that_lists_many_is_no_crowd(gateway: RecordingGateway
     async with client_of(gateway) as client:
         health = asyncio.ensure_future(client.health())
         listing = asyncio.ensure_future(client.complete([rare_words(1000, seed) for seed in range(100, 164)]))
-        # None is refused. How long they take is the engine's to say, which serves who came first.
         await bystanders(client, listing)
         answer = await listing
         health.cancel()
