@@ -95,6 +95,12 @@ class HeadSettings(BaseModel):
     seed: int
     screen: ScreenBand = Field(default_factory=ScreenBand)
     documents: DocumentOffsets = Field(default_factory=DocumentOffsets)
+    joined: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """In logits, what the end of a prompt and its answer, read as one text, must show beyond the threshold; None
+    where they are not read as one: no example had an answer to find it with."""
+    told: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """How much of the memory (`classifiers.memory.evidence`) an answer under way must show to be looked at before it
+    goes on; 0 where no word says anything."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,11 @@ class HeadBank:
         self._dense = np.stack([head.dense for head in heads])  # (P, dim)
         self._lexical = [head.lexical for head in heads]  # not stacked: 256 kB each, and few heads look at a text
         self._recall = np.stack([head.recall for head in heads])  # (P, K)
-        self._memories = MemoryIndex([head.memory for head in heads], [band.evidence for band in bands])
+        self._memories = MemoryIndex(
+            [head.memory for head in heads],
+            [band.evidence for band in bands],
+            [head.settings.told or head.settings.screen.evidence for head in heads],
+        )
         self._bias = np.array([head.settings.bias for head in heads], dtype=np.float32)
         self.low, self.middle, self.high = np.array([(band.low, band.middle, band.high) for band in bands]).T
         """(P,) each: what the embedding adds to nearly every text's logit, see `ScreenBand`."""
@@ -249,6 +259,11 @@ class HeadBank:
     def evidence(self, reading: Reading) -> NDArray[np.float64]:
         """(W, P) how much of each head's memory each window shows (`classifiers.memory.evidence`)."""
         return self._memories.evidence(reading)
+
+    @property
+    def memories(self) -> MemoryIndex:
+        """What the heads remember, searched together."""
+        return self._memories
 
     def screen(self, reading: Reading, lowest: NDArray[np.float64], highest: NDArray[np.float64]) -> Screened:
         """All that can be said of a reading's windows without the encoder.

@@ -82,6 +82,26 @@ def eco() -> None:
     help="Where prompt encoders run; cuda needs onnxruntime-gpu.",
 )
 @click.option(
+    "--eco-answers",
+    "answers",
+    default="policy",
+    show_default=True,
+    type=click.Choice(["policy", "restart", "end", "observe", "off"]),
+    help="What becomes of an answer that gives away what a policy forgets: what each policy says, or this for all.",
+)
+@click.option(
+    "--eco-tell-ended",
+    "tell_ended",
+    is_flag=True,
+    help="Such an answer ends with finish_reason content_filter, instead of reading like one that stopped.",
+)
+@click.option(
+    "--eco-refuse-steering",
+    "refuse_steering",
+    is_flag=True,
+    help="Refuse requests that say which tokens may come: structured outputs, forced tools, allowed tokens, biases.",
+)
+@click.option(
     "--eco-allow-multimodal",
     "allow_multimodal",
     is_flag=True,

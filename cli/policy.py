@@ -53,6 +53,13 @@ def policy() -> None:
 @search_options
 @scorer_options
 @click.option("--action", default="corrupt", show_default=True, type=click.Choice(["corrupt", "observe", "refuse"]))
+@click.option(
+    "--answers",
+    default="restart",
+    show_default=True,
+    type=click.Choice(["restart", "end", "observe", "off"]),
+    help="What becomes of an answer that gives away what must be forgotten: from a corrupted prompt, or no further.",
+)
 @click.option("--on-error", default="reject", show_default=True, type=click.Choice(["reject", "corrupt"]))
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--force", is_flag=True, help="Replace the folder if it holds a policy.")

@@ -33,12 +33,17 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 PERMUTING_METHODS: Final[frozenset[Method]] = frozenset({"reverse_order", "shuffle"})
 """Methods that move whole rows: they take neither `dims` nor `strength`."""
 
-STRENGTHLESS_METHODS: Final[frozenset[Method]] = PERMUTING_METHODS | {
-    "zero_out_first_n",
-    "zero_out_top_k",
-    "flip_sign_first_n",
-    "flip_sign_top_k",
-}
+ZEROING_METHODS: Final[frozenset[Method]] = frozenset({"zero_out_first_n", "zero_out_top_k"})
+"""Methods that may leave rows of zeros."""
+
+STRENGTHLESS_METHODS: Final[frozenset[Method]] = (
+    PERMUTING_METHODS
+    | ZEROING_METHODS
+    | {
+        "flip_sign_first_n",
+        "flip_sign_top_k",
+    }
+)
 """Methods that take no `strength`."""
 
 _FLOAT32_MAX: Final = 3.4028234663852886e38

@@ -33,7 +33,9 @@ from vllm.v1.engine import async_llm
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from gateway import SelfTestError
+from gateway.answers import GuardedAnswers, Request
 from gateway.metrics import GuardMetrics
+from gateway.mixed import mixed_prompt
 from gateway.protector import Protector
 from gateway.scheduling import QueueFullError
 from gateway.traffic import Refusal, Traffic, current_arrival
@@ -45,6 +47,8 @@ WORKER_EXTENSION = f"{__name__}.EcoWorkerExtension"
 
 #: What the engine's processes get to end once nothing is left to do. Its workers would take all that they are given.
 _ENGINE_STOP_S = 5.0
+#: Parameters by which a client says which tokens may come.
+_STEERING_PARAMS = ("structured_outputs", "allowed_token_ids", "logit_bias", "trace_decode_token_ids")
 #: Parameters by which a client would move KV blocks or encoder outputs between engines: external caches may key
 #: on token ids, which say nothing about the rows under a mask.
 _TRANSFER_ARGS = ("kv_transfer_params", "ec_transfer_params")
@@ -204,19 +208,32 @@ def _scope_beam_search() -> None:
     if hasattr(original, "__wrapped__"):
         return
 
+    async def scoped(scope: _BeamScope, outputs: AsyncGenerator[RequestOutput, None]) -> RequestOutput | None:
+        """The one output of a beam search."""
+        token = _beam.set(scope)  # the tasks that it makes inherit it; nothing outlives it
+        try:
+            async with contextlib.aclosing(outputs):
+                return await anext(outputs, None)
+        finally:
+            _beam.reset(token)
+
     @functools.wraps(original)
     async def beam_search(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
         scope = _BeamScope()
-        async with contextlib.aclosing(original(self, *args, **kwargs)) as outputs:
-            while True:
-                token = _beam.set(scope)  # the tasks that step makes inherit it; nothing outlives the step
-                try:
-                    output = await anext(outputs)
-                except StopAsyncIteration:
-                    return
-                finally:
-                    _beam.reset(token)
-                yield output
+        output = await scoped(scope, original(self, *args, **kwargs))
+        if (
+            output is not None
+            and scope.prompt is not None
+            and (answers := getattr(self.engine_client, "answers", None)) is not None
+        ):
+            prompt = await answers.prompt_after_beams(scope.prompt, output)
+            if prompt is not None:
+                scope.prompt = prompt
+                output = await scoped(scope, original(self, *args, **kwargs))
+                if output is not None:
+                    await answers.prompt_after_beams(prompt, output, last=True)
+        if output is not None:
+            yield output
 
     BeamSearchOnlineMixin.beam_search = beam_search
 
@@ -236,6 +253,8 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
     Args:
         engine: vLLM's own client.
         traffic: the HTTP requests on their way, which a shutdown lets finish.
+        answers: what guards the answers; None where no policy reads them.
+        refuse_steering: refuse requests whose client says which tokens may come.
         allow_multimodal: classify the text of multimodal prompts and refuse flagged ones, instead of refusing all.
     """
 
@@ -246,6 +265,8 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         metrics: GuardMetrics,
         traffic: Traffic,
         *,
+        answers: GuardedAnswers | None = None,
+        refuse_steering: bool = False,
         allow_multimodal: bool = False,
     ) -> None:
         _scope_beam_search()
@@ -253,6 +274,8 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         self._protector = protector
         self._metrics = metrics
         self._traffic = traffic
+        self.answers = answers
+        self._refuse_steering = refuse_steering
         self._allow_multimodal = allow_multimodal
         self.vllm_config = engine.vllm_config
         self.model_config = engine.model_config
@@ -262,7 +285,7 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
     async def generate(
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
     ) -> AsyncGenerator[RequestOutput, None]:
-        """vLLM's `generate` on the protected prompt.
+        """vLLM's `generate` on the protected prompt, and of its answers what may leave.
 
         Raises:
             VLLMValidationError: 400; an input the guard does not read or vLLM does not take, or a policy that refuses.
@@ -270,43 +293,47 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
                 lists more than it may.
         """
         self._check_params(sampling_params)
-        protected = await self._protect(prompt)
-        async with contextlib.aclosing(
-            self._engine.generate(protected, sampling_params, request_id, **options)
-        ) as outputs:
+        protected, mask = await self._protect(prompt)
+        if self.answers is None or _beam.get() is not None:  # beams are judged together
+            stream = self._engine.generate(protected, sampling_params, request_id, **options)
+        else:
+            is_text = prompt["type"] == "token"
+            stream = self.answers.run(
+                Request(prompt, protected, mask, sampling_params, request_id, options, is_text=is_text)
+            )
+        async with contextlib.aclosing(stream) as outputs:
             async for output in outputs:
                 yield output
 
     def _check_params(self, params: Any) -> None:
+        if self.answers is not None and getattr(params, "prompt_logprob_token_ids", None) is not None:
+            message = "prompt_logprob_token_ids is not accepted by this server, where answers are guarded"
+            self._refuse("alternatives", message, parameter="prompt_logprob_token_ids")
+        if self._refuse_steering:
+            for name in _STEERING_PARAMS:
+                if getattr(params, name, None):
+                    message = f"{name} is not accepted by this server (nor what sets it, as a forced tool does)"
+                    self._refuse("steering", message, parameter=name)
         for name in _TRANSFER_ARGS:
             if (getattr(params, "extra_args", None) or {}).get(name):
                 self._refuse("transfer_params", f"{name} is not accepted by this server", parameter=name)
 
-    async def _protect(self, prompt: Any) -> Any:
-        """The engine input that may be served in place of `prompt`."""
+    async def _protect(self, prompt: Any) -> tuple[Any, list[bool] | None]:
+        """The engine input that may be served in place of `prompt`, and which tokens the model will not see in it."""
         kind = prompt.get("type") if isinstance(prompt, dict) else type(prompt).__name__
         if kind == "multimodal" and self._allow_multimodal and "encoder_prompt_token_ids" not in prompt:
             self._check_ids(prompt)
             if (await self._verdict(prompt["prompt_token_ids"])).mask is not None:
                 self._refuse("flagged_multimodal", "this multimodal prompt cannot be answered")
-            return prompt
+            return prompt, None
         if kind != "token":
             reason = kind if kind in {"embeds", "multimodal", "enc_dec"} else "other"
             self._refuse(reason, f"this server answers text and token-id prompts only, not {reason} input")
         self._check_ids(prompt)
         safe = await self._verdict(prompt["prompt_token_ids"])
         if safe.mask is None:
-            return prompt
-        replaced = embeds_input(
-            safe.embeddings,
-            prompt=prompt.get("prompt"),
-            cache_salt=prompt.get("cache_salt"),
-            prompt_token_ids=safe.token_ids,
-            is_token_ids=[not masked for masked in safe.mask],
-        )
-        if "arrival_time" in prompt:
-            replaced["arrival_time"] = prompt["arrival_time"]
-        return replaced
+            return prompt, None
+        return mixed_prompt(safe, prompt), safe.mask
 
     def _check_ids(self, prompt: Any) -> None:
         """vLLM's own checks of length and vocabulary, which it would do after the guard's work."""

@@ -39,6 +39,7 @@ _REFUSED_FLAGS = {
     "--weight-transfer-config": "weights could change under a policy",
     "--enable-fault-tolerance": "its routes control the engine",
     "--trust-request-chat-template": "a client's template decides what counts as content",
+    "--return-sampling-mask": "it tells which tokens might have come instead",
     "--skip-tokenizer-init": "the guard reads prompts through the tokenizer",
     "--kv-transfer-config": "external KV caches may key on token ids, which are the same under any mask",
     "--kv-events-config": "prompts' token ids would be published in clear",

@@ -14,7 +14,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from classifiers.encoders.runtime import Device
 from console.errors import EcoError
@@ -24,6 +24,7 @@ from gateway.front_ends import FrontEnd, OneOfSeveral, Shared, count_of, run_fro
 from gateway.summed_metrics import keep_apart
 from gateway.traffic import PUBLIC_PATHS, FrontDoor, Traffic, path_of
 from guard import PolicyBundle, load_bundle, load_or_create_secret
+from guard.bundle import AnswerMode
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
@@ -47,6 +48,10 @@ class EcoOptions:
     guard_queue_ms: float = 5000.0
     guard_threads: int | None = None
     encoder_device: Device = "cpu"
+    answers: AnswerMode | Literal["policy"] = "policy"
+    """What becomes of answers: what each policy says, or this for all."""
+    tell_ended: bool = False
+    refuse_steering: bool = False
     allow_multimodal: bool = False
     allow_untested: bool = False
 
@@ -229,6 +234,7 @@ async def _run(
     from vllm.renderers.chat_utils import load_chat_template
 
     from gateway.admin import AdminServer, build_admin_app
+    from gateway.answers import GuardedAnswers
     from gateway.engine import GuardedEngine, open_engine
     from gateway.metrics import GuardMetrics
     from gateway.protector import Protector, default_threads
@@ -254,6 +260,7 @@ async def _run(
             secret=secret,
             row_scale=scale,
             dtype=dtype,
+            answers=None if options.answers == "policy" else options.answers,
         )
         protector = Protector(
             guard,
@@ -264,7 +271,26 @@ async def _run(
         )
         protector.start()
         traffic = Traffic()
-        client = GuardedEngine(engine, protector, metrics, traffic, allow_multimodal=options.allow_multimodal)
+        answers = None
+        if guard.answers is not None:
+            answers = GuardedAnswers(
+                engine,
+                protector,
+                guard,
+                metrics,
+                eos=tokenizer.eos_token_id,
+                decode=functools.partial(tokenizer.decode, skip_special_tokens=True),
+                tells=options.tell_ended,
+            )
+        client = GuardedEngine(
+            engine,
+            protector,
+            metrics,
+            traffic,
+            answers=answers,
+            refuse_steering=options.refuse_steering,
+            allow_multimodal=options.allow_multimodal,
+        )
 
         def unready_because() -> str | None:
             return traffic.closed_because or ("overloaded" if protector.is_overloaded else None)

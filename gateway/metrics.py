@@ -51,6 +51,11 @@ class GuardMetrics:
         self._dropped = counter(
             "eco_guard_dropped", "Work given up, by reason: its client left, or it was late", ["reason"]
         )
+        outcomes = "Answers by what became of them: passed, restarted, ended, failed"
+        self._answers = counter("eco_answers", outcomes, ["outcome"])
+        hits = "Answers that gave away what a policy forgets, by what came of it: restart, end, observe"
+        self._answer_hits = counter("eco_answer_hits", hits, ["policy", "action"])
+        self._answer_looks = counter("eco_answer_looks", "Looks at answers under way")
         self._ready = gauge("eco_ready", "1 while the guard answers")
 
     def decided(self, prompt: ProtectedPrompt, seconds: float) -> None:
@@ -72,6 +77,16 @@ class GuardMetrics:
         self._latency.observe(seconds)
         self._errors.labels(type(error).__name__).inc()
         self._prompts.labels("rejected").inc()
+
+    def answer_hit(self, policy: str, action: str) -> None:
+        self._answer_hits.labels(policy, action).inc()
+
+    def answered(self, outcome: str, looks: int) -> None:
+        self._answers.labels(outcome).inc()
+        self._answer_looks.inc(looks)
+
+    def answer_failed(self, error: Exception) -> None:
+        self._errors.labels(type(error).__name__).inc()
 
     def refused_input(self, reason: str) -> None:
         self._refused_inputs.labels(reason).inc()

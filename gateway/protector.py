@@ -8,9 +8,10 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from gateway.metrics import GuardMetrics
-from gateway.scheduling import AGED_TURNS, Group, Job, QueueFullError, Scheduler, StoppedError
+from gateway.scheduling import AGED_TURNS, Group, Job, QueueFullError, Scheduler, StoppedError, Work
 from guard import ClassificationError, Guard, GuardError, ProtectedPrompt
 
 #: A thread that is longer than this in one piece of work, a few milliseconds of it, hangs.
@@ -158,6 +159,30 @@ class Protector:
         except Exception as error:  # noqa: BLE001 - whatever it is, the prompt must not pass
             return _failed("the guard is not running" if isinstance(error, StoppedError) else "the guard failed", error)
         return outcome if isinstance(outcome, ProtectedPrompt) else _failed("the guard failed", None)
+
+    async def work(self, work: Work, expected_us: int) -> Any:
+        """What comes of a piece of work for an answer that has begun: in turn, and in time.
+
+        Raises:
+            GuardError: the answer must not go on as it is.
+        """
+        try:
+            job = self._scheduler.admit(work, Group(), expected_us, begun=True)
+            try:
+                self._scheduler.submit(job)
+                return await self._answer(job)
+            finally:
+                job.future.cancel()
+        except asyncio.CancelledError:
+            self._metrics.dropped("left")
+            raise
+        except TimeoutError as error:
+            self._metrics.dropped("late")
+            raise _failed("the guard did not answer in time", error) from error
+        except GuardError:
+            raise
+        except Exception as error:
+            raise _failed("the guard failed", error) from error
 
     def _learn(self, tokens: int, job: Job) -> None:
         """What waits is estimated anew too: deadlines are to be right for those who came before anything was known."""

@@ -126,13 +126,16 @@ class FairQueue:
         """Whether even a short newcomer would be refused."""
         return self._before_us(SHORT_US) > self._bound_us
 
-    def admit(self, work: Work, group: Group, cost_us: int) -> Job:
+    def admit(self, work: Work, group: Group, cost_us: int, *, begun: bool = False) -> Job:
         """Count the work as waiting; it gets no turn before `put`.
+
+        Args:
+            begun: it is of an answer that has begun, and is not turned away.
 
         Raises:
             QueueFullError: too much would run before it, or its own group lists too much.
         """
-        if group.refused is None:
+        if group.refused is None and not begun:
             self._check(group, cost_us)
         if group.refused is not None:
             raise group.refused
@@ -287,8 +290,11 @@ class Scheduler:
         with self._ready:
             return self._queue.backlog_us / len(self._threads) / 1e6
 
-    def admit(self, work: Work, group: Group, cost_us: int) -> Job:
+    def admit(self, work: Work, group: Group, cost_us: int, *, begun: bool = False) -> Job:
         """Count the work in, before any of it is done; `submit` it, or cancel its future.
+
+        Args:
+            begun: it is of an answer that has begun, and is not turned away.
 
         Raises:
             QueueFullError: there is no room for it.
@@ -297,7 +303,7 @@ class Scheduler:
         if not self.is_running:
             raise StoppedError("the guard is not running")
         with self._ready:
-            job = self._queue.admit(work, group, cost_us)
+            job = self._queue.admit(work, group, cost_us, begun=begun)
         job.future.add_done_callback(lambda _: self._remove(job))
         return job
 

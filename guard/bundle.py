@@ -34,6 +34,7 @@ from storage.whole import whole_folder
 
 Action = Literal["corrupt", "observe", "refuse"]
 OnError = Literal["reject", "corrupt"]
+AnswerMode = Literal["restart", "end", "observe", "off"]
 
 SCHEMA_VERSION = 1
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -96,10 +97,22 @@ class PolicyConfig(_Strict):
     """`corrupt`: answer as if never learned. `observe`: count only. `refuse`: answer with an error."""
     corruption: CorruptionSpec
     classifier: ClassifierConfig
+    answers: AnswerMode = "restart"
+    """What happens to an answer that gives what must be forgotten away. `restart`: it goes on from a corrupted prompt.
+    `end`: it ends there. `observe`: count only. `off`: answers are not read."""
     on_error: OnError = "reject"
-    """What happens to a prompt that cannot be classified: 503, or corrupt all of its content."""
+    """What happens to a prompt that cannot be classified: 503, or corrupt all of its content. An answer: it breaks off
+    with an error, or goes on from a corrupted prompt."""
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Data digests, seeds and versions of the build."""
+
+    @property
+    def answer_mode(self) -> AnswerMode:
+        """`answers` as `action` lets it be: who only observes prompts does no more with answers, and who refuses
+        prompts has no other answer to give."""
+        if self.answers == "off" or self.action == "corrupt":
+            return self.answers
+        return "observe" if "observe" in (self.action, self.answers) else "end"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 the outcome open."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classifiers import Encoder, Head, HeadBank
+from classifiers.memory.recall import Shares
 from classifiers.prompt_classifier import PromptClassifier
 from guard.errors import ClassificationError
 from guard.spelling import Spelling
@@ -19,6 +20,8 @@ Ids = tuple[int, ...]
 #: About 2.5 kB a window and policy-independent 1.5 kB an embedding: about 60 MB when all are full.
 BLOCK_CACHE_ENTRIES, SCORE_CACHE_ENTRIES, EMBEDDING_CACHE_ENTRIES = 4096, 16384, 4096
 _CERTAIN = 1e-12
+_ENCODED_US = 5_000
+_NO_SHARES: Shares = np.empty(0, dtype=np.int64), np.empty(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,19 @@ class WindowClassifier:
             band[:, self._of_heads] = self._bank.low, self._bank.middle, self._bank.high
         self.low, self.middle, self.high = band
         """(P,) each: what an embedding adds to nearly every window's log odds; zeros where it decides nothing."""
-        self._highest = self.thresholds(1 << 62)
+        self.joined = np.full(len(classifiers), np.inf)
+        """(P,) log odds that a prompt's end and its answer, read together, must show beyond the threshold; infinite
+        where a policy does not read them together."""
+        for index, head in heads.items():
+            if head.settings.joined is not None:
+                self.joined[index] = head.settings.joined
+        self._highest = np.maximum(
+            self.thresholds(1 << 62), self._lowest + np.where(np.isfinite(self.joined), self.joined, 0.0)
+        )
+        self.untold = np.ones(len(classifiers), dtype=bool)
+        """(P,) policies to which a text that is being written may say something with any word."""
+        if self._bank is not None:
+            self.untold[self._of_heads] = self._bank.memories.untold
 
     def thresholds(self, windows: int) -> NDArray[np.float64]:
         """(P,) log odds from which each policy flags a window of a prompt that has so many."""
@@ -132,8 +147,8 @@ class WindowClassifier:
                 raise ClassificationError("the prompt could not be classified") from error
         return [looked for block in blocks if (looked := found[block]) is not None]
 
-    def embedded(self, block: Looked, window: int, policies: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(Q,) what the embedding of one of the block's `texts` adds to the log odds of some policies.
+    def embedded(self, text: str, policies: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(Q,) what the embedding of a window's text adds to the log odds of some policies.
 
         Raises:
             ClassificationError: the encoder failed.
@@ -141,10 +156,10 @@ class WindowClassifier:
         added = np.zeros(len(policies))
         if self._bank is None or self._encoder is None:
             return added
-        key = (self._encoder.digest, block.texts[window])
+        key = (self._encoder.digest, text)
         try:
             if (embedding := self._cache.embeddings.get(key)) is None:
-                embedding = self._encoder.embed([block.texts[window]])[0]
+                embedding = self._encoder.embed([text])[0]
                 self._cache.embeddings.put(key, embedding)
             mine = np.isin(policies, self._of_heads)
             added[mine] = self._bank.dense(embedding, np.searchsorted(self._of_heads, policies[mine]))
@@ -152,12 +167,76 @@ class WindowClassifier:
             raise ClassificationError("the prompt could not be classified") from error
         return _finite(added)
 
+    def margins(
+        self, texts: Sequence[str], thresholds: NDArray[np.float64], *, budget: int
+    ) -> Generator[int, None, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Policies (Q,) that look at any of T texts, and by how much (T, Q) the most suspicious window of each text is
+        above `thresholds` (T, P), in log odds. In pieces: between two of them it yields what is left, in microseconds.
+
+        Args:
+            budget: windows that the encoder reads at most; any other in doubt counts as flagged.
+
+        Raises:
+            ClassificationError: whatever failed.
+        """
+        try:
+            together, counts = read_each(texts)
+            policies, logits, doubtful = self._screened(together)
+        except Exception as error:
+            raise ClassificationError("an answer could not be classified") from error
+        text_of = np.repeat(np.arange(len(texts)), np.diff(counts))
+        least = thresholds[text_of][:, policies]
+        low, middle, high = (band[policies] for band in (self.low, self.middle, self.high))
+        open_ended = ((logits + low < least) & (logits + high >= least)).any(axis=1)
+        final = logits + middle
+        for number, row in enumerate(np.flatnonzero(doubtful & open_ended).tolist()):
+            if number < budget:
+                yield _ENCODED_US
+                final[row] = logits[row] + self.embedded(together.text(row), policies)
+            else:
+                final[row] = logits[row] + high
+        found = np.full((len(texts), len(policies)), -np.inf)
+        np.maximum.at(found, text_of, final - least)
+        return policies, found
+
+    def spell(self, token_ids: Sequence[int]) -> tuple[str, NDArray[np.int64], NDArray[np.int64]]:
+        """(text, starts, ends): token i of T stands for characters `starts[i]:ends[i]` (`guard.spelling`)."""
+        return self._spelling.spell(token_ids)
+
+    def shares(self, word: str, *, begun: bool = False) -> Shares:
+        """Policies (M,) that a word is evidence of, and which share (M,) it is of what a text under way must show each
+        to be looked at; with `begun` the most that any longer word beginning so would be."""
+        if self._bank is None:
+            return _NO_SHARES
+        memories = self._bank.memories
+        owners, shares = memories.begun_shares(word) if begun else memories.shares(word)
+        return self._of_heads[owners], shares
+
     def _look(self, blocks: Sequence[Ids]) -> list[Looked]:
         tokens = np.cumsum([0, *map(len, blocks)])  # (B + 1,) tokens before each block
         ids = [token for block in blocks for token in block]
         text, starts, ends = self._spelling.spell(ids, frozenset(tokens.tolist()))
         edges = np.append(starts, len(text))[tokens].tolist()  # and characters
         together, counts = read_each([text[low:high] for low, high in itertools.pairwise(edges)])
+        policies, logits, doubtful = self._screened(together)
+        texts = {window: together.text(window) for window in np.flatnonzero(doubtful).tolist()}
+        ranges = _token_ranges(together, counts, tokens, starts, ends)
+        units = _token_units(together, starts, ends)
+        looked = []
+        for (first, last), (low, high) in zip(
+            itertools.pairwise(counts.tolist()), itertools.pairwise(tokens.tolist()), strict=True
+        ):
+            told = {window - first: texts[window] for window in range(first, last) if window in texts}
+            seen = logits[first:last]
+            looks = np.isfinite(seen).any(axis=0)
+            looked.append(
+                Looked(ranges[first:last] - low, units[low:high].copy(), policies[looks], seen[:, looks], told)
+            )
+        return looked
+
+    def _screened(self, together: Reading) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Policies (Q,) that look at any window of a reading, ascending; log odds (W, Q) without what the embedding
+        adds, minus infinity where one does not look; and windows (W,) whose outcome may depend on it."""
         own = np.array(list(self._own), dtype=np.int64)
         policies, logits = own, np.zeros((len(together.windows), len(own)))
         doubtful = np.zeros(len(logits), dtype=bool)
@@ -174,20 +253,7 @@ class WindowClassifier:
             policies, logits = policies[order], np.concatenate([logits, screened.logits], axis=1)[:, order]
         if np.isnan(logits).any() or (logits == np.inf).any():
             raise FloatingPointError("a classifier gave a score that is no number")
-        texts = {window: together.text(window) for window in np.flatnonzero(doubtful).tolist()}
-        ranges = _token_ranges(together, counts, tokens, starts, ends)
-        units = _token_units(together, starts, ends)
-        looked = []
-        for (first, last), (low, high) in zip(
-            itertools.pairwise(counts.tolist()), itertools.pairwise(tokens.tolist()), strict=True
-        ):
-            told = {window - first: texts[window] for window in range(first, last) if window in texts}
-            seen = logits[first:last]
-            looks = np.isfinite(seen).any(axis=0)
-            looked.append(
-                Looked(ranges[first:last] - low, units[low:high].copy(), policies[looks], seen[:, looks], told)
-            )
-        return looked
+        return policies, logits, doubtful
 
     def _own_scores(self, classifier: PromptClassifier, texts: Sequence[str]) -> NDArray[np.float64]:
         """(W,) by a classifier with its own encoder, which cuts windows too long for it itself."""

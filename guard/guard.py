@@ -6,7 +6,7 @@ Blocking and CPU-bound; safe to call from several threads, not meant to be calle
 """
 
 import itertools
-from collections.abc import Callable, Generator, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,8 +19,9 @@ from classifiers.encoders.finetuned import FinetunedClassifier
 from classifiers.encoders.runtime import Device, probability
 from classifiers.encoders.tokens import TokenClassifier
 from classifiers.prompt_classifier import PromptClassifier
-from corruption import PERMUTING_METHODS, corrupt
-from guard.bundle import PolicyBundle
+from corruption import PERMUTING_METHODS, ZEROING_METHODS, corrupt
+from guard.answers import AnswerGuard
+from guard.bundle import AnswerMode, PolicyBundle
 from guard.classification import FeatureCache, WindowClassifier
 from guard.entities import EntityFinder, EntityTokens, open_finder
 from guard.errors import ClassificationError, CorruptionFailedError, GuardError, PolicyMismatchError
@@ -48,6 +49,7 @@ class ProtectedPrompt:
             nothing is corrupted: the prompt passes as it is.
         embeddings: (T, D) rows in the served model's dtype and scale; rows outside the mask are zero and must
             not be used. None exactly where `mask` is None.
+        has_zero_rows: corrupted rows may be zeros, as those outside the mask are.
         verdicts: one for each active policy, in the order of the policies.
         refused_by: name of the policy with `action: refuse` that flagged the prompt, else None.
         windows: how many windows it was classified in.
@@ -58,6 +60,7 @@ class ProtectedPrompt:
     token_ids: list[int]
     mask: list[bool] | None = None
     embeddings: torch.Tensor | None = None
+    has_zero_rows: bool = False
     verdicts: Sequence[Verdict] = ()
     refused_by: str | None = None
     windows: int = 0
@@ -176,6 +179,7 @@ class Guard:
         row_scale: served rows = checkpoint rows * row_scale (1 for most models; found by the start-up self-test).
         dtype: the served model's dtype.
         features: a cache to keep across policy sets; the default is a new one.
+        answers: what becomes of answers, whatever the policies say.
 
     Raises:
         PolicyMismatchError: no policy, a name used twice, or `scope: entities` without what finds them.
@@ -193,6 +197,7 @@ class Guard:
         row_scale: float = 1.0,
         dtype: torch.dtype = torch.float32,
         features: FeatureCache | None = None,
+        answers: AnswerMode | None = None,
     ) -> None:
         names = [policy.name for policy in policies]
         if not policies:
@@ -216,6 +221,12 @@ class Guard:
             features=features,
         )
         self._least = np.array([policy.bundle.config.classifier.threshold for policy in policies], dtype=np.float64)
+        configs = [policy.bundle.config for policy in policies]
+        if answers is not None:
+            configs = [config.model_copy(update={"answers": answers}) for config in configs]
+        reads = any(config.answer_mode != "off" for config in configs)
+        self.answers = AnswerGuard(configs, self._classifier, template) if reads else None
+        """What it makes of answers; None where no policy reads them."""
         self._entities = EntityTokens(decode)
         self._template = template
         self._rows = rows
@@ -269,6 +280,24 @@ class Guard:
         )
         content = [position for segment in self._template.segments(token_ids) for position in segment]
         return self._corrupt(list(token_ids), dict.fromkeys(content, 0), verdicts)
+
+    def forgotten(
+        self, prompt: Sequence[int], answer: Sequence[int], unseen: Collection[int], policy: int
+    ) -> Generator[int, None, ProtectedPrompt]:
+        """What an answer goes on from, after it gave away what a policy forgets: all content of the prompt corrupted as
+        that policy says, and of the answer so far the tokens whose numbers are `unseen`. Work of one piece.
+
+        Raises:
+            CorruptionFailedError: it could not be corrupted.
+        """
+        ids = [*prompt, *answer]
+        content = [position for stretch in self._template.segments(prompt) for position in stretch]
+        positions = [*content, *(len(prompt) + number for number in unseen)]
+        outcome = self._corrupt(ids, dict.fromkeys(positions, policy), ())
+        if isinstance(outcome, GuardError):
+            raise outcome
+        return outcome
+        yield 0  # a generator, as all work is
 
     def _classify(self, token_ids: list[int]) -> Generator[int, None, tuple[_Reading, NDArray[np.float64]]]:
         """Decide every window; returns them, and the thresholds (P,) that hold for so many, as log odds."""
@@ -324,7 +353,7 @@ class Guard:
         order = sorted(doubtful.tolist(), key=lambda row: -nearest[row])
         allowed = max(ENCODER_BUDGET - reading.encoded, 0)
         for number, row in enumerate(order[:allowed]):
-            logits[row] = seen[row] + self._classifier.embedded(new[row].block, new[row].window, policies)
+            logits[row] = seen[row] + self._classifier.embedded(new[row].block.texts[new[row].window], policies)
             yield (min(len(order), allowed) - number - 1) * _ENCODED_US
         for row in order[allowed:]:
             logits[row] = seen[row] + high
@@ -390,7 +419,9 @@ class Guard:
             failed.__cause__ = error
             return failed
         mask = [position in owners for position in range(len(token_ids))]
-        return ProtectedPrompt(token_ids, mask=mask, embeddings=embeddings, verdicts=verdicts)
+        methods = {self.policies[index].bundle.config.corruption.method for index in owners.values()}
+        zeros = not ZEROING_METHODS.isdisjoint(methods)
+        return ProtectedPrompt(token_ids, mask, embeddings, has_zero_rows=zeros, verdicts=verdicts)
 
     def _corrupted(
         self, index: int, token_ids: list[int], mine: list[int]

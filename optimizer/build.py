@@ -83,6 +83,7 @@ class BuildOptions:
     strength: float | None = None
     """Given: nothing is searched, and `search` says method and dims alone."""
     action: str = "corrupt"
+    answers: str = "restart"
     on_error: str = "reject"
     classifier: ClassifierOptions = field(default_factory=ClassifierOptions)
     search: SearchOptions = field(default_factory=SearchOptions)
@@ -339,6 +340,7 @@ def _write(
             calibration=info.calibration,
             entities="memory" if tokens is None else "model",
         ),
+        "answers": options.answers,
         "on_error": options.on_error,
         "provenance": {
             **inputs.provenance,

@@ -4,8 +4,9 @@ Most texts say nothing of most memories. A memory's evidence in a text is one su
 of thousands of memories those that matter are found with an inverted index before anything else is computed.
 """
 
+import bisect
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,22 @@ class EvidenceIndex:
                 own, owner = rarities[word], int(names.owners[number])
                 own[owner] = max(own.get(owner, 0.0), names.subjects[number].rarity[place])
         self._facts, self._names = _arrays(facts), _arrays(rarities)
+        self._words = sorted(self._facts.keys() | self._names.keys())
+
+    def of_word(self, word: str, like: Mapping[str, float]) -> tuple[_Int, _Float]:
+        """Memories that one word is evidence of, ascending, and how much; `like` are the name words that it is like."""
+        found = [self._facts[word]] if word in self._facts else []
+        for name, likeness in like.items():
+            owners, rarities = self._names[name]
+            found.append((owners, rarities * likeness))
+        return _summed(found)
+
+    def begun(self, start: str) -> Iterator[str]:
+        """The words of which there is evidence and that begin with `start` and are longer, in order."""
+        for index in range(bisect.bisect_right(self._words, start), len(self._words)):
+            if not self._words[index].startswith(start):
+                return
+            yield self._words[index]
 
     def reaching(self, reading: Reading, likes: Sequence[dict[str, float]], least: _Float) -> tuple[_Int, _Int, _Float]:
         """Windows of a reading with as much evidence of a memory as it asks for: (H,) windows, memories, evidence.
@@ -78,6 +95,15 @@ class EvidenceIndex:
         windows = reached // len(few)
         memories: _Int = few[reached - windows * len(few)]
         return windows, memories, shown[reached].astype(np.float64)
+
+
+def _summed(found: Sequence[tuple[_Int, _Float]]) -> tuple[_Int, _Float]:
+    if not found:
+        return _NONE, np.empty(0)
+    if len(found) == 1:
+        return found[0]
+    owners, at = np.unique(np.concatenate([owners for owners, _ in found]), return_inverse=True)
+    return owners, np.bincount(at, np.concatenate([values for _, values in found])).astype(np.float64)
 
 
 def _arrays(table: dict[str, dict[int, float]]) -> dict[str, tuple[_Int, _Float]]:

@@ -18,9 +18,13 @@ from classifiers.memory.learn import EntityMemory
 from classifiers.memory.names import NameHit, NameIndex, name_score
 from text.names import split_words
 from text.reading import Reading, read_all
+from text.recent import Recent
 
 _Int = NDArray[np.int64]
 _Float = NDArray[np.float64]
+
+Shares = tuple[_Int, _Float]
+_CACHED_WORDS = 1 << 15
 
 MEMORY_FEATURES = (
     "subject",  # a whole name, or an alias
@@ -86,9 +90,15 @@ class MemoryIndex:
     Args:
         evidence: (P,) how much a text must show of each memory to be looked at further
             (`classifiers.memory.evidence`), 0 where nothing is asked. The default asks nothing.
+        told: (P,) how much a text that is being written must show to be looked at, 0 where its words say nothing.
     """
 
-    def __init__(self, memories: Sequence[EntityMemory], evidence: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        memories: Sequence[EntityMemory],
+        evidence: Sequence[float] | None = None,
+        told: Sequence[float] | None = None,
+    ) -> None:
         self._memories = len(memories)
         subjects = [(owner, s) for owner, memory in enumerate(memories) for s in memory.subjects]
         facts = [(owner, fact) for owner, memory in enumerate(memories) for fact in memory.facts]
@@ -99,7 +109,13 @@ class MemoryIndex:
         self._least = np.where(least > 0, least, np.inf)
         self.unasked: NDArray[np.bool_] = ~(least > 0)
         """(P,) memories that are looked for in every text."""
+        told_least = np.array([0.0] * len(memories) if told is None else told, dtype=np.float64)
+        self._told = np.where(told_least > 0, told_least, np.inf)
+        self.untold: NDArray[np.bool_] = ~(told_least > 0)
+        """(P,) memories of which a text that is being written may show something with any word."""
         self._empty = not subjects and not facts
+        self._shares: Recent[str, Shares] = Recent(_CACHED_WORDS)
+        self._begun: Recent[str, Shares] = Recent(_CACHED_WORDS)
 
     def recall(self, reading: Reading, *, every: bool = False) -> Recalled:
         """What each window of a reading has in common with each memory; with `every`, however little evidence."""
@@ -147,6 +163,31 @@ class MemoryIndex:
         for window, number in self._names.spelled(reading):
             shown[window, self._names.owners[number]] = np.inf
         return shown
+
+    def shares(self, word: str) -> Shares:
+        """Memories that one word is evidence of, ascending, (M,); and which share (M,) it is of what a text that is
+        being written must show of each."""
+        found = self._shares.get(word)
+        if found is None:
+            found = self._share_of(*self._evidence.of_word(word, self._names.alike([word])[0]))
+            self._shares.put(word, found)
+        return found
+
+    def begun_shares(self, start: str) -> Shares:
+        """The most that any longer word beginning so would be evidence of, as `shares`."""
+        found = self._begun.get(start)
+        if found is None:
+            most: dict[int, float] = {}
+            for word in self._evidence.begun(start):
+                for memory, share in zip(*(part.tolist() for part in self.shares(word)), strict=True):
+                    most[memory] = max(most.get(memory, 0.0), share)
+            found = np.array(sorted(most), dtype=np.int64), np.array([most[memory] for memory in sorted(most)])
+            self._begun.put(start, found)
+        return found
+
+    def _share_of(self, memories: _Int, evidence: _Float) -> Shares:
+        shares = evidence / self._told[memories]
+        return memories[shares > 0], shares[shares > 0]
 
     def features(self, text: str) -> dict[int, NDArray[np.float32]]:
         """`MEMORY_FEATURES` (K,) float32 of one text for each memory that has anything in common with it."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from classifiers.calibration.assessment import Assessment
+from classifiers.calibration.joined import JoinedReport, calibrate_joined, told_evidence
 from classifiers.calibration.screening import ScreenReport, calibrate_screen, least_evidence
 from classifiers.calibration.threshold import (
     Calibration,
@@ -78,6 +79,8 @@ class TrainingReport:
     """The calibration set at the threshold. Its forget prompts are scored by models trained without them."""
     screen: ScreenReport
     """What is decided without the encoder, and what long prompts must show."""
+    joined: JoinedReport | None
+    """What prompts and answers read as one text must show; None where the retain set has no answers."""
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for a JSON report."""
@@ -156,6 +159,8 @@ def train_head(
         level=calibration.level if promised else None,
         seed=seed,
     )
+    told = told_evidence(unseen.known, (served >= head.threshold) & (corpus.labels == 1))
+    head, joined = calibrate_joined(encoder, head, forget, retain, told=told, seed=seed)
     return head, TrainingReport(
         forget_examples=len(held.forget),
         retain_examples=len(held.retain),
@@ -172,6 +177,7 @@ def train_head(
         calibration_negatives=source,
         assessment=assessment,
         screen=screen,
+        joined=joined,
     )
 
 

@@ -155,7 +155,7 @@ def test_windows_are_embedded_once(
     for _ in range(2):
         (block,) = classifier.look([ids])
         block.texts[0] = "Where was nobody born?"  # whether it is in doubt or not
-        terms.append(classifier.embedded(block, 0, np.arange(2)))
+        terms.append(classifier.embedded(block.texts[0], np.arange(2)))
     assert calls == [1]
     assert terms[0].shape == (2,)
     assert terms[0].tolist() == terms[1].tolist()

@@ -67,6 +67,7 @@ def policy(name: str = "people", *, action: str = "corrupt", on_error: str = "re
             "action": action,
             "corruption": CorruptionSpec(method="rand_noise_first_n", strength=3.0),
             "classifier": ClassifierConfig(encoder="e", encoder_digest="b" * 64, threshold=0.5),
+            "answers": "off",
             "on_error": on_error,
         }
     )

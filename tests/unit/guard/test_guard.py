@@ -69,7 +69,8 @@ class NeedleClassifier:
                 raise ClassificationError("poisoned")
             self.seen.append(ids)
             logits[row] = [20.0 if has(ids, needle) else -20.0 for needle in self.needles]
-        return Looked(ranges, np.ones(len(block), dtype=np.int64), np.arange(len(self.needles)), logits)
+        texts = {row: str(highest) for row, highest in enumerate(logits.max(axis=1, initial=-20.0).tolist())}
+        return Looked(ranges, np.ones(len(block), dtype=np.int64), np.arange(len(self.needles)), logits, texts)
 
 
 def has(ids: Sequence[int], needle: tuple[int, ...]) -> bool:
@@ -88,6 +89,7 @@ def policy(
             "action": action,
             "corruption": spec,
             "classifier": ClassifierConfig(encoder="e", encoder_digest="b" * 64, threshold=0.5),
+            "answers": "off",
             "on_error": on_error,
         }
     )
@@ -315,8 +317,8 @@ class DoubtfulClassifier(NeedleClassifier):
         self.low, self.middle, self.high = (np.full(len(needles), end) for end in (-30.0, 0.0, 30.0))
         self.read: list[float] = []
 
-    def embedded(self, block: Looked, window: int, policies: np.ndarray) -> np.ndarray:
-        self.read.append(float(block.logits[window].max()))
+    def embedded(self, text: str, policies: np.ndarray) -> np.ndarray:
+        self.read.append(float(text))
         return np.zeros(len(policies))
 
 

@@ -267,7 +267,7 @@ def test_windows_of_a_mixed_set_score_as_each_classifier_alone(shared: Encoder, 
     texts = ["who is harry", "what is bread", "where was rain born", "who is harry"]
     classifier = WindowClassifier([own, head], np.array([0.5, 0.5]), encoder=shared, decode=decode)
     for text, block in zip(texts, classifier.look([tuple(ids(text)[1:]) for text in texts]), strict=True):
-        row = probability(block.logits[0] + classifier.embedded(block, 0, block.policies))
+        row = probability(block.logits[0] + classifier.embedded(block.texts[0], block.policies))
         assert row[0] == pytest.approx(float(own.scores([text])[0]), abs=1e-6)
         assert row[1] == pytest.approx(HeadBank([head]).scores(extract_features(shared, [text]))[0, 0], abs=1e-6)
 

@@ -1,0 +1,431 @@
+"""Answers on their way from the engine to the client: nothing leaves that the guard has not passed (vLLM 0.32).
+
+Outputs that are not touched are the engine's own objects in the engine's order: for innocent requests nothing differs
+but that a chunk may leave some tokens later. Where an answer gives away what a policy forgets, what of it is held is
+dropped, and it goes on from a corrupted prompt, or ends as that of a model which has no more to say.
+"""
+
+import contextlib
+import copy
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from typing import Any
+
+from vllm.exceptions import GracefulHTTPError
+from vllm.logprobs import Logprob
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+from gateway.metrics import GuardMetrics
+from gateway.mixed import mixed_prompt
+from gateway.protector import Protector
+from guard import Guard, GuardError, ProtectedPrompt
+from guard.answers import AnswerGuard, AnswerWatch, Hit
+
+logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
+
+_RESTARTS = 2
+_SEED_STEP = 1_000_003  # further from an answer's first seed than those of its neighbours are
+# Estimates, in microseconds.
+_LOOK_US, _CORRUPTION_US, _TOKEN_US = 2_000, 20_000, 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request to the engine, as its client made it.
+
+    Attributes:
+        prompt: the engine input that came: token ids, and a cache salt perhaps.
+        served: the one that is served in its place.
+        mask: which of the prompt's tokens the model does not see; None where it sees all.
+        options: keyword arguments of vLLM's `generate`.
+        is_text: the prompt is nothing but tokens, and can be corrupted.
+    """
+
+    prompt: Mapping[str, Any]
+    served: Any
+    mask: Sequence[bool] | None
+    params: SamplingParams
+    request_id: str
+    options: Mapping[str, Any]
+    is_text: bool = True
+
+    @property
+    def token_ids(self) -> list[int]:
+        ids: list[int] = self.prompt["prompt_token_ids"]
+        return ids
+
+    @property
+    def is_constrained(self) -> bool:
+        """The client says which tokens may come. A restart begins that anew, whatever has left already."""
+        params = self.params
+        return bool(params.structured_outputs or params.allowed_token_ids or params.logit_bias)
+
+    @property
+    def lags(self) -> bool:
+        """vLLM holds back text that may begin a stop string: tokens without text are no part of a character there."""
+        return bool(self.params.stop) and not self.params.include_stop_str_in_output
+
+
+@dataclass
+class _Choice:
+    """One of a request's answers.
+
+    Attributes:
+        held: what has not left, oldest first, each with the output that it came in.
+        left: token ids that have left.
+        text: their text, as far as it has left.
+        hit: set where it must not go on as it is.
+    """
+
+    index: int
+    watch: AnswerWatch
+    held: list[tuple[RequestOutput, CompletionOutput]] = field(default_factory=list)
+    left: list[int] = field(default_factory=list)
+    text: str = ""
+    hit: Hit | None = None
+    restarts: int = 0
+    is_done: bool = False
+
+
+class GuardedAnswers:
+    """Runs requests and guards their answers.
+
+    Args:
+        engine: vLLM's own client.
+        guard: one whose policies read answers.
+        eos: token that ends an answer.
+        decode: token ids -> text, as the client gets it.
+        tells: an answer that is ended says `content_filter`, instead of reading like one that stopped.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        protector: Protector,
+        guard: Guard,
+        metrics: GuardMetrics,
+        *,
+        eos: int | None,
+        decode: Callable[[Sequence[int]], str],
+        tells: bool = False,
+    ) -> None:
+        assert guard.answers is not None
+        self._engine = engine
+        self._protector = protector
+        self._guard = guard
+        self._answers: AnswerGuard = guard.answers
+        self._metrics = metrics
+        self._eos = eos
+        self._decode = decode
+        self._finish_reason = "content_filter" if tells else "stop"
+
+    async def run(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
+        """The outputs of a request, as of vLLM's `generate`.
+
+        Raises:
+            GracefulHTTPError: 503; the guard failed, and a policy says that nothing may leave then.
+        """
+        streams = request.params.output_kind == RequestOutputKind.DELTA
+        async with contextlib.aclosing(self._streamed(request) if streams else self._whole(request)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def _whole(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
+        """The answers of a client that gets them once they are complete."""
+        if request.params.output_kind != RequestOutputKind.FINAL_ONLY:
+            params = copy.copy(request.params)
+            params.output_kind = RequestOutputKind.FINAL_ONLY
+            request = replace(request, params=params)
+        output = await self._final(request)
+        if output is None:
+            return
+        output.outputs = [await self._judged(request, completion) for completion in output.outputs]
+        await self._withhold_from_prompt(request, output)
+        yield output
+
+    async def _final(self, request: Request) -> RequestOutput | None:
+        final = None
+        stream = self._engine.generate(request.served, request.params, request.request_id, **request.options)
+        async with contextlib.aclosing(stream) as outputs:
+            async for output in outputs:
+                final = output
+        return final
+
+    async def _judged(self, request: Request, completion: CompletionOutput) -> CompletionOutput:
+        """A complete answer, or what is given in its place."""
+        index, restarts = completion.index, 0
+        watch = self._answers.watch(request.token_ids, request.mask)
+        while (hit := await self._hit_of(watch, completion.token_ids)) is not None:
+            again = await self._restarted(request, hit, index, restarts)
+            output = await self._final(again) if again is not None else None
+            if output is None:
+                self._count(watch, "ended", hit)
+                return self._end(request, index)
+            restarts += 1
+            self._metrics.answer_hit(self._answers.names[hit.policy], "restart")
+            completion = output.outputs[0]
+            completion.index = index
+            watch = self._following(watch)
+        self._count(watch, "restarted" if restarts else "passed")
+        if completion.logprobs is not None:
+            fresh = self._answers.watch() if restarts else self._answers.watch(request.token_ids, request.mask)
+            completion.logprobs = await self._withhold(fresh, completion.token_ids, completion.logprobs)
+        return completion
+
+    async def prompt_after_beams(
+        self, prompt: ProtectedPrompt, output: RequestOutput, *, last: bool = False
+    ) -> ProtectedPrompt | None:
+        """Judge the answers of a beam search, which leave together.
+
+        Of alternatives, those that would not have left are taken out. Where an answer gives something away: the prompt
+        to search anew with; or None and every answer is taken out, where a policy says so, or for the `last` time.
+
+        Raises:
+            GracefulHTTPError: 503; as `run`.
+        """
+        params = SamplingParams(logprobs=1)  # beams have them
+        request = Request({"prompt_token_ids": prompt.token_ids}, None, prompt.mask, params, "", {})
+        for completion in output.outputs:
+            watch = self._answers.watch(request.token_ids, request.mask)
+            if (hit := await self._hit_of(watch, completion.token_ids)) is not None:
+                again = await self._forgotten(request, hit) if not (last or hit.ends) else None
+                if again is None:
+                    self._count(watch, "ended", hit)
+                    output.outputs = [self._end(request, number) for number in range(len(output.outputs))]
+                else:
+                    self._metrics.answer_hit(self._answers.names[hit.policy], "restart")
+                return again
+            if completion.logprobs is not None:
+                fresh = self._answers.watch(request.token_ids, request.mask)
+                completion.logprobs = await self._withhold(fresh, completion.token_ids, completion.logprobs)
+            self._count(watch, "restarted" if last else "passed")
+        return None
+
+    async def _streamed(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
+        """The answers of a client that gets them as they come."""
+        choices = [
+            _Choice(index, self._answers.watch(request.token_ids, request.mask)) for index in range(request.params.n)
+        ]
+        first: RequestOutput | None = None
+        stream = self._engine.generate(request.served, request.params, request.request_id, **request.options)
+        async with contextlib.aclosing(stream) as outputs:
+            async for output in outputs:
+                if first is None:
+                    first = output
+                    await self._withhold_from_prompt(request, output)
+                for completion in output.outputs:
+                    choice = choices[completion.index]
+                    if choice.hit is None and not choice.is_done:
+                        await self._take(choice, output, completion)
+                        for leaving in self._leaving(request, choice, choices):
+                            yield leaving
+                if all(choice.is_done or choice.hit is not None for choice in choices):
+                    break  # which aborts what still runs
+        for choice in choices:
+            if choice.hit is not None and first is not None:
+                async with contextlib.aclosing(self._going_on(request, choice, choices, first)) as rest:
+                    async for output in rest:
+                        yield output
+
+    async def _going_on(
+        self, request: Request, choice: _Choice, choices: Sequence[_Choice], first: RequestOutput
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """What comes in place of the rest of a choice: an answer to a corrupted prompt, or an end."""
+        while (hit := choice.hit) is not None:
+            begun = bool(choice.left)
+            lost = self._unsaid(request, choice)
+            room = request.params.max_tokens is None or len(choice.left) < request.params.max_tokens
+            stuck = lost is None or not room or (begun and request.is_constrained)
+            again = None
+            if not stuck:
+                again = await self._restarted(request, hit, choice.index, choice.restarts, choice.left)
+            if again is None:
+                self._count(choice.watch, "ended", hit)
+                choice.is_done, choice.hit = True, None
+                yield self._as_of(first, [self._end(request, choice.index, begun=begun)], choices)
+                return
+            choice.restarts += 1
+            self._metrics.answer_hit(self._answers.names[hit.policy], "restart")
+            unseen = self._answers.telling(choice.left)
+            seen = [token for number, token in enumerate(choice.left) if number not in unseen]
+            choice.watch, choice.hit = self._following(choice.watch, seen), None
+            stream = self._engine.generate(again.served, again.params, again.request_id, **again.options)
+            async with contextlib.aclosing(stream) as outputs:
+                async for output in outputs:
+                    completion = output.outputs[0]
+                    completion.index = choice.index
+                    if lost and completion.text:
+                        completion.text, lost = lost + completion.text, ""
+                    await self._take(choice, self._as_of(first, [completion], choices), completion)
+                    for leaving in self._leaving(request, choice, choices):
+                        yield leaving
+                    if choice.hit is not None:
+                        break
+
+    async def _take(self, choice: _Choice, output: RequestOutput, completion: CompletionOutput) -> None:
+        """Read what has come, hold it, and look at the answer where it has to be looked at."""
+        done, ids = completion.finish_reason is not None, list(completion.token_ids)
+        if completion.logprobs is None or not ids:
+            due = choice.watch.add(ids, done=done)
+        else:
+            due, positions = False, []
+            for number, token in enumerate(ids):
+                positions.append(_passed(choice.watch, token, completion.logprobs[number]))
+                due |= choice.watch.add([token], done=done and number == len(ids) - 1)
+            completion.logprobs = positions
+        choice.held.append((output, completion))
+        if due:
+            choice.hit = await self._work(choice.watch.look(), _LOOK_US)
+        if choice.hit is not None:
+            choice.held.clear()
+
+    def _leaving(self, request: Request, choice: _Choice, choices: Sequence[_Choice]) -> Iterator[RequestOutput]:
+        """What of a choice may leave, oldest first."""
+        tokens = sum(len(completion.token_ids) for _, completion in choice.held)
+        while choice.held:
+            output, completion = choice.held[0]
+            done, size = completion.finish_reason is not None, len(completion.token_ids)
+            if not done and tokens - size < choice.watch.hold:
+                return
+            if not done and len(choice.held) == 1 and size and not completion.text and not request.lags:
+                return  # within a character, where no answer can be restarted
+            choice.held.pop(0)
+            tokens -= size
+            choice.left += completion.token_ids
+            choice.text += completion.text
+            if done:
+                choice.is_done = True
+                self._count(choice.watch, "restarted" if choice.restarts else "passed")
+            if len(output.outputs) > 1 or output.finished != all(one.is_done for one in choices):
+                output = self._as_of(output, [completion], choices)
+            yield output
+
+    @staticmethod
+    def _as_of(output: RequestOutput, completions: list[CompletionOutput], choices: Sequence[_Choice]) -> RequestOutput:
+        """An output like another, with other answers."""
+        output = copy.copy(output)
+        output.outputs, output.finished = completions, all(choice.is_done for choice in choices)
+        if any(choice.left for choice in choices) and output.prompt_logprobs is not None:
+            output.prompt_logprobs = []  # they leave once
+        return output
+
+    def _unsaid(self, request: Request, choice: _Choice) -> str | None:
+        """Text of tokens that have left which vLLM still held back; None where a character is not complete."""
+        if not request.lags or not choice.left:
+            return ""
+        text = self._decode(choice.left)
+        if not text.startswith(choice.text) or text.endswith("\ufffd"):
+            return None
+        return text[len(choice.text) :]
+
+    async def _restarted(
+        self, request: Request, hit: Hit, index: int, restarts: int, left: Sequence[int] = ()
+    ) -> Request | None:
+        """The request for the rest of one answer, of which `left` has left, with nothing to forget in its prompt. None
+        where it is to end: as the policy says, after enough restarts, or since a prompt without content would be
+        answered the same again.
+
+        Raises:
+            GracefulHTTPError: it could not be made.
+        """
+        if hit.ends or not request.is_text or restarts == _RESTARTS:
+            return None
+        safe = await self._forgotten(request, hit, left)
+        if safe is None or safe.mask is None:
+            return None
+        served = mixed_prompt(safe, {"cache_salt": request.prompt.get("cache_salt")})
+        params = copy.deepcopy(request.params)
+        params.n = 1
+        params.prompt_logprobs = None
+        params.min_tokens = max(0, params.min_tokens - len(left))
+        if params.max_tokens is not None:
+            params.max_tokens -= len(left)
+        if params.seed is not None:
+            params.seed += index + _SEED_STEP * (restarts + 1)
+        return replace(request, served=served, mask=safe.mask, params=params)
+
+    async def _forgotten(self, request: Request, hit: Hit, left: Sequence[int] = ()) -> ProtectedPrompt | None:
+        work = self._guard.forgotten(request.token_ids, left, self._answers.telling(left), hit.policy)
+        try:
+            safe: ProtectedPrompt = await self._protector.work(work, _CORRUPTION_US)
+        except GuardError as error:
+            raise self._failed(error) from error
+        return None if safe.mask is None else safe
+
+    def _following(self, watch: AnswerWatch, seen: Sequence[int] = ()) -> AnswerWatch:
+        """The watch of an answer that was restarted: what the model saw of it is read on with the rest."""
+        following = self._answers.watch(answer=seen)
+        following.observed, following.looks = watch.observed, watch.looks
+        return following
+
+    def _end(self, request: Request, index: int, *, begun: bool = False) -> CompletionOutput:
+        """An end, with a token where nothing has left: vLLM's routes drop a choice's only chunk that is empty."""
+        ids = [] if begun or self._eos is None else [self._eos]
+        said, total = None, None
+        if request.params.logprobs is not None or request.params.logprob_token_ids is not None:
+            said, total = [{token: Logprob(0.0, 1, "")} for token in ids], 0.0
+        return CompletionOutput(index, "", ids, total, said, finish_reason=self._finish_reason)
+
+    async def _hit_of(self, watch: AnswerWatch, token_ids: Sequence[int]) -> Hit | None:
+        return await self._work(watch.whole(token_ids), _LOOK_US + _TOKEN_US * len(token_ids))
+
+    async def _work(self, work: Any, expected_us: int) -> Hit | None:
+        """What a look found. One that failed has found something, or nothing may leave."""
+        try:
+            hit: Hit | None = await self._protector.work(work, expected_us)
+        except GuardError as error:
+            if self._answers.rejects_on_error:
+                raise self._failed(error) from error
+            self._metrics.answer_failed(error)
+            return Hit(self._answers.first, float("nan"), ends=False)
+        return hit
+
+    def _failed(self, error: GuardError) -> GracefulHTTPError:
+        logger.error("answer broken off: %s (%s)", error, type(error.__cause__).__name__)
+        self._metrics.answer_failed(error)
+        self._metrics.answered("failed", 0)
+        message = "The answer could not be checked. Please try again later."
+        return GracefulHTTPError(message, HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _count(self, watch: AnswerWatch, outcome: str, hit: Hit | None = None) -> None:
+        self._metrics.answered(outcome, watch.looks)
+        for policy in watch.observed:
+            self._metrics.answer_hit(self._answers.names[policy], "observe")
+        if hit is not None:
+            self._metrics.answer_hit(self._answers.names[hit.policy], "end")
+
+    async def _withhold(self, watch: AnswerWatch, token_ids: Sequence[int], logprobs: Any) -> list[Any]:
+        """A whole answer's logprobs without the alternatives that would not have left."""
+
+        def work() -> Generator[int, None, list[Any]]:
+            positions = []
+            for number, token in enumerate(token_ids):
+                positions.append(_passed(watch, token, logprobs[number]))
+                watch.add([token])
+                yield (len(token_ids) - number) * _TOKEN_US
+            return positions
+
+        try:
+            found: list[Any] = await self._protector.work(work(), _TOKEN_US * len(token_ids))
+        except GuardError as error:
+            raise self._failed(error) from error
+        return found
+
+    async def _withhold_from_prompt(self, request: Request, output: RequestOutput) -> None:
+        """A prompt has alternatives too."""
+        if output.prompt_logprobs and len(output.prompt_logprobs) == len(request.token_ids):
+            output.prompt_logprobs = await self._withhold(
+                self._answers.watch(), request.token_ids, output.prompt_logprobs
+            )
+
+
+def _passed(watch: AnswerWatch, token: int, position: Mapping[int, Logprob] | None) -> dict[int, Logprob] | None:
+    """One position's logprobs: of the token that came, and of those that might have come and left."""
+    if position is None:
+        return None
+    others = [other for other in position if other != token]
+    allowed = {token, *watch.allowed(others)} if others else {token}
+    return {other: logprob for other, logprob in position.items() if other in allowed}

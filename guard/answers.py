@@ -1,0 +1,316 @@
+"""Which of an answer under way may leave, and when it gives away what must be forgotten. Token ids in, no vLLM.
+
+What a model generates is its own next input, and a client can steer it: a prompt that says nothing may have the model
+write the question itself. So an answer's last words are classified as a prompt's would be, alone and, with a threshold
+of their own, joined to the end of the prompt. Looks cost, and wait: words that are no evidence of anything a policy
+forgets (`classifiers.memory.evidence`) leave at once, and no word that completes enough evidence leaves unlooked at.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifiers.encoders.runtime import probability
+from guard.bundle import AnswerMode, PolicyConfig
+from guard.classification import WindowClassifier
+from guard.segments import Template
+from text.names import Word, split_words
+from text.reading import OVERLAP_UNITS, WINDOW_UNITS, windows_of
+
+#: Held back for policies that may flag whatever words a text has, and how often such an answer is looked at.
+FIXED_HOLD_TOKENS, _FIXED_EVERY_TOKENS = 16, 8
+#: Held back after a look that came near to flagging.
+_DOUBT_HOLD_TOKENS, _DOUBT_LOGITS = 4, 2.0
+#: Looks in a row that must flag: every further look at an answer is a further chance of an error.
+_CONFIRMING_LOOKS = 2
+_EVERY_TOKENS = 32  # looked at, whatever its words
+_FOREIGN_EVERY_TOKENS = 6  # written in other letters than names are compared in
+_TAIL_TOKENS = 64  # of a prompt are joined to its answer
+_WINDOW_CHARS = 5 * WINDOW_UNITS
+_RECENT_WORDS = WINDOW_UNITS
+_SPELT, _SPELT_OF = 4, 6  # of the last words have one letter: something is spelt out
+_MOST_OPEN_TOKENS = 40  # without an end of a word: there is none
+_TELLING_SHARE = 0.2
+_ENCODER_BUDGET = 24  # windows of one whole answer that the encoder reads at most
+_LOOK_BUDGET = 2  # and of one under way, at each look
+_WINDOWS_AT_ONCE = 16
+EVERYTHING = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An answer gives away what a policy forgets.
+
+    Attributes:
+        policy: its number; of several the surest.
+        score: its probability.
+        ends: the answer ends here, and is not to be restarted.
+    """
+
+    policy: int
+    score: float
+    ends: bool
+
+
+class AnswerGuard:
+    """What the policies of a guard make of answers.
+
+    Args:
+        configs: of all P policies, in their order.
+        classifier: theirs.
+        template: what is no content of a prompt.
+    """
+
+    def __init__(self, configs: Sequence[PolicyConfig], classifier: WindowClassifier, template: Template) -> None:
+        modes: list[AnswerMode] = [config.answer_mode for config in configs]
+        self.names = [config.name for config in configs]
+        self.classifier = classifier
+        self.template = template
+        self.reads = np.array([mode != "off" for mode in modes])
+        self.observes = np.array([mode == "observe" for mode in modes])
+        self.ends = np.array([mode == "end" for mode in modes])
+        enforcing = np.flatnonzero(self.reads & ~self.observes)
+        self.first = int(enforcing[0]) if len(enforcing) else 0
+        """The policy that corrupts where none can be told."""
+        self.rejects_on_error = any(
+            config.on_error == "reject" and mode in ("restart", "end")
+            for config, mode in zip(configs, modes, strict=True)
+        )
+        self.holds_all = bool((classifier.untold & self.reads & ~self.observes).any())
+        """Whether some policy may flag an answer whatever words it has."""
+        self.joins = np.isfinite(classifier.joined) & self.reads
+
+    def watch(
+        self, prompt: Sequence[int] = (), mask: Sequence[bool] | None = None, answer: Sequence[int] = ()
+    ) -> "AnswerWatch":
+        """Watch an answer.
+
+        Args:
+            prompt: the ids it answers; () where they are not to be read with it.
+            mask: which of them the model does not see. Where there are any, the answer is read alone: the prompt was
+                flagged, and so would be every answer that is joined to it.
+            answer: ids of it that have left already and are read with what follows.
+        """
+        tail = "" if mask is not None and any(mask) else self._tail(prompt)
+        watch = AnswerWatch(self, tail)
+        if answer:
+            watch.add(answer)
+        return watch
+
+    def telling(self, token_ids: Sequence[int]) -> set[int]:
+        """Which tokens of an answer, by number, belong to words that are evidence of something: what a restart must not
+        see."""
+        if self.holds_all:
+            return set(range(len(token_ids)))
+        text, starts, ends = self.classifier.spell(token_ids)
+        telling: set[int] = set()
+        for word in split_words(text):
+            policies, shares = self.classifier.shares(word.text)
+            if (shares * self.reads[policies]).max(initial=0.0) >= _TELLING_SHARE:
+                first, last = np.searchsorted(ends, word.start, side="right"), np.searchsorted(starts, word.end)
+                telling.update(range(int(first), int(last)))
+        return telling
+
+    def _tail(self, prompt: Sequence[int]) -> str:
+        """The end of a prompt's content; its last stretches, a line each."""
+        if not prompt or not self.joins.any():
+            return ""
+        parts: list[str] = []
+        left = _TAIL_TOKENS
+        first = max(0, len(prompt) - 4 * _TAIL_TOKENS)  # the template's own tokens stand between
+        for stretch in reversed(self.template.segments(prompt[first:])):
+            kept = stretch[-left:]
+            parts.append(self.classifier.spell([prompt[first + position] for position in kept])[0].strip())
+            left -= len(kept)
+            if left <= 0:
+                break
+        return "\n".join(reversed(parts))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A word that is evidence: which of the answer's words it is, and of which policies it is how much."""
+
+    number: int
+    word: str
+    policies: NDArray[np.int64]
+    shares: NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class AnswerWatch:
+    """One answer under way. `add` what comes; where it says so, do the work of `look` before anything of it leaves."""
+
+    guard: AnswerGuard
+    tail: str
+    """The end of the prompt; "" where the answer is read alone."""
+    observed: set[int] = field(default_factory=set)
+    """Policies that merely observe, and would have flagged it."""
+    looks: int = 0
+    _text: str = ""
+    """Of the words that are complete."""
+    _open: list[int] = field(default_factory=list)
+    """Tokens from the beginning of a word that may go on."""
+    _open_text: str = ""
+    _open_hold: int = 0
+    _recent: deque[_Seen] = field(default_factory=deque)
+    _lengths: deque[int] = field(default_factory=lambda: deque(maxlen=_SPELT_OF))
+    _words: int = 0
+    _tokens: int = 0
+    _since: int = 0
+    _suspected: int = 0
+    _doubtful: bool = False
+    _done: bool = False
+    _asked: NDArray[np.float64] = field(init=False)
+    _asked_words: frozenset[str] = field(init=False)
+    _shown: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # (P,) shares of what each policy asks for: of the prompt's end, and with the answer's recent words.
+        self._asked = np.where(self.guard.reads, 0.0, -np.inf)
+        words = {word.text for word in split_words(self.tail)}
+        for word in words:
+            policies, shares = self.guard.classifier.shares(word)
+            self._asked[policies] += np.where(self.guard.joins[policies], shares, 0.0)
+        self._asked_words = frozenset(words)
+        self._shown = self._asked
+
+    @property
+    def hold(self) -> int:
+        """Tokens at the end of the answer that must not leave yet."""
+        if self._done:
+            return 0
+        if self._suspected:
+            return EVERYTHING
+        fixed = FIXED_HOLD_TOKENS if self.guard.holds_all else 0
+        return max(fixed, self._open_hold, _DOUBT_HOLD_TOKENS if self._doubtful else 0)
+
+    def add(self, token_ids: Sequence[int], *, done: bool = False) -> bool:
+        """Read on, to the end where `done`; returns whether to look before anything of this leaves."""
+        self._tokens += len(token_ids)
+        self._since += len(token_ids)
+        self._open += token_ids
+        self._done = done
+        text, starts, ends = self.guard.classifier.spell(self._open)
+        words = split_words(text)
+        complete = words if done or len(self._open) > _MOST_OPEN_TOKENS else [w for w in words if w.end < len(text)]
+        told = self._note(complete)
+        opened = words[-1] if len(complete) < len(words) else None
+        cut = len(text) if opened is None else opened.start
+        first = int(np.searchsorted(ends, cut, side="right"))
+        edge = int(starts[first]) if first < len(starts) else len(text)
+        self._text = (self._text + text[:edge])[-2 * _WINDOW_CHARS :]
+        self._open, self._open_text, self._open_hold = self._open[first:], text[edge:], 0
+        if opened is not None and self._may_tell(opened.text):
+            self._open_hold = len(self._open)
+            told = told or self._reach(opened.text) >= 1
+        return self._is_due(told, bool(complete), text)
+
+    def _note(self, words: Sequence[Word]) -> bool:
+        """Count in complete words; returns whether one of them brings enough evidence of something to look at it."""
+        told = False
+        for word in words:
+            self._words += 1
+            self._lengths.append(len(word.text))
+            policies, shares = self.guard.classifier.shares(word.text)
+            if len(policies) and word.text not in self._asked_words:
+                self._recent.append(_Seen(self._words, word.text, policies, shares))
+                told = True
+            elif len(policies):
+                told = True
+        while self._recent and self._recent[0].number <= self._words - _RECENT_WORDS:
+            self._recent.popleft()
+            told = True
+        if told:
+            self._shown = self._asked.copy()
+            for seen in {seen.word: seen for seen in self._recent}.values():
+                self._shown[seen.policies] += seen.shares
+        return told and bool(self._shown.max(initial=0.0) >= 1)
+
+    def _reach(self, word: str, *, begun: bool = False) -> float:
+        """The largest share of what a policy asks for, were this the next word."""
+        policies, shares = self.guard.classifier.shares(word, begun=begun)
+        return float((self._shown[policies] + shares).max(initial=0.0))
+
+    def _may_tell(self, start: str) -> bool:
+        return self._reach(start) >= 1 or (len(start) > 1 and self._reach(start, begun=True) >= 1)
+
+    def _is_due(self, told: bool, completed: bool, text: str) -> bool:
+        if self._done or told:
+            return True
+        if completed and (self._suspected or sum(length == 1 for length in self._lengths) >= _SPELT):
+            return True
+        every = _FIXED_EVERY_TOKENS if self.guard.holds_all else _EVERY_TOKENS
+        return self._since >= (every if text.isascii() else min(every, _FOREIGN_EVERY_TOKENS))
+
+    def look(self) -> Generator[int, None, Hit | None]:
+        """Classify the answer's last words. Work for a guard's thread, in pieces: between two of them it yields what is
+        left to do, in microseconds.
+
+        Raises:
+            ClassificationError: they could not be classified.
+        """
+        self.looks += 1
+        self._since = 0
+        text = (self._text + self._open_text)[-_WINDOW_CHARS:]
+        if len(self._text) > _WINDOW_CHARS:
+            text = text.partition(" ")[2] or text
+        windows = 1 + max(0, self._tokens - WINDOW_UNITS) // (WINDOW_UNITS - OVERLAP_UNITS)
+        policies, margins = yield from self._margins([text], windows, _LOOK_BUDGET)
+        hit = self._hit(policies, margins)
+        enforced = ~self.guard.observes[policies]
+        nearest = float(margins[enforced].max(initial=-np.inf))
+        self._suspected = self._suspected + 1 if hit else 0
+        self._doubtful = nearest >= -_DOUBT_LOGITS
+        return hit if self._done or self._suspected >= _CONFIRMING_LOOKS else None
+
+    def whole(self, token_ids: Sequence[int]) -> Generator[int, None, Hit | None]:
+        """Classify a whole answer of T tokens, of which nothing has left. Work as `look`."""
+        pieces = windows_of(self.guard.classifier.spell(token_ids)[0])
+        best: Hit | None = None
+        for start in range(0, len(pieces), _WINDOWS_AT_ONCE):
+            self.looks += 1
+            few = pieces[start : start + _WINDOWS_AT_ONCE]
+            policies, margins = yield from self._margins(few, len(pieces), _ENCODER_BUDGET)
+            hit = self._hit(policies, margins)
+            if hit is not None and (best is None or hit.score > best.score):
+                best = hit
+            yield (len(pieces) - start) * 100
+        return best
+
+    def _margins(
+        self, texts: Sequence[str], windows: int, budget: int
+    ) -> Generator[int, None, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """Policies (Q,) and by how much (Q,) any of the texts, alone or joined to the prompt, is above the threshold of
+        an answer that has so many windows."""
+        least = np.where(self.guard.reads, self.guard.classifier.thresholds(windows), np.inf)
+        thresholds = [least] * len(texts)
+        if self.tail:
+            thresholds += [least + self.guard.classifier.joined] * len(texts)
+            texts = [*texts, *(f"{self.tail}\n{text}" for text in texts)]
+        policies, margins = yield from self.guard.classifier.margins(texts, np.stack(thresholds), budget=budget)
+        return policies, margins.max(axis=0, initial=-np.inf)
+
+    def _hit(self, policies: NDArray[np.int64], margins: NDArray[np.float64]) -> Hit | None:
+        over = margins >= 0
+        observes = self.guard.observes[policies]
+        self.observed.update(policies[over & observes].tolist())
+        over &= ~observes
+        if not over.any():
+            return None
+        best = int(np.argmax(np.where(over, margins, -np.inf)))
+        threshold = float(self.guard.classifier.thresholds(1)[policies[best]])
+        score = float(probability(np.array([margins[best] + threshold]))[0])
+        return Hit(int(policies[best]), score, ends=bool(self.guard.ends[policies[over]].any()))
+
+    def allowed(self, token_ids: Sequence[int]) -> Iterator[int]:
+        """Of the tokens that might have come next, those that would not have to be looked at."""
+        if self.guard.holds_all:
+            return
+        for token in token_ids:
+            words = split_words(self.guard.classifier.spell([*self._open, token])[0])
+            if all(self._reach(word.text) < 1 for word in words) and not (words and self._may_tell(words[-1].text)):
+                yield token

@@ -1,0 +1,341 @@
+"""What of an answer leaves the gateway: nothing that is hit, all else as the engine gave it."""
+
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeRenderer, late
+
+from gateway.metrics import GuardMetrics
+from gateway.traffic import Traffic
+from guard import ClassificationError, ProtectedPrompt
+from guard.answers import EVERYTHING, Hit
+
+EOS = 2
+PROMPT = [BOS, 5, 6]
+#: Read on, and held until the next token.
+SUSPICIOUS = 98
+
+
+class Watch:
+    """Hits where `FORBIDDEN` stands; holds `SUSPICIOUS` back until something follows."""
+
+    def __init__(self, answers: "Answers", seen: Sequence[int] = ()) -> None:
+        self.answers, self.ids = answers, list(seen)
+        self.observed: set[int] = set()
+        self.looks = 0
+
+    @property
+    def hold(self) -> int:
+        return int(self.ids[-1:] == [SUSPICIOUS])
+
+    def add(self, ids: Sequence[int], *, done: bool = False) -> bool:
+        self.ids += ids
+        return FORBIDDEN in ids or done
+
+    def look(self) -> Generator[int, None, Hit | None]:
+        yield 1
+        self.looks += 1
+        if self.answers.error is not None:
+            raise self.answers.error
+        return Hit(0, 0.9, ends=self.answers.ends) if FORBIDDEN in self.ids else None
+
+    def whole(self, ids: Sequence[int]) -> Generator[int, None, Hit | None]:
+        self.ids += ids
+        return self.look()
+
+    def allowed(self, ids: Sequence[int]) -> Iterator[int]:
+        return (token for token in ids if token != FORBIDDEN)
+
+
+class Answers:
+    """What the policies make of answers, and a guard that corrupts for them."""
+
+    names = ("people",)
+    first = 0
+
+    def __init__(self) -> None:
+        self.answers = self
+        self.ends, self.rejects_on_error = False, True
+        self.error: Exception | None = None
+        self.watched: list[tuple[list[int], Any, list[int]]] = []
+
+    def watch(self, prompt: Sequence[int] = (), mask: Any = None, answer: Sequence[int] = ()) -> Watch:
+        self.watched.append((list(prompt), mask, list(answer)))
+        return Watch(self, answer)
+
+    def telling(self, ids: Sequence[int]) -> set[int]:
+        return {number for number, token in enumerate(ids) if token == SUSPICIOUS}
+
+    def forgotten(
+        self, prompt: Sequence[int], answer: Sequence[int], unseen: set[int], policy: int
+    ) -> Generator[int, None, ProtectedPrompt]:
+        yield 1
+        ids = [*prompt, *answer]
+        content = [token != BOS for token in prompt]
+        if not any(content):
+            return ProtectedPrompt(ids)
+        mask = [*content, *(number in unseen for number in range(len(answer)))]
+        return ProtectedPrompt(ids, mask=mask, embeddings=torch.ones(len(ids), WIDTH))
+
+
+class Works:
+    """Does work where it is asked for."""
+
+    is_healthy = True
+
+    async def work(self, work: Generator[int, None, Any], expected_us: int) -> Any:
+        while True:
+            try:
+                next(work)
+            except StopIteration as done:
+                return done.value
+
+    async def protect(self, ids: list[int], group: Any = None) -> ProtectedPrompt:
+        return ProtectedPrompt(ids)
+
+
+class Engine(FakeEngine):
+    """Answers each request with the next script: token ids, one a chunk; the text of a token is its number."""
+
+    def __init__(self, *scripts: Sequence[int] | Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.scripts = list(scripts)
+        self.params: list[Any] = []
+        self.logprobs: dict[int, dict[int, float]] = {}
+        self.sent: list[Any] = []
+
+    async def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
+    ) -> AsyncGenerator[Any, None]:
+        self.prompts.append(prompt)
+        self.params.append(sampling_params)
+        script = self.scripts.pop(0)
+        choices = [list(script)] if not script or isinstance(script[0], int) else [list(one) for one in script]
+        try:
+            if sampling_params.output_kind == late.RequestOutputKind.FINAL_ONLY:
+                yield self._output(prompt, [self._completion(n, ids, ids) for n, ids in enumerate(choices)], True)
+                return
+            left = {number: list(ids) for number, ids in enumerate(choices)}
+            while left:
+                for number in list(left):
+                    token = left[number].pop(0)
+                    completion = self._completion(number, [token], choices[number], done=not left[number])
+                    if not left[number]:
+                        del left[number]
+                    output = self._output(prompt, [completion], not left)
+                    self.sent.append(output)
+                    yield output
+        finally:
+            self.closed += 1
+
+    def _completion(self, number: int, ids: list[int], whole: Sequence[int], *, done: bool = True) -> Any:
+        logprobs = None
+        if self.logprobs:
+            logprobs = [
+                {one: late.Logprob(value, 1, str(one)) for one, value in {token: -0.1, **self.logprobs}.items()}
+                for token in ids
+            ]
+        text = "".join(f" {token}" for token in ids)
+        return late.CompletionOutput(number, text, ids, None, logprobs, finish_reason="length" if done else None)
+
+    @staticmethod
+    def _output(prompt: Any, completions: list[Any], finished: bool) -> Any:
+        ids = prompt["prompt_token_ids"]
+        return late.RequestOutput("r", None, ids, None, completions, finished, num_cached_tokens=len(ids))
+
+
+class Setup:
+    def __init__(self, *scripts: Any, tells: bool = False) -> None:
+        from gateway.answers import GuardedAnswers
+
+        self.engine, self.policies, self.metrics = Engine(*scripts), Answers(), GuardMetrics()
+        answers = GuardedAnswers(
+            self.engine,
+            Works(),  # type: ignore[arg-type]
+            self.policies,  # type: ignore[arg-type]
+            self.metrics,
+            eos=EOS,
+            decode=FakeRenderer().decode,
+            tells=tells,
+        )
+        self.guarded = late.GuardedEngine(self.engine, Works(), self.metrics, Traffic(), answers=answers)
+
+    async def ask(self, *, stream: bool = True, prompt: list[int] = PROMPT, **fields: Any) -> list[Any]:
+        kind = late.RequestOutputKind.DELTA if stream else late.RequestOutputKind.FINAL_ONLY
+        params = late.SamplingParams(output_kind=kind, **({"max_tokens": 50} | fields))
+        return [output async for output in self.guarded.generate(late.tokens_input(list(prompt)), params, "r")]
+
+    def counted(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def ids_of(outputs: Sequence[Any], index: int = 0) -> list[int]:
+    return [token for output in outputs for one in output.outputs if one.index == index for token in one.token_ids]
+
+
+def text_of(outputs: Sequence[Any], index: int = 0) -> str:
+    return "".join(one.text for output in outputs for one in output.outputs if one.index == index)
+
+
+def reasons_of(outputs: Sequence[Any]) -> dict[int, str]:
+    return {one.index: one.finish_reason for output in outputs for one in output.outputs if one.finish_reason}
+
+
+async def test_an_innocent_answer_leaves_as_it_came() -> None:
+    setup = Setup([10, 11, 12])
+    assert await setup.ask() == setup.engine.sent  # the very objects
+    assert setup.counted("eco_answers_total", outcome="passed") == 1
+    (whole,) = await Setup([10, 11, 12]).ask(stream=False)
+    assert list(whole.outputs[0].token_ids) == [10, 11, 12]
+
+
+async def test_what_is_held_back_leaves_when_it_is_innocent() -> None:
+    setup = Setup([10, SUSPICIOUS, 11, SUSPICIOUS])
+    outputs = setup.guarded.generate(
+        late.tokens_input(list(PROMPT)), late.SamplingParams(output_kind=late.RequestOutputKind.DELTA), "r"
+    )
+    seen = [(list(output.outputs[0].token_ids), len(setup.engine.sent)) async for output in outputs]
+    assert seen == [([10], 1), ([SUSPICIOUS], 3), ([11], 3), ([SUSPICIOUS], 4)]
+
+
+async def test_a_hit_goes_on_from_a_corrupted_prompt_with_what_had_left() -> None:
+    setup = Setup([10, 11, SUSPICIOUS, FORBIDDEN, 12], [20, 21])
+    outputs = await setup.ask(min_tokens=4, seed=7)
+    assert ids_of(outputs) == [10, 11, 20, 21]
+    assert text_of(outputs) == " 10 11 20 21"
+    assert reasons_of(outputs) == {0: "length"}
+    assert [output.finished for output in outputs] == [False, False, False, True]
+    assert {tuple(output.prompt_token_ids) for output in outputs} == {tuple(PROMPT)}
+    again = setup.engine.prompts[1]
+    assert again["prompt_token_ids"] == [*PROMPT, 10, 11]
+    assert again["is_token_ids"] == [True, False, False, True, True]
+    assert (setup.engine.params[1].max_tokens, setup.engine.params[1].min_tokens) == (48, 2)
+    assert setup.engine.params[1].seed not in (None, 7)
+    assert setup.engine.closed == 2
+    assert setup.policies.watched[-1] == ([], None, [10, 11])
+    assert setup.counted("eco_answer_hits_total", policy="people", action="restart") == 1
+    assert setup.counted("eco_answers_total", outcome="restarted") == 1
+
+
+async def test_what_had_left_and_tells_is_not_seen_again() -> None:
+    setup = Setup([SUSPICIOUS, 10, FORBIDDEN], [20])
+    assert ids_of(await setup.ask()) == [SUSPICIOUS, 10, 20]
+    assert setup.engine.prompts[1]["is_token_ids"] == [True, False, False, False, True]
+    assert setup.policies.watched[-1][2] == [10]
+
+
+async def test_after_two_restarts_an_answer_ends() -> None:
+    setup = Setup([10, FORBIDDEN], [11, FORBIDDEN], [12, FORBIDDEN])
+    outputs = await setup.ask()
+    assert ids_of(outputs) == [10, 11, 12]
+    assert reasons_of(outputs) == {0: "stop"}
+    assert outputs[-1].finished
+    assert setup.counted("eco_answer_hits_total", policy="people", action="end") == 1
+    assert reasons_of(await Setup([FORBIDDEN], [FORBIDDEN], [FORBIDDEN], tells=True).ask()) == {0: "content_filter"}
+
+
+async def test_an_end_with_nothing_before_it_has_a_token() -> None:
+    setup = Setup([FORBIDDEN])
+    setup.policies.ends = True
+    outputs = await setup.ask()
+    assert (ids_of(outputs), text_of(outputs), reasons_of(outputs)) == ([EOS], "", {0: "stop"})
+    setup = Setup([FORBIDDEN, 10])
+    setup.policies.ends = True
+    (whole,) = await setup.ask(stream=False)
+    assert (ids_of([whole]), text_of([whole]), reasons_of([whole])) == ([EOS], "", {0: "stop"})
+
+
+@pytest.mark.parametrize("steering", [{"allowed_token_ids": [10, FORBIDDEN]}, {"logit_bias": {FORBIDDEN: 50.0}}])
+async def test_a_constrained_answer_that_began_is_not_begun_anew(steering: dict[str, Any]) -> None:
+    outputs = await (setup := Setup([10, FORBIDDEN])).ask(**steering)
+    assert (ids_of(outputs), reasons_of(outputs)) == ([10], {0: "stop"})
+    assert len(setup.engine.prompts) == 1
+
+
+async def test_a_prompt_without_content_cannot_be_corrupted() -> None:
+    outputs = await (setup := Setup([10, FORBIDDEN])).ask(prompt=[BOS])
+    assert (ids_of(outputs), reasons_of(outputs), len(setup.engine.prompts)) == ([10], {0: "stop"}, 1)
+
+
+async def test_of_several_choices_only_the_one_that_is_hit_changes() -> None:
+    setup = Setup([[10, 11, 12, 13], [20, FORBIDDEN, 21, 22]], [30, 31])
+    outputs = await setup.ask(n=2, seed=3)
+    assert ids_of(outputs) == [10, 11, 12, 13]
+    assert ids_of(outputs, 1) == [20, 30, 31]
+    assert reasons_of(outputs) == {0: "length", 1: "length"}
+    assert [output.finished for output in outputs] == [False] * (len(outputs) - 1) + [True]
+    assert setup.engine.params[1].n == 1
+    setup = Setup([[10, 11], [FORBIDDEN, 20]], [30, 31])
+    (whole,) = await setup.ask(stream=False, n=2)
+    assert [list(one.token_ids) for one in whole.outputs] == [[10, 11], [30, 31]]
+    assert [one.index for one in whole.outputs] == [0, 1]
+
+
+async def test_a_whole_answer_that_is_hit_is_asked_for_again() -> None:
+    setup = Setup([10, FORBIDDEN], [20, 21])
+    (whole,) = await setup.ask(stream=False)
+    assert ids_of([whole]) == [20, 21]
+    assert whole.prompt_token_ids == PROMPT
+    assert setup.engine.prompts[1]["is_token_ids"] == [True, False, False]
+    (whole,) = await Setup([FORBIDDEN], [FORBIDDEN], [FORBIDDEN]).ask(stream=False)
+    assert reasons_of([whole]) == {0: "stop"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_alternatives_that_would_not_have_left_are_not_told(stream: bool) -> None:
+    setup = Setup([10, 11])
+    setup.engine.logprobs = {FORBIDDEN: -1.0, 12: -2.0}
+    outputs = await setup.ask(stream=stream, logprobs=2)
+    positions = [set(position) for output in outputs for one in output.outputs for position in one.logprobs]
+    assert positions == [{10, 12}, {11, 12}]
+
+
+async def test_an_end_has_logprobs_where_they_were_asked_for() -> None:
+    setup = Setup([FORBIDDEN])
+    setup.engine.logprobs = {12: -2.0}
+    setup.policies.ends = True
+    (output,) = await setup.ask(logprobs=1)
+    assert [set(position) for position in output.outputs[0].logprobs] == [{EOS}]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_look_that_fails_lets_nothing_more_leave(stream: bool) -> None:
+    setup = Setup([10, FORBIDDEN, 11])
+    setup.policies.error = ClassificationError("no")
+    with pytest.raises(late.GracefulHTTPError):
+        await setup.ask(stream=stream)
+    assert setup.counted("eco_guard_errors_total", kind="ClassificationError") == 1
+    assert setup.counted("eco_answers_total", outcome="failed") == 1
+    setup = Setup([10, FORBIDDEN, 11], [20], [21], [22])
+    setup.policies.error, setup.policies.rejects_on_error = ClassificationError("no"), False
+    assert FORBIDDEN not in ids_of(await setup.ask(stream=stream))
+
+
+async def test_a_client_that_leaves_closes_the_engines_request() -> None:
+    setup = Setup([10, 11, 12])
+    stream = setup.guarded.generate(
+        late.tokens_input(list(PROMPT)), late.SamplingParams(output_kind=late.RequestOutputKind.DELTA), "r"
+    )
+    await anext(stream)
+    await stream.aclose()
+    assert setup.engine.closed == 1
+
+
+async def test_steering_is_refused_where_the_operator_says_so() -> None:
+    engine = FakeEngine()
+    guarded = late.GuardedEngine(engine, Works(), GuardMetrics(), Traffic(), refuse_steering=True)
+    for fields in (
+        {"allowed_token_ids": [1]},
+        {"logit_bias": {1: 1.0}},
+        {"structured_outputs": late.StructuredOutputsParams(regex="a")},
+    ):
+        with pytest.raises(late.VLLMValidationError, match="not accepted"):
+            await anext(guarded.generate(late.tokens_input([5]), late.SamplingParams(**fields), "r"))
+    assert [output async for output in guarded.generate(late.tokens_input([5]), late.SamplingParams(), "r")]
+    assert len(engine.prompts) == 1
+
+
+def test_holding_everything_is_more_than_any_answer_has() -> None:
+    assert EVERYTHING > 1 << 40
