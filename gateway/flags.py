@@ -18,6 +18,7 @@ _REFUSED_VARIABLES = {
     "VLLM_SERVER_DEV_MODE": "development routes reach the engine without the guard",
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "clients could load adapters at run time",
     "VLLM_USE_RUST_FRONTEND": "vLLM's Rust front end does not pass through the guard",
+    "VLLM_ENABLE_COHERE_API": "no test covers its routes",
     "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "answers would be logged in clear",
 }
 
@@ -40,7 +41,8 @@ _REFUSED_FLAGS = {
     "--enable-fault-tolerance": "its routes control the engine",
     "--trust-request-chat-template": "a client's template decides what counts as content",
     "--return-sampling-mask": "it tells which tokens might have come instead",
-    "--skip-tokenizer-init": "the guard reads prompts through the tokenizer",
+    **dict.fromkeys(("--skip-tokenizer-init", "--tokens-only"), "the guard reads prompts through the tokenizer"),
+    "--enable-trace-replay": "a client would dictate the answer, and read off how likely the model finds it",
     "--kv-transfer-config": "external KV caches may key on token ids, which are the same under any mask",
     "--kv-events-config": "prompts' token ids would be published in clear",
     "--enable-log-requests": "prompts would be logged in clear",

@@ -36,6 +36,9 @@ REFUSED = {
     "--enable-log-requests": ("--enable-log-requests",),
     "--enable-mm-embeds": ("--enable-mm-embeds",),
     "--skip-tokenizer-init": ("--skip-tokenizer-init",),
+    "--tokens-only": ("--tokens-only",),
+    "--enable-trace-replay": ("--enable-trace-replay",),
+    "--return-sampling-mask": ("--return-sampling-mask",),
     "--kv-events-config": ("--kv-events-config", '{"enable_kv_cache_events": true}'),
 }
 
@@ -225,6 +228,7 @@ def test_a_broken_config_file_is_one_line(tmp_path: Path, content: str) -> None:
         "VLLM_SERVER_DEV_MODE",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING",
         "VLLM_USE_RUST_FRONTEND",
+        "VLLM_ENABLE_COHERE_API",
         "VLLM_DEBUG_LOG_API_SERVER_RESPONSE",
     ],
 )

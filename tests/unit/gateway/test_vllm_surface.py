@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from api_coverage import ABSENT, WAYS
 
 ROOT = Path(__file__).parents[3]
 ROOMS = ("gateway", "scoring", "cli", "optimizer", "evaluation", "demo")
@@ -112,3 +113,29 @@ def test_every_way_to_the_engine_is_one_that_the_guard_knows() -> None:
     assert "generate" in own
     assert {name for name, abstract in asked.items() if abstract} <= own
     assert set(asked) <= set(known), f"new: {set(asked) - set(known)}"
+
+
+#: Calls by which a route is made, in FastAPI and in Starlette.
+_MAKE_ROUTES = {
+    *("get", "post", "put", "patch", "delete", "head", "options", "websocket", "api_route", "route", "mount"),
+    *("websocket_route", "add_api_route", "add_route", "add_api_websocket_route", "add_websocket_route"),
+}
+
+
+def paths(source: Path) -> Iterator[str]:
+    """Of all routes that vLLM's front end has code for, behind whatever flag, variable or model."""
+    for file in (source / "vllm" / "entrypoints").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(attr=name), args=[ast.Constant(value=str(path)), *_]) if (
+                    name in _MAKE_ROUTES and path.startswith("/")
+                ):
+                    yield path
+
+
+def test_every_route_is_one_that_is_guarded_or_never_there() -> None:
+    asked, known = set(paths(ASKED)), {path for group in ABSENT.values() for path in group.split()}
+    assert "/v1/completions" in asked
+    assert known <= asked, f"{ASKED}: no longer has {sorted(known - asked)}; take them out of api_coverage.py"
+    known |= {route.split()[1] for route in WAYS}
+    assert asked <= known, f"new: {sorted(asked - known)}; see what leads there, and write it down in api_coverage.py"
