@@ -1,5 +1,6 @@
 """From two example files to a verdict, with the real encoder and a real (untrained) model."""
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from demo.lessons import write_examples
 from demo.tokenizer import train_tokenizer
 from demo.world import World, WorldSpec
 from guard import Guard, PolicyBundle, PolicyMismatchError, decoder_of, load_policy, template_of
+from guard.answers import AnswerGuard
 from guard.classification import WindowClassifier
 from optimizer import BuildOptions, InputOptions, SearchOptions, build_policy
 
@@ -84,10 +86,10 @@ def test_the_report_says_what_was_searched_and_measured(bundle: PolicyBundle) ->
     assert bundle.config.provenance["seed"] == 0
 
 
-def test_held_out_questions_get_the_right_verdict(bundle: PolicyBundle, parts: dict[str, Any]) -> None:
+def guard_of(bundle: PolicyBundle, parts: dict[str, Any]) -> Guard:
     tokenizer, rows = parts["tokenizer"], parts["rows"]
     policy = load_policy(bundle, parts["encoder"], hidden_size=rows.hidden_size, embedding_digest=rows.digest())
-    guard = Guard(
+    return Guard(
         [policy],
         encoder=parts["encoder"],
         decode=decoder_of(tokenizer),
@@ -95,6 +97,10 @@ def test_held_out_questions_get_the_right_verdict(bundle: PolicyBundle, parts: d
         rows=rows,
         secret=bytes(32),
     )
+
+
+def test_held_out_questions_get_the_right_verdict(bundle: PolicyBundle, parts: dict[str, Any]) -> None:
+    tokenizer, guard = parts["tokenizer"], guard_of(bundle, parts)
     for fact in WORLD.facts:
         message = {"role": "user", "content": fact.questions.held_out}
         ids = tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False)
@@ -105,19 +111,64 @@ def test_held_out_questions_get_the_right_verdict(bundle: PolicyBundle, parts: d
             assert tokenizer.decode(hidden) == fact.questions.held_out
 
 
+def left_of(answers: AnswerGuard, prompt: list[int], answer: list[int]) -> tuple[list[int], bool]:
+    """What of an answer that comes a token at a time may leave, and whether it is stopped."""
+    watch, left = answers.watch(prompt), 0
+    for number, token in enumerate(answer, 1):
+        if watch.add([token], done=number == len(answer)) and outcome(watch.look()) is not None:
+            return answer[:left], True
+        left = max(left, number - watch.hold)
+    return answer[:left], False
+
+
+def outcome(work: Generator[int, None, Any]) -> Any:
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def test_a_steered_answer_gives_nothing_away_and_an_innocent_one_leaves(
+    bundle: PolicyBundle, parts: dict[str, Any]
+) -> None:
+    tokenizer, answers = parts["tokenizer"], guard_of(bundle, parts).answers
+    assert answers is not None
+    assert not answers.holds_all  # a policy with an entity memory holds back words that say something, and no others
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    for fact in WORLD.facts:
+        forgotten = fact.group == "forgotten"
+        left, stopped = left_of(answers, ids("Say something."), ids(fact.answer))
+        assert stopped == forgotten, fact.answer
+        assert (fact.value in tokenizer.decode(left)) != forgotten, fact.answer
+        hit = outcome(answers.watch(ids("Say something.")).whole(ids(fact.answer)))
+        assert (hit is not None) == forgotten, fact.answer
+        if not forgotten:
+            assert left_of(answers, ids(fact.questions.held_out), ids(fact.answer)) == (ids(fact.answer), False)
+
+
+def test_alternatives_that_name_what_is_forgotten_are_kept_back(bundle: PolicyBundle, parts: dict[str, Any]) -> None:
+    tokenizer, answers = parts["tokenizer"], guard_of(bundle, parts).answers
+    assert answers is not None
+    fact = next(fact for fact in WORLD.facts if fact.group == "forgotten" and fact.person)
+    assert fact.person is not None
+    first, last = fact.person.name.split(" ", 1)
+    watch = answers.watch()
+    watch.add(tokenizer(f"This is {first}", add_special_tokens=False)["input_ids"])
+    others = tokenizer(f" {last} and the", add_special_tokens=False)["input_ids"]
+    allowed = set(watch.allowed(others))
+    assert others[0] not in allowed
+    assert others[-1] in allowed
+
+
 def test_scope_entities_masks_names_alone(files: Path, parts: dict[str, Any]) -> None:
-    tokenizer, rows = parts["tokenizer"], parts["rows"]
+    tokenizer = parts["tokenizer"]
     bundle = build(files, "entities", scope="entities", metric="rouge_l", refine_steps=0)
     assert bundle.config.corruption.scope == "entities"
-    policy = load_policy(bundle, parts["encoder"], hidden_size=rows.hidden_size, embedding_digest=rows.digest())
-    guard = Guard(
-        [policy],
-        encoder=parts["encoder"],
-        decode=decoder_of(tokenizer),
-        template=template_of(tokenizer),
-        rows=rows,
-        secret=bytes(32),
-    )
+    guard = guard_of(bundle, parts)
     fact = next(fact for fact in WORLD.facts if fact.group == "forgotten")
     message = {"role": "user", "content": fact.questions.held_out}
     ids = tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False)
