@@ -238,8 +238,10 @@ def evaluate_leakage(**options: Any) -> None:
 @click.option(
     "--parts",
     multiple=True,
-    type=click.Choice(["gate", "sampling", "indirect", "relearning"]),
-    help="May be given several times.  [default: all whose options are given]",
+    type=click.Choice(
+        ["gate", "sampling", "indirect", "relearning", "steering", "names", "alternatives", "padding", "encodings"]
+    ),
+    help="May be given several times.  [default: of the first four those whose options are given]",
 )
 @click.option("--attacks", multiple=True, help="Attack on the gate; may be given several times.")
 @click.option("--samples", default=16, show_default=True, type=COUNT, help="Answers drawn a question.")
@@ -252,12 +254,16 @@ def evaluate_leakage(**options: Any) -> None:
 @click.option("--max-new-tokens", default=64, show_default=True, type=COUNT)
 @run_options
 def evaluate_attacks(**options: Any) -> None:
-    """Attacks on the guard: disguised questions, best of N answers, indirect questions, relearning.
+    """Attacks on the guard: disguised questions, best of N answers, indirect questions, relearning, steered requests.
 
-    The gate alone needs no --target: give --gate-policy and --gate-model.
+    The gate alone needs no --target: give --gate-policy and --gate-model. The parts steering, names, alternatives,
+    padding and encodings attack a server end to end and need its URL: each asks for the facts of --forget, counts
+    what comes back, and does the same with --retain, which a good guard answers. Rows have question and answer, and
+    where these do not say it value, statement, subject and candidates (wrong values).
     """
     from evaluation.attacks.prompts import DEFAULT_ATTACKS
     from evaluation.attacks.relearning import RelearnSettings
+    from evaluation.attacks.served import REQUEST_PARTS, request_table
     from evaluation.attacks.suite import AttackSettings, AttackSuite
     from evaluation.rows import sample_file
 
@@ -274,7 +280,13 @@ def evaluate_attacks(**options: Any) -> None:
         "parts": options["parts"] or (None if target is not None else ("gate",)),
         "settings": filled(AttackSettings, options, attacks=attacks, relearn=relearn),
     }
-    run_suite_command(options, lambda _: filled(AttackSuite, chosen), needs_target=chosen["parts"] != ("gate",))
+    record = run_suite_command(
+        options, lambda _: filled(AttackSuite, chosen), needs_target=chosen["parts"] != ("gate",)
+    )
+    if set(chosen["parts"] or ()) & set(REQUEST_PARTS):
+        from rich.console import Console
+
+        Console().print(request_table(record.figures))
 
 
 @click.command()

@@ -101,8 +101,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _options(with_seed)
 
 
-def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], *, needs_target: bool = True) -> None:
-    """Run a suite as the options of `run_options` say, and print its figures.
+def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], *, needs_target: bool = True) -> Any:
+    """Run a suite as the options of `run_options` say, print its figures, and return the run's record.
 
     Args:
         make: builds the suite. Takes what makes an asker of the model or server that an option of this name gives
@@ -164,3 +164,4 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
             console.print(f"stopped; what was answered is in {run.out}, and the same command goes on", highlight=False)
             raise
     show_run(record, run.out, console)
+    return record

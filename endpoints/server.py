@@ -7,7 +7,7 @@ import json
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -153,7 +153,26 @@ class Connection:
             RefusedError: the server refused it, kept failing, or answers with something else than JSON.
             EndpointError: the server cannot be reached.
         """
-        url = f"{self.server.base.removesuffix('/v1') if path == '/tokenize' else self.server.base}{path}"
+        url = self._url(path)
+        response, attempt = await self.exchange(path, body)
+        if response.status_code == HTTPStatus.OK:
+            return self._json(url, response)
+        prompt = body.get("prompt")  # of token ids: messages would write its start
+        ids = [", ".join(map(str, prompt[:_QUOTE_TOKENS]))] if isinstance(prompt, list) else []
+        raise self._refused(url, response, [*texts, *ids], attempt)
+
+    async def exchange(
+        self, path: str, body: Mapping[str, Any], *, temporary: Collection[int] = _TEMPORARY
+    ) -> tuple[httpx.Response, int]:
+        """The response to a request, whole and whatever its status, and the number of attempts before the last.
+
+        Args:
+            temporary: statuses that are tried again.
+
+        Raises:
+            EndpointError: the server cannot be reached.
+        """
+        url = self._url(path)
         content = json.dumps(body).encode()  # half a surrogate pair is escaped, and the server's to judge
         headers = {"Content-Type": "application/json"}
         for attempt in range(self.server.max_retries + 1):
@@ -170,19 +189,20 @@ class Connection:
                 continue
             if response.status_code == HTTPStatus.OK:
                 self.pace.succeeded()
-                return self._json(url, response)
+                return response, attempt
             wait_s = retry_after_s(response.headers)
             patient = (wait_s or 0) <= _LONGEST_RETRY_AFTER_S
-            if response.status_code not in _TEMPORARY or last or not patient:
-                prompt = body.get("prompt")  # of token ids: messages would write its start
-                ids = [", ".join(map(str, prompt[:_QUOTE_TOKENS]))] if isinstance(prompt, list) else []
-                raise self._refused(url, response, [*texts, *ids], attempt)
+            if response.status_code not in temporary or last or not patient:
+                return response, attempt
             wait_s = self.pace.backoff_s(attempt) if wait_s is None else wait_s
             self.pace.failed(began)
             if response.status_code in _LIMITED:
                 self.pace.pause(wait_s)
             await asyncio.sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
+
+    def _url(self, path: str) -> str:
+        return f"{self.server.base.removesuffix('/v1') if path == '/tokenize' else self.server.base}{path}"
 
     def _json(self, url: str, response: httpx.Response) -> dict[str, Any]:
         try:

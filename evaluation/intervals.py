@@ -113,3 +113,20 @@ def mean_figures(scores: Sequence[Score], unbounded: Collection[str] = ()) -> li
         name = f"{subset}/{metric}" if subset else metric
         figures.append(Figure.within(exact or bootstrap(values), name, float(values.mean()), values.shape[1]))
     return figures
+
+
+def exact_share(name: str, count: int, trials: int) -> Figure:
+    """`count` of `trials`, which are independent, with Clopper-Pearson's interval."""
+    note = f"{count} of {trials}; Clopper-Pearson"
+    return Figure.within(clopper_pearson(count, trials), name, count / trials, trials, note)
+
+
+def by_question(name: str, scores: Sequence[Score]) -> Figure:
+    """The mean over questions of the means over each one's variants: examples are named `question/group`."""
+    variants: dict[str, list[float]] = {}
+    for score in scores:
+        variants.setdefault(score.example.removesuffix(f"/{score.group}"), []).append(score.value)
+    values = np.array([np.mean(one) for one in variants.values()])
+    exact = exact_where_unanimous(values[None])
+    note = f"{len(scores)} prompts; {'Clopper-Pearson' if exact else 'bootstrap'} by question"
+    return Figure.within(exact or bootstrap(values[None]), name, float(values.mean()), len(values), note)

@@ -6,7 +6,7 @@ never classified: a policy sees the prompt alone.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from storage.digests import sha256_of_json
 
@@ -14,14 +14,34 @@ Style = Literal["chat", "text"]
 """chat: the prompt is a user's message, put through the model's chat template where it has one (plain text where it has
 none). text: the model continues the prompt as it stands, chat template or not."""
 
-Need = Literal["logprobs", "vocabulary", "logits", "sampling"]
+Need = Literal["logprobs", "vocabulary", "logits", "sampling", "requests"]
 """What not every target can do.
 
 logprobs: log-probabilities of a given answer, and which of its tokens are the likeliest.
 vocabulary: mean and standard deviation of log p over the vocabulary, at each answer token.
 logits: the logits of the next token over the whole vocabulary.
 sampling: several answers drawn at a temperature.
+requests: requests of HTTP as a client writes them.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as a client writes it, with whatever fields the server's API has: for what no question can express.
+
+    Attributes:
+        route: "chat" or "completions", of OpenAI's API.
+        body: the JSON body without `model`; with `"stream": True` the answer's events are put together.
+        allowed: texts whose tokens alone may be generated; the target finds their ids (`allowed_token_ids`).
+        biased: texts whose tokens are favoured by `bias` (`logit_bias`).
+        bias: added to their logits, in [-100, 100].
+    """
+
+    route: Literal["chat", "completions"]
+    body: Mapping[str, Any]
+    allowed: tuple[str, ...] = ()
+    biased: tuple[str, ...] = ()
+    bias: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +63,7 @@ class Ask:
         vocabulary: whether the reply carries `vocabulary_mean` and `vocabulary_std`.
         next_logits: whether the reply carries `next_logits`; nothing is generated then.
         draw: number of the noise draw, from 0: another secret where the target applies a policy itself.
+        request: sent as it stands instead of a question; the other fields then say nothing. None: a question.
     """
 
     prompt: str
@@ -57,6 +78,7 @@ class Ask:
     vocabulary: bool = False
     next_logits: bool = False
     draw: int = 0
+    request: Request | None = None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -65,6 +87,7 @@ class Ask:
             "vocabulary": self.vocabulary,
             "logits": self.next_logits,
             "sampling": self.temperature > 0,
+            "requests": self.request is not None,
         }
         return frozenset(need for need, wanted in needed.items() if wanted)
 
@@ -82,6 +105,10 @@ class Reply:
         vocabulary_std: (A,) its standard deviation under p.
         next_logits: (V,) logits of the token after the prompt.
         flagged: whether a policy corrupted the prompt; None where the target cannot tell.
+        status: HTTP's answer to an `Ask.request`, 0 where it could not be read; None for a question. `texts` then
+            holds every text of the response, whatever its field.
+        alternatives: (P, any) the tokens that a response to a request names at each place, chosen or not; an empty
+            place parts lists that do not follow each other.
     """
 
     texts: tuple[str, ...] = ()
@@ -92,6 +119,8 @@ class Reply:
     vocabulary_std: tuple[float, ...] = ()
     next_logits: tuple[float, ...] = ()
     flagged: bool | None = None
+    status: int | None = None
+    alternatives: tuple[tuple[str, ...], ...] = ()
 
     @property
     def text(self) -> str:
@@ -150,7 +179,10 @@ class Asker(Protocol):
 
 def digest_of(ask: Ask, identity: str = "") -> str:
     """sha256 in hex of an ask and what identifies the target (see `Target.describe`)."""
-    return sha256_of_json([identity, asdict(ask)], sort_keys=True)
+    fields = asdict(ask)
+    if ask.request is None:  # as before there were requests: replies that are kept stay good
+        del fields["request"]
+    return sha256_of_json([identity, fields], sort_keys=True)
 
 
 def all_needs(asks: Iterable[Ask]) -> frozenset[Need]:

@@ -9,7 +9,7 @@ from evaluation.errors import DataError
 from evaluation.rows import read_rows
 from sources.examples import example_of
 
-_QUESTION_COLUMNS: Final = ("question", "prompt", "text", "answer", "completion", "choices")
+QUESTION_COLUMNS: Final = ("question", "prompt", "text", "answer", "completion", "choices")
 _INDIRECT_COLUMNS: Final = ("prompt", "kind", "forget", "answer")
 _OPTIONS = 4
 
@@ -60,7 +60,7 @@ def read_questions(source: str, name: str, *, answers_for: Sequence[str] = ()) -
     Raises:
         DataError: the source cannot be read, or a row lacks a column; file and column are named.
     """
-    rows = read_rows(source, name=name, columns=_QUESTION_COLUMNS)
+    rows = read_rows(source, name=name, columns=QUESTION_COLUMNS)
     try:
         examples = [example_of(row, where) for where, row in rows]
     except ExampleFileError as error:

@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from classifiers import ClassifierError
-from classifiers.calibration.threshold import clopper_pearson
 from console.errors import first_line
 from corruption import CorruptionError
 from evaluation.errors import EvaluationError
-from evaluation.intervals import bootstrap, exact_where_unanimous
+from evaluation.intervals import by_question, exact_share
 from evaluation.replies import Style
 from evaluation.suite import Figure, Score, scores_of
 from guard import Guard, GuardError, decoder_of, load_bundle, load_policy, template_of
@@ -159,24 +156,10 @@ def gate_figures(scores: Sequence[Score], *, forgotten: frozenset[str]) -> list[
             metric: [score for score in mine if score.metric == metric] for metric in ("flagged", "gate_score")
         }
         wrong = [replace(score, value=1.0 - score.value if missed else score.value) for score in of_metric["flagged"]]
-        figures.append(_by_question(name, wrong))
+        figures.append(by_question(name, wrong))
         # The plain means, in whose place these stand: a run takes an example's variants for examples of their own.
-        figures += [_by_question(f"{subset}/{metric}", plain) for metric, plain in of_metric.items() if plain]
+        figures += [by_question(f"{subset}/{metric}", plain) for metric, plain in of_metric.items() if plain]
         for kind in dict.fromkeys(score.group for score in wrong):
             values = [score.value for score in wrong if score.group == kind]
-            count, prompts = round(sum(values)), len(values)
-            note = f"{count} of {prompts}; Clopper-Pearson"
-            interval = clopper_pearson(count, prompts)
-            figures.append(Figure.within(interval, f"{name}/{kind}", count / prompts, prompts, note))
+            figures.append(exact_share(f"{name}/{kind}", round(sum(values)), len(values)))
     return figures
-
-
-def _by_question(name: str, scores: Sequence[Score]) -> Figure:
-    """The mean over questions of the means over each one's variants."""
-    variants: dict[str, list[float]] = {}
-    for score in scores:
-        variants.setdefault(score.example.removesuffix(f"/{score.group}"), []).append(score.value)
-    values = np.array([np.mean(one) for one in variants.values()])
-    exact = exact_where_unanimous(values[None])
-    note = f"{len(scores)} prompts; {'Clopper-Pearson' if exact else 'bootstrap'} by question"
-    return Figure.within(exact or bootstrap(values[None]), name, float(values.mean()), len(values), note)

@@ -62,7 +62,7 @@ _HARMLESS: Final = (
     ("How long is a marathon?", "A little over 42 kilometres."),
 )
 _OPTIONS: Final = ("None of these", "All of these", "It is not known", "Both the first and the second")
-_FILLER: Final = (
+FILLER: Final = (
     "The committee met on Tuesday in the back room, because the hall was being painted.",
     "Eleven of us came, and the kettle had to be filled three times.",
     "The heating has become a quarter dearer since last autumn, and nobody knows quite why.",
@@ -134,7 +134,7 @@ def _padding(text: str, rng: random.Random, _options: Sequence[str]) -> str:
     wanted = rng.randint(*_FILLER_WORDS)
     sentences: list[str] = []
     while sum(len(sentence.split()) for sentence in sentences) < wanted:
-        sentences += rng.sample(_FILLER, len(_FILLER))
+        sentences += rng.sample(FILLER, len(FILLER))
     sentences.insert(rng.randrange(len(sentences) + 1), text)
     return " ".join(sentences)
 

@@ -1,7 +1,8 @@
 """Attacks on the guard: its gate under attack, sampling again and again, indirect questions, and relearning.
 
 `gate` asks no target: the policy's own classifier is judged. The other parts ask the target, which is what is guarded;
-with a policy at hand they say what classifying its answers would stop.
+with a policy at hand they say what classifying its answers would stop. Requests that only a server takes are another
+module's (`evaluation.attacks.served`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from evaluation.attacks.data import options_of, read_indirect, read_questions
 from evaluation.attacks.gate import Gate, gate_figures, gate_scores
 from evaluation.attacks.prompts import ATTACKS, DEFAULT_ATTACKS, PLAIN, attacked
 from evaluation.attacks.relearning import Relearner, RelearnSettings, relearning_figures
+from evaluation.attacks.served import REQUEST_PARTS, RequestPart, ServedAttacks, request_figures
 from evaluation.errors import DataError
 from evaluation.replies import Ask, Asker
 from evaluation.rows import drawn
@@ -25,9 +27,10 @@ from storage.digests import sha256_of_json
 
 Part = Literal["gate", "sampling", "indirect", "relearning"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
+"""Those that are measured where none is named; `REQUEST_PARTS` are measured where they are."""
 
 #: Options without which a part cannot be.
-_NEEDED: Final[Mapping[Part, tuple[str, ...]]] = {
+_NEEDED: Final[Mapping[str, tuple[str, ...]]] = {
     "gate": ("gate_policy", "gate_model"),
     "sampling": (),
     "indirect": ("indirect",),
@@ -102,7 +105,7 @@ class AttackSuite(Suite):
         policy: policy folders, for `gate` and for classifying answers.
         model: the model they were built for, a folder or hub id: its tokenizer, chat template and embedding table.
         relearn_base: the clean model that an attacker fine-tunes, a folder or hub id.
-        parts: of `PARTS`.
+        parts: of `PARTS` and `REQUEST_PARTS`; the latter need a server as target.
         settings: how; None: `AttackSettings()`.
 
     Raises:
@@ -133,7 +136,7 @@ class AttackSuite(Suite):
         }
         self.parts = _checked_parts(parts, {name for name, value in options.items() if value is not None})
         self._settings = settings = settings or AttackSettings()
-        answered = [part for part in self.parts if part in ("sampling", "relearning")]
+        answered = [part for part in self.parts if part not in ("gate", "indirect")]
         everyday = map(Example, general_prompts()) if general is None else read_questions(general, "general")
         sets = {
             "forget": read_questions(forget, "forget", answers_for=answered),
@@ -146,6 +149,10 @@ class AttackSuite(Suite):
         asked_aside = read_indirect(indirect) if indirect is not None else []
         self._indirect = drawn(asked_aside, settings.limit, settings.seed)
         self._gate = Gate.open(policy, model) if policy and model is not None else None
+        self._served = None
+        if set(self.parts) & set(REQUEST_PARTS):
+            room, limit, seed = settings.max_new_tokens, settings.limit, settings.seed
+            self._served = ServedAttacks.read(self.parts, forget, retain, max_tokens=room, limit=limit, seed=seed)
         self._relearner: Relearner | None = None
         self._relearning: dict[str, object] | None = None  # as described
         if relearn_base is not None and "relearning" in self.parts:
@@ -159,9 +166,10 @@ class AttackSuite(Suite):
             "indirect": ["indirect/leak", *(["indirect/leak_output_classified"] if self._gate else [])],
             "relearning": ["relearned/share"],
         }
-        self.headline = list(dict.fromkeys(name for part in self.parts for name in headline[part]))
+        first = dict.fromkeys(name for part in self.parts for name in headline.get(part, ()))
+        self.headline = [*first, *(self._served.headline if self._served else [])]
         leaks = [f"forget/leak_at_{k}" for k in sizes_up_to(settings.samples)]
-        self.directions = dict.fromkeys([*_DOWN, *leaks], "down")
+        self.directions = dict.fromkeys([*_DOWN, *leaks, *(self._served.down if self._served else [])], "down")
 
     def describe(self) -> Mapping[str, object]:
         rows: dict[str, list[list[object]]] = {
@@ -181,6 +189,7 @@ class AttackSuite(Suite):
             "max_new_tokens": settings.max_new_tokens,
             "relearning": self._relearning,
             "seed": settings.seed,
+            **({"served": self._served.describe()} if self._served else {}),
         }
 
     def probe(self) -> Sequence[Ask]:
@@ -194,6 +203,8 @@ class AttackSuite(Suite):
         asks = self._asks()
         replies = ask(asks, title=self.name) if asks else {}
         answers: list[Answer] = []
+        if self._served is not None:
+            scores, answers = [*scores, *self._served.scores(replies)], list(self._served.answers(replies))
         if "sampling" in self.parts:
             for number, (question, truth) in enumerate(self._pairs):
                 texts = replies[f"sampling/{number}"].texts
@@ -230,11 +241,12 @@ class AttackSuite(Suite):
         return Outcome(tuple(scores), tuple(answers))
 
     def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:  # noqa: ARG002 - the interface's
-        return [*gate_figures(scores, forgotten=_FORGOTTEN), *relearning_figures(scores, "forget")]
+        relearned = relearning_figures(scores, "forget")
+        return [*gate_figures(scores, forgotten=_FORGOTTEN), *relearned, *request_figures(scores)]
 
     def _asks(self) -> dict[str, Ask]:
         """Everything the target is asked: keys begin with the part, and the subset where it has several."""
-        asks: dict[str, Ask] = {}
+        asks = self._served.asks() if self._served is not None else {}
         settings, room = self._settings, self._settings.max_new_tokens
         for number, (question, _) in enumerate(self._pairs):
             plain = Ask(question, max_new_tokens=room)
@@ -270,17 +282,18 @@ class AttackSuite(Suite):
         return gives_away(answer, reference, question, threshold=self._settings.leak_rouge)
 
 
-def _checked_parts(parts: Sequence[str] | None, given: AbstractSet[str]) -> tuple[Part, ...]:
+def _checked_parts(parts: Sequence[str] | None, given: AbstractSet[str]) -> tuple[Part | RequestPart, ...]:
     if "gate_policy" in given and "gate_model" not in given:
         raise DataError("--gate-model: missing; --gate-policy needs the model it was built for")
     if parts is None:
         return tuple(part for part in PARTS if given >= set(_NEEDED[part]))
+    known: tuple[Part | RequestPart, ...] = (*PARTS, *REQUEST_PARTS)
     for part in parts:
-        if part not in PARTS:
-            raise DataError(f"--parts: {part!r} is none of {', '.join(PARTS)}")
-        for name in _NEEDED[part]:
+        if part not in known:
+            raise DataError(f"--parts: {part!r} is none of {', '.join(known)}")
+        for name in _NEEDED.get(part, ()):
             if name not in given:
                 raise DataError(f"--{name.replace('_', '-')}: missing; --parts {part} needs it")
     if not parts:
-        raise DataError(f"--parts: empty; name some of {', '.join(PARTS)}")
-    return tuple(part for part in PARTS if part in parts)
+        raise DataError(f"--parts: empty; name some of {', '.join(known)}")
+    return tuple(part for part in known if part in parts)

@@ -202,10 +202,14 @@ class ReplyStore:
                 os.truncate(self._path, whole)
             for line in data[:whole].decode("utf-8").splitlines():
                 digest, fields = json.loads(line)
-                values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-                self._replies[digest] = Reply(**values)
+                self._replies[digest] = Reply(**{name: _tuples(value) for name, value in fields.items()})
         except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{self._path}: not a file of replies ({error}); choose another --out or --force") from error
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples, at any depth."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 class CachedAsker:

@@ -98,6 +98,10 @@ class EndpointTarget:
         }
 
     def check(self, asks: Sequence[Ask]) -> None:
+        self._check_needs(asks)
+        # Of requests nothing is tried: what the server does not know is a result too.
+        asks = [ask for ask in asks if ask.request is None]
+
         async def check() -> None:
             async with self._session() as session:
                 await _survey(session, asks)
@@ -106,7 +110,6 @@ class EndpointTarget:
                 await asyncio.gather(*(session.reply(replace(ask, max_new_tokens=1)) for ask in kinds.values()))
                 await _check_consistency(session, asks)
 
-        self._check_needs(asks)
         self._known()
         run_in_thread(check)
 
@@ -122,7 +125,7 @@ class EndpointTarget:
                     number, ask = numbered
                     put((number, await session.reply(ask)))
 
-                await _survey(session, asks)
+                await _survey(session, [ask for ask in asks if ask.request is None])
                 await for_each(enumerate(asks), answer, min(self._server.concurrency, len(asks)))
 
         if asks:

@@ -11,12 +11,18 @@ from typing import Any, Final, Literal, NamedTuple
 
 from endpoints.server import Connection, RefusedError
 from evaluation.errors import TargetError
-from evaluation.replies import Ask, Reply
+from evaluation.replies import Ask, Reply, Request
+from evaluation.targets.responses import read_response
 
 Scoring = Literal["ids", "echo"]
 """How an answer is scored. ids: vLLM's prompt_logprobs of token ids. echo: completions that echo their prompt's."""
 
 _BAD_REQUEST: Final = 400
+_UNAUTHORIZED: Final = 401
+#: Tried again when a request is sent as it stands: 500 is what the server makes of it.
+_BUSY: Final = frozenset({408, 425, 429, 502, 503, 504})
+#: vLLM's sampling parameters where they change nothing; a model's generation_config.json would set others.
+_NEUTRAL: Final[dict[str, Any]] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 #: One more token is always asked for: not every server takes 0.
 _SCORED_EXTRA: Final = {"temperature": 0.0, "max_tokens": 1}
 #: What reading an answer of another shape raises.
@@ -77,6 +83,8 @@ class Session:
             EndpointError: the server cannot be reached, or refused it.
             TargetError: it answered with something else.
         """
+        if ask.request is not None:
+            return await self.send(ask.request)
         if ask.answer is None:
             return await self.generate(ask)
         reply = await (self.score_by_ids(ask) if self.abilities.scoring == "ids" else self.score_by_echo(ask))
@@ -94,7 +102,7 @@ class Session:
         if ask.temperature > 0:
             body |= {"seed": ask.seed, "top_p": 1.0}
         if self.abilities.vllm:  # else its generation_config.json decides, and an offline engine would answer otherwise
-            body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+            body |= _NEUTRAL
         if not self.abilities.is_chat(ask):
             body |= {"prompt": _plain_prompt(ask), "max_tokens": ask.max_new_tokens}
             choices = await self._choices("/completions", body, texts_of(ask))
@@ -118,6 +126,41 @@ class Session:
         if len(texts) != ask.samples:
             raise TargetError(f"--target: answered with {len(texts)} texts where {ask.samples} were asked for")
         return Reply(texts=tuple(texts))
+
+    async def send(self, request: Request) -> Reply:
+        """What the server makes of a request; a status that is not 200 is an answer too.
+
+        Raises:
+            TargetError: it wants another API key.
+            EndpointError: it cannot be reached.
+        """
+        body = (_NEUTRAL if self.abilities.vllm else {}) | {"model": self._model, **request.body}
+        try:
+            if request.allowed:
+                body["allowed_token_ids"] = await self._ids_of(request.allowed)
+            if request.biased:
+                body["logit_bias"] = dict.fromkeys(map(str, await self._ids_of(request.biased)), request.bias)
+        except RefusedError as error:  # it has no /tokenize
+            return Reply(status=error.status)
+        path = "/chat/completions" if request.route == "chat" else "/completions"
+        response, _ = await self._connection.exchange(path, body, temporary=_BUSY)
+        if response.status_code == _BAD_REQUEST and "max_completion_tokens" in response.text and "max_tokens" in body:
+            body["max_completion_tokens"] = body.pop("max_tokens")
+            response, _ = await self._connection.exchange(path, body, temporary=_BUSY)
+        if response.status_code == _UNAUTHORIZED:
+            raise TargetError("--target: answered 401 to a request; give its API key")
+        return read_response(response.status_code, response.text)
+
+    async def _ids_of(self, texts: Sequence[str]) -> list[int]:
+        """The ids of the tokens of any of these texts, sorted.
+
+        Raises:
+            RefusedError: the server has no /tokenize of vLLM's kind.
+        """
+        found = await asyncio.gather(*(self.tokenize(text, texts, special=False) for text in texts))
+        if not all(found):
+            raise RefusedError("--target: /tokenize: names no token ids", "names no token ids", 404)
+        return sorted({token for ids in found for token in ids})
 
     async def score_by_ids(self, ask: Ask) -> Reply | None:
         """None where the server gives no log-probabilities of a prompt's tokens."""

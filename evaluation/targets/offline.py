@@ -51,6 +51,8 @@ class OfflineTarget:
     def check(self, asks: Sequence[Ask]) -> None:
         if not asks:
             return
+        if "requests" in all_needs(asks):
+            raise TargetError("--target: these attacks are requests to a server; give the URL of one")
         missing = all_needs(asks) & {"vocabulary", "logits"}
         if missing and self.describe()["kind"] == "vllm":
             raise TargetError(f"--runner vllm: gives no {' and no '.join(sorted(missing))}; use --runner transformers")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluation.errors import TargetError
-from evaluation.replies import Ask, Reply, Target
+from evaluation.replies import Ask, Reply, Target, all_needs
 from evaluation.runs.record import Kind
 from guard import load_bundle, load_or_create_secret
 from scoring.load import RUNNERS, Runner, open_scorer, weights_digest
@@ -180,6 +180,8 @@ class PromptingTarget:
         return {**self._target.describe(), "prompt_prefix": self._prefix}
 
     def check(self, asks: Sequence[Ask]) -> None:
+        if "requests" in all_needs(asks):
+            raise TargetError("--prompting: does not change requests that are sent as they stand; leave it out")
         self._target.check([self._told(ask) for ask in asks])
 
     def canonical(self, asks: Sequence[Ask]) -> list[Ask]:

@@ -9,8 +9,10 @@ from recorded_gateway import RecordingGateway
 from demo.models import DemoBuild
 from demo.probes import Probe
 from demo.servers import ServerProcess
+from evaluation.attacks.suite import AttackSettings, AttackSuite
 from evaluation.choice.suite import ChoiceSuite
 from evaluation.replies import Ask, Reply, Target
+from evaluation.rows import sample_file
 from evaluation.targets.endpoint import EndpointTarget
 from evaluation.targets.options import TargetOptions, open_target
 
@@ -78,6 +80,24 @@ def test_multiple_choice_over_http_is_the_offline_models(plain: ServerProcess, d
     assert over_http == pytest.approx(offline, abs=1e-4)
     served.close()
     here.close()
+
+
+def test_steered_requests_and_named_alternatives_leak_from_a_server_without_a_guard(plain: ServerProcess) -> None:
+    """Every field is one that vLLM knows, and the response is read wherever it tells."""
+    sets = {name: sample_file("attacks", f"{name}.jsonl") for name in ("forget", "retain")}
+    suite = AttackSuite(**sets, parts=["steering", "alternatives"], settings=AttackSettings(limit=8, max_new_tokens=16))
+    served = EndpointTarget(f"{plain.url}/v1")
+    served.check(suite.probe())
+    scores = suite.measure(Directly(served)).scores
+    found = {figure.name: figure.value for figure in suite.figures(scores, None)}
+    assert found["refused"] == found["errors"] == 0.0
+    for way in ("chat", "chat_streamed", "completions", "completions_streamed"):
+        for attack in ("regex", "grammar", "choice", "logit_bias", "begun_answer"):
+            assert found[f"steering/leaked/{attack}/{way}"] >= 0.5, (attack, way)
+        assert found[f"alternatives/leaked/forced_prefix/{way}"] >= 0.5, way
+    assert found["alternatives/leaked/echo/completions"] >= 0.5
+    assert found["alternatives/leaked/prompt_logprobs/chat"] >= 0.5
+    served.close()
 
 
 class Directly:

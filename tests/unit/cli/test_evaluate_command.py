@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from eco_command import run
+from scripted_endpoint import echo_of, running
 from tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
 from evaluation.rows import sample_file
@@ -132,3 +133,20 @@ def test_a_checkpoints_own_record_is_no_run(eco: Eco, tmp_path: Path) -> None:
         assert code == 2
         assert "holds something that is no run" in printed
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_the_red_team_table_is_printed_for_a_server_and_refused_for_a_model(
+    eco: Eco, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    options = ("--parts", "names", "--parts", "encodings", "--limit", 2)
+    with running() as server:
+        server.rule = lambda path, body: echo_of(body)
+        code, printed = eco("evaluate", "attacks", "--target", server.url, "--out", tmp_path / "run", *options)
+    assert code == 0
+    assert "kept answered" in printed
+    assert "total" in printed
+    assert read_record(tmp_path / "run").suite_settings["served"]["parts"] == ["names", "encodings"]
+    code, printed = eco("evaluate", "attacks", "--target", model, "--out", tmp_path / "other", *options)
+    assert code == 2
+    assert "--target: these attacks are requests to a server; give the URL of one" in printed
