@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from classifiers.encoders.finetuned import FinetunedClassifier
+from classifiers.encoders.runtime import log_odds
 from classifiers.encoders.settings import MODEL_FILE, SETTINGS_FILE, TOKENIZER_FILE
 from classifiers.encoders.shared import Encoder
 from classifiers.errors import ClassifierError
@@ -73,6 +74,21 @@ class HeadClassifier:
     def scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """See `PromptClassifier.scores`."""
         return score_texts(self.encoder, self.head, texts)
+
+
+def flags_answers(classifier: PromptClassifier, prompts: Sequence[str], answers: Sequence[str]) -> NDArray[np.bool_]:
+    """(N,) whether a gateway would stop each answer to its prompt: for itself, or read with the prompt where the
+    classifier has a threshold for that.
+
+    Raises:
+        ClassifierError: the encoder fails.
+    """
+    flagged: NDArray[np.bool_] = classifier.scores(answers) >= classifier.threshold
+    joined = classifier.head.settings.joined if isinstance(classifier, HeadClassifier) else None
+    if joined is not None:
+        scores = classifier.scores([f"{prompt}\n{text}" for prompt, text in zip(prompts, answers, strict=True)])
+        flagged = flagged | (log_odds(scores) >= log_odds(np.array(classifier.threshold)) + joined)
+    return flagged
 
 
 class EncoderInfo(BaseModel):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from classifiers.errors import ClassifierError
-from classifiers.prompt_classifier import PromptClassifier
+from classifiers.prompt_classifier import PromptClassifier, flags_answers
 
 _FIELDS = ("prompt", "question", "text")
 
@@ -35,6 +35,16 @@ def prompt_of_line(line: str) -> str:
     return text
 
 
+def answer_of_line(line: str) -> str | None:
+    """The answer beside the prompt in a JSON object, if there is one that says anything."""
+    try:
+        data = json.loads(line) if line.lstrip().startswith("{") else None
+    except (ValueError, RecursionError):
+        return None
+    answer = data.get("answer") if isinstance(data, dict) else None
+    return answer if isinstance(answer, str) and answer.strip() else None
+
+
 def _contents(message: Any) -> Iterator[str]:
     """The texts of a chat message: its content, or the text parts of it."""
     content = message.get("content") if isinstance(message, dict) else message
@@ -48,8 +58,9 @@ def _contents(message: Any) -> Iterator[str]:
 
 
 def score_lines(classifier: PromptClassifier, lines: Iterable[bytes], *, batch_lines: int = 64) -> Iterator[str]:
-    """One JSON object for each line, in order: `score` (the probability) and `flagged` (at the threshold).
+    """One JSON object for each line, in order: `score` (the prompt's probability) and `flagged` (at the threshold).
 
+    Where a line has an answer, `flagged` says whether prompt or answer is, `flagged_prompt` and `flagged_answer` which.
     A line without a prompt, a blank one say, scores 0 and is not flagged. Lines are read `batch_lines` at a time.
 
     Raises:
@@ -57,13 +68,23 @@ def score_lines(classifier: PromptClassifier, lines: Iterable[bytes], *, batch_l
     """
     numbered = enumerate(lines, 1)
     while batch := list(itertools.islice(numbered, batch_lines)):
-        prompts = []
+        texts = []
         for number, line in batch:
             try:
-                prompts.append(prompt_of_line(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+                texts.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError as error:
                 raise ClassifierError(f"--input: line {number} is not UTF-8 text ({error.reason})") from error
+        prompts = [prompt_of_line(text) for text in texts]
         scores = iter(classifier.scores([prompt for prompt in prompts if prompt.strip()]).tolist())
-        for prompt in prompts:
+        pairs = [
+            (prompt, answer) for prompt, text in zip(prompts, texts, strict=True) if (answer := answer_of_line(text))
+        ]
+        stopped = iter(flags_answers(classifier, *map(list, zip(*pairs, strict=True))) if pairs else ())
+        for prompt, text in zip(prompts, texts, strict=True):
             score = next(scores) if prompt.strip() else 0.0
-            yield json.dumps({"score": score, "flagged": score >= classifier.threshold})
+            flagged = score >= classifier.threshold
+            verdict: dict[str, Any] = {"score": score, "flagged": flagged}
+            if answer_of_line(text) is not None:
+                by_answer = bool(next(stopped))
+                verdict |= {"flagged": flagged or by_answer, "flagged_prompt": flagged, "flagged_answer": by_answer}
+            yield json.dumps(verdict)

@@ -179,7 +179,10 @@ def classifier_export(model: str, out: Path, forget_label: str | None, precision
 )
 @click.option("--output", default=None, type=PATH, help="File to write.  [default: standard output]")
 def classifier_score(path: Path, source: Path, output: Path | None) -> None:
-    """Score prompts: for each line one JSON line with score (the probability) and flagged."""
+    """Score prompts: for each line one JSON line with score (the probability) and flagged.
+
+    A line that is JSON may have an answer too: then flagged_prompt and flagged_answer say which of the two is.
+    """
     from classifiers import ClassifierError
     from classifiers.prompt_classifier import load_classifier
     from classifiers.prompt_lines import score_lines
@@ -204,19 +207,26 @@ def classifier_evaluate(path: Path, forget: Path, retain: Path, out: Path | None
     import json
 
     from classifiers.calibration.plots import write_plots
-    from classifiers.training.classifier import evaluate_classifier
+    from classifiers.training.classifier import evaluate_classifier, evaluate_pairs
 
     found = evaluate_classifier(path, forget, retain)
+    pairs = evaluate_pairs(path, forget, retain)
     for name, rate in (("recall", found.rates.recall), ("false positives", found.rates.false_positives)):
         if rate is not None:
             click.echo(
                 f"{name}: {rate.count} of {rate.total} ({rate.rate:.2%}; 95 % {rate.low:.2%} to {rate.high:.2%})"
             )
     click.echo(f"threshold {found.threshold:.6g}, ROC area {found.roc.auc:.5f}")
+    for name, told in pairs.items():
+        click.echo(
+            f"{name} set, prompt or answer: {told.flagged} of {told.pairs} flagged "
+            f"(prompts {told.flagged_prompt}, answers {told.flagged_answer})"
+        )
     if out is not None:
         write_plots(found, out)
         with _written(out / "assessment.json") as write:
-            write(json.dumps(asdict(found), indent=2))
+            answers = {name: asdict(told) for name, told in pairs.items()}
+            write(json.dumps(asdict(found) | {"answers": answers}, indent=2))
         click.echo(f"assessment.json and plots written to {out}")
 
 

@@ -245,7 +245,7 @@ class GuardedAnswers:
             if again is None:
                 self._count(choice.watch, "ended", hit)
                 choice.is_done, choice.hit = True, None
-                yield self._as_of(first, [self._end(request, choice.index, begun=begun)], choices)
+                yield self._as_of(first, self._end(request, choice.index, begun=begun), choices)
                 return
             choice.restarts += 1
             self._metrics.answer_hit(self._answers.names[hit.policy], "restart")
@@ -259,7 +259,7 @@ class GuardedAnswers:
                     completion.index = choice.index
                     if lost and completion.text:
                         completion.text, lost = lost + completion.text, ""
-                    await self._take(choice, self._as_of(first, [completion], choices), completion)
+                    await self._take(choice, self._as_of(first, completion, choices), completion)
                     for leaving in self._leaving(request, choice, choices):
                         yield leaving
                     if choice.hit is not None:
@@ -300,16 +300,18 @@ class GuardedAnswers:
                 choice.is_done = True
                 self._count(choice.watch, "restarted" if choice.restarts else "passed")
             if len(output.outputs) > 1 or output.finished != all(one.is_done for one in choices):
-                output = self._as_of(output, [completion], choices)
+                output = self._as_of(output, completion, choices, again=completion is not output.outputs[0])
             yield output
 
     @staticmethod
-    def _as_of(output: RequestOutput, completions: list[CompletionOutput], choices: Sequence[_Choice]) -> RequestOutput:
-        """An output like another, with other answers."""
+    def _as_of(
+        output: RequestOutput, completion: CompletionOutput, choices: Sequence[_Choice], *, again: bool = True
+    ) -> RequestOutput:
+        """An output like another, with one answer, and where it has left before without what leaves but once."""
         output = copy.copy(output)
-        output.outputs, output.finished = completions, all(choice.is_done for choice in choices)
-        if any(choice.left for choice in choices) and output.prompt_logprobs is not None:
-            output.prompt_logprobs = []  # they leave once
+        output.outputs, output.finished = [completion], all(choice.is_done for choice in choices)
+        if again and any(choice.left for choice in choices) and output.prompt_logprobs is not None:
+            output.prompt_logprobs = []
         return output
 
     def _unsaid(self, request: Request, choice: _Choice) -> str | None:

@@ -47,6 +47,10 @@ class StoppedError(EcoError):
     """The threads that would do the work are not running."""
 
 
+class WorkDiedError(EcoError):
+    """A piece of work raised what is no `Exception`, as panics of native code are."""
+
+
 @dataclass(eq=False, slots=True)
 class Group:
     """What belongs to one HTTP request: it takes its turns, and fills the queue, as one.
@@ -360,11 +364,10 @@ class Scheduler:
                 job.future.set_result(end.value)
         except Exception as error:  # noqa: BLE001 - the thread outlives what the work raises
             _fail(job, error)
-        except BaseException as error:  # ends the thread, and would end who waits for the outcome
-            died = StoppedError("a thread of the guard died")
+        except BaseException as error:  # noqa: BLE001 - native code panics so; it would end who waits for the outcome
+            died = WorkDiedError("a piece of the guard's work died")
             died.__cause__ = error
             _fail(job, died)
-            raise
         else:
             self._note(job, started, remaining_us)
             self._put_back(job)

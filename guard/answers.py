@@ -33,7 +33,8 @@ _WINDOW_CHARS = 5 * WINDOW_UNITS
 _RECENT_WORDS = WINDOW_UNITS
 _SPELT, _SPELT_OF = 4, 6  # of the last words have one letter: something is spelt out
 _MOST_OPEN_TOKENS = 40  # without an end of a word: there is none
-_TELLING_SHARE = 0.2
+_TELLING_SHARE = 0.2  # of what a policy asks for: a word that a restarted answer must not see
+_LEAST_SHARE = 0.05  # a word that is worth a look
 _ENCODER_BUDGET = 24  # windows of one whole answer that the encoder reads at most
 _LOOK_BUDGET = 2  # and of one under way, at each look
 _WINDOWS_AT_ONCE = 16
@@ -210,25 +211,24 @@ class AnswerWatch:
         return self._is_due(told, bool(complete), text)
 
     def _note(self, words: Sequence[Word]) -> bool:
-        """Count in complete words; returns whether one of them brings enough evidence of something to look at it."""
-        told = False
+        """Count in complete words; returns whether one of them says enough, with those before it, to be looked at."""
+        telling: list[NDArray[np.int64]] = []
         for word in words:
             self._words += 1
             self._lengths.append(len(word.text))
             policies, shares = self.guard.classifier.shares(word.text)
-            if len(policies) and word.text not in self._asked_words:
-                self._recent.append(_Seen(self._words, word.text, policies, shares))
-                told = True
-            elif len(policies):
-                told = True
+            if len(policies):
+                telling.append(policies[shares >= _LEAST_SHARE])
+                if word.text not in self._asked_words:
+                    self._recent.append(_Seen(self._words, word.text, policies, shares))
+        stale = bool(self._recent) and self._recent[0].number <= self._words - _RECENT_WORDS
         while self._recent and self._recent[0].number <= self._words - _RECENT_WORDS:
             self._recent.popleft()
-            told = True
-        if told:
+        if telling or stale:
             self._shown = self._asked.copy()
             for seen in {seen.word: seen for seen in self._recent}.values():
                 self._shown[seen.policies] += seen.shares
-        return told and bool(self._shown.max(initial=0.0) >= 1)
+        return any(bool((self._shown[policies] >= 1).any()) for policies in telling)
 
     def _reach(self, word: str, *, begun: bool = False) -> float:
         """The largest share of what a policy asks for, were this the next word."""

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from classifiers.prompt_classifier import (
     load_classifier,
     read_classifier_info,
 )
-from classifiers.training.classifier import TrainOptions, train_classifier
+from classifiers.training.classifier import TrainOptions, judge_pairs, train_classifier
 from classifiers.training.holdout import hold_out
 from console.errors import first_problem
 from corruption import PERMUTING_METHODS, STRENGTHLESS_METHODS, CorruptionSpec, EmbeddingRows
@@ -251,6 +251,8 @@ def _search_and_write(
     for name, examples in inputs.tests.items():  # sets that only judge
         flagged = classifier.scores([example.prompt for example in examples]) >= classifier.threshold
         report["tests"][name] = {"examples": len(examples), "flagged": int(flagged.sum())}
+        if (pairs := judge_pairs(classifier, examples)) is not None:
+            report["tests"][name]["answers"] = asdict(pairs)
     retained = retained_values(options.retain_model, task, options.scoring) if task is not None else None
 
     content, tokens = _entity_content(options, classifier, building)

@@ -27,6 +27,12 @@ def probability(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
     return 0.5 * (1 + np.tanh(log_odds / 2))
 
 
+def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Its inverse; finite for certainties."""
+    clipped = np.clip(probabilities, 1e-12, 1 - 1e-12)
+    return np.log(clipped / (1 - clipped))
+
+
 def largest_of_each(values: NDArray[np.float64], pieces: Sequence[Sequence[object]]) -> NDArray[np.float64]:
     """(N, …) the largest of each text's values, given those of all its pieces in order: it has one at least."""
     firsts = np.cumsum([0, *(len(own) for own in pieces[:-1])])

@@ -5,6 +5,7 @@ No language model is needed.
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,10 @@ from classifiers.prompt_classifier import (
     ClassifierInfo,
     ClassifierKind,
     EncoderInfo,
+    PromptClassifier,
     change_threshold,
     check_out,
+    flags_answers,
     load_classifier,
     read_classifier_info,
     write_classifier,
@@ -247,6 +250,45 @@ def import_classifier(
             },
         )
         return write_classifier(out, info, exported, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class PairVerdicts:
+    """Pairs of a prompt and its answer, by what is flagged of them: a gateway stops either."""
+
+    pairs: int
+    flagged_prompt: int
+    flagged_answer: int
+    flagged: int
+    """Prompt or answer."""
+
+
+def judge_pairs(classifier: PromptClassifier, examples: Sequence[Example]) -> PairVerdicts | None:
+    """Verdicts on the examples that have an answer; None where none has.
+
+    Raises:
+        ClassifierError: the encoder fails.
+    """
+    pairs = [(example.prompt, example.answer) for example in examples if example.answer]
+    if not pairs:
+        return None
+    prompts, answers = map(list, zip(*pairs, strict=True))
+    asked = classifier.scores(prompts) >= classifier.threshold
+    told = flags_answers(classifier, prompts, answers)
+    return PairVerdicts(len(pairs), int(asked.sum()), int(told.sum()), int((asked | told).sum()))
+
+
+def evaluate_pairs(path: Path, forget: Path, retain: Path) -> dict[str, PairVerdicts]:
+    """Verdicts on prompts and answers of the files that have answers, by `forget` and `retain`.
+
+    Raises:
+        ClassifierError: as `evaluate_classifier`.
+    """
+    classifier = load_classifier(path)
+    found = {
+        name: judge_pairs(classifier, read_examples(file)) for name, file in (("forget", forget), ("retain", retain))
+    }
+    return {name: verdicts for name, verdicts in found.items() if verdicts is not None}
 
 
 def evaluate_classifier(path: Path, forget: Path, retain: Path) -> Assessment:

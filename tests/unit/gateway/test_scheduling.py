@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from gateway.scheduling import AGED_TURNS, FairQueue, Group, Job, QueueFullError, Scheduler, StoppedError
+from gateway.scheduling import (
+    AGED_TURNS,
+    FairQueue,
+    Group,
+    Job,
+    QueueFullError,
+    Scheduler,
+    StoppedError,
+    WorkDiedError,
+)
 
 PIECE_US = 1000
 
@@ -328,13 +337,15 @@ def test_work_that_raises_fails_alone(scheduler: Scheduler) -> None:
     assert scheduler.is_healthy
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_dies_fails_its_work_and_is_noticed(scheduler: Scheduler) -> None:
-    job = submit(scheduler, Steps(1, SystemExit(3)).allow())
-    assert isinstance(job.future.exception(20), StoppedError)
-    until(lambda: not scheduler.is_healthy)
-    with pytest.raises(StoppedError):
-        submit(scheduler, Steps(1))
+def test_a_panic_of_native_code_fails_its_work_and_no_other(scheduler: Scheduler) -> None:
+    class PanicError(BaseException):
+        """As PyO3 raises what a Rust library panics with."""
+
+    bad = submit(scheduler, Steps(1, PanicError()).allow())
+    good = submit(scheduler, Steps(2, "good").allow())
+    assert isinstance(bad.future.exception(20), WorkDiedError)
+    assert good.future.result(20) == "good"
+    assert scheduler.is_healthy
 
 
 def test_busy_is_healthy_and_stuck_is_not(scheduler: Scheduler) -> None:
