@@ -8,7 +8,7 @@ dropped, and it goes on from a corrupted prompt, or ends as that of a model whic
 import contextlib
 import copy
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
@@ -273,7 +273,10 @@ class GuardedAnswers:
         else:
             due, positions = False, []
             for number, token in enumerate(ids):
-                positions.append(_passed(choice.watch, token, completion.logprobs[number]))
+                position = completion.logprobs[number]
+                if telling := _telling(choice.watch, token, position):
+                    position = _without(position, await self._given_away(choice.watch, telling))
+                positions.append(position)
                 due |= choice.watch.add([token], done=done and number == len(ids) - 1)
             completion.logprobs = positions
         choice.held.append((output, completion))
@@ -399,13 +402,27 @@ class GuardedAnswers:
         if hit is not None:
             self._metrics.answer_hit(self._answers.names[hit.policy], "end")
 
+    async def _given_away(self, watch: AnswerWatch, token_ids: Sequence[int]) -> set[int]:
+        """Tokens that are not to be told. Where they could not be judged, all of them, or nothing may leave."""
+        try:
+            found: set[int] = await self._protector.work(watch.give_away(token_ids), _LOOK_US)
+        except GuardError as error:
+            if self._answers.rejects_on_error:
+                raise self._failed(error) from error
+            self._metrics.answer_failed(error)
+            return set(token_ids)
+        return found
+
     async def _withhold(self, watch: AnswerWatch, token_ids: Sequence[int], logprobs: Any) -> list[Any]:
         """A whole answer's logprobs without the alternatives that would not have left."""
 
         def work() -> Generator[int, None, list[Any]]:
             positions = []
             for number, token in enumerate(token_ids):
-                positions.append(_passed(watch, token, logprobs[number]))
+                position = logprobs[number]
+                if telling := _telling(watch, token, position):
+                    position = _without(position, (yield from watch.give_away(telling)))
+                positions.append(position)
                 watch.add([token])
                 yield (len(token_ids) - number) * _TOKEN_US
             return positions
@@ -424,10 +441,10 @@ class GuardedAnswers:
             )
 
 
-def _passed(watch: AnswerWatch, token: int, position: Mapping[int, Logprob] | None) -> dict[int, Logprob] | None:
-    """One position's logprobs: of the token that came, and of those that might have come and left."""
-    if position is None:
-        return None
-    others = [other for other in position if other != token]
-    allowed = {token, *watch.allowed(others)} if others else {token}
-    return {other: logprob for other, logprob in position.items() if other in allowed}
+def _telling(watch: AnswerWatch, token: int, position: Mapping[int, Logprob] | None) -> list[int]:
+    """Of the tokens that might have come in the place of one, those that must be looked at."""
+    return watch.telling([other for other in position or () if other != token])
+
+
+def _without(position: Mapping[int, Logprob], tokens: Collection[int]) -> dict[int, Logprob]:
+    return {other: logprob for other, logprob in position.items() if other not in tokens}

@@ -7,7 +7,7 @@ forgets (`classifiers.memory.evidence`) leave at once, and no word that complete
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +38,7 @@ _LEAST_SHARE = 0.05  # a word that is worth a look
 _ENCODER_BUDGET = 24  # windows of one whole answer that the encoder reads at most
 _LOOK_BUDGET = 2  # and of one under way, at each look
 _WINDOWS_AT_ONCE = 16
+_COMPLETIONS = 3  # of a token that begins a word are looked at
 EVERYTHING = 1 << 62
 
 
@@ -286,13 +287,19 @@ class AnswerWatch:
     ) -> Generator[int, None, tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Policies (Q,) and by how much (Q,) any of the texts, alone or joined to the prompt, is above the threshold of
         an answer that has so many windows."""
+        policies, margins = yield from self._all_margins(texts, windows, budget)
+        return policies, margins.max(axis=0, initial=-np.inf)
+
+    def _all_margins(
+        self, texts: Sequence[str], windows: int, budget: int
+    ) -> Generator[int, None, tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """The same of each text: (T, Q), or (2 T, Q) where they are joined to a prompt as well."""
         least = np.where(self.guard.reads, self.guard.classifier.thresholds(windows), np.inf)
         thresholds = [least] * len(texts)
         if self.tail:
             thresholds += [least + self.guard.classifier.joined] * len(texts)
             texts = [*texts, *(f"{self.tail}\n{text}" for text in texts)]
-        policies, margins = yield from self.guard.classifier.margins(texts, np.stack(thresholds), budget=budget)
-        return policies, margins.max(axis=0, initial=-np.inf)
+        return (yield from self.guard.classifier.margins(texts, np.stack(thresholds), budget=budget))
 
     def _hit(self, policies: NDArray[np.int64], margins: NDArray[np.float64]) -> Hit | None:
         over = margins >= 0
@@ -306,11 +313,49 @@ class AnswerWatch:
         score = float(probability(np.array([margins[best] + threshold]))[0])
         return Hit(int(policies[best]), score, ends=bool(self.guard.ends[policies[over]].any()))
 
-    def allowed(self, token_ids: Sequence[int]) -> Iterator[int]:
-        """Of the tokens that might have come next, those that would not have to be looked at."""
+    def telling(self, token_ids: Sequence[int]) -> list[int]:
+        """Of the tokens that might have come next, those that would be looked at before they leave."""
         if self.guard.holds_all:
-            return
+            return list(token_ids)
+        return [token for token in token_ids if self._tells(token)]
+
+    def _tells(self, token: int) -> bool:
+        words = split_words(self.guard.classifier.spell([*self._open, token])[0])
+        return any(self._reach(word.text) >= 1 for word in words) or (bool(words) and self._may_tell(words[-1].text))
+
+    def give_away(self, token_ids: Sequence[int]) -> Generator[int, None, set[int]]:
+        """Which of the tokens that are `telling` would make the answer one that is flagged, were they next, or are all
+        that is wanting of a word that does. Work as `look`.
+
+        Raises:
+            ClassificationError: they could not be classified.
+        """
+        if self.guard.holds_all or not token_ids:
+            return set(token_ids)
+        texts: list[str] = []
+        owners: list[int] = []
         for token in token_ids:
-            words = split_words(self.guard.classifier.spell([*self._open, token])[0])
-            if all(self._reach(word.text) < 1 for word in words) and not (words and self._may_tell(words[-1].text)):
-                yield token
+            said = self.guard.classifier.spell([*self._open, token])[0]
+            words = split_words(said)
+            ends = [said]
+            if words and words[-1].end == len(said):
+                ends += [said[: words[-1].start] + word for word in self._completions(words[-1].text)]
+            texts += [(self._text + end)[-_WINDOW_CHARS:] for end in ends]
+            owners += [token] * len(ends)
+        windows = 1 + max(0, self._tokens - WINDOW_UNITS) // (WINDOW_UNITS - OVERLAP_UNITS)
+        margins = yield from self._each_margin(texts, windows)
+        return {token for token, margin in zip(owners, margins.tolist(), strict=True) if margin >= 0}
+
+    def _completions(self, start: str) -> list[str]:
+        """Words that would be looked at, and that this may be the beginning of: those that say most."""
+        reached = [(self._reach(word), word) for word in self.guard.classifier.begun_words(start)]
+        return [word for reach, word in sorted(reached, reverse=True)[:_COMPLETIONS] if reach >= 1]
+
+    def _each_margin(self, texts: Sequence[str], windows: int) -> Generator[int, None, NDArray[np.float64]]:
+        """(T,) by how much each text, alone or joined to the prompt, is above the threshold of a policy that does more
+        than observe."""
+        count = len(texts)
+        policies, margins = yield from self._all_margins(texts, windows, _LOOK_BUDGET)
+        enforced = ~self.guard.observes[policies]
+        highest = margins[:, enforced].max(axis=1, initial=-np.inf)
+        return highest.reshape(-1, count).max(axis=0)  # type: ignore[no-any-return]

@@ -2,7 +2,7 @@
 the outcome open."""
 
 import itertools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -211,6 +211,10 @@ class WindowClassifier:
         memories = self._bank.memories
         owners, shares = memories.begun_shares(word) if begun else memories.shares(word)
         return self._of_heads[owners], shares
+
+    def begun_words(self, start: str) -> Iterator[str]:
+        """The longer words beginning so that are evidence of anything, in order."""
+        return iter(()) if self._bank is None else self._bank.memories.begun_words(start)
 
     def _look(self, blocks: Sequence[Ids]) -> list[Looked]:
         tokens = np.cumsum([0, *map(len, blocks)])  # (B + 1,) tokens before each block

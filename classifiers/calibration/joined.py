@@ -18,7 +18,8 @@ from sources.examples import Example
 from text.reading import read
 
 _PASSING = 0.998  # of the retain set's pairs
-_UNTOLD, _TOLD_SHARE = 0.01, 0.75  # of what all but so many of the flagged texts show, so much is asked for
+_UNTOLD, _TOLD_SHARE = 0.01, 0.75  # of what all but so many of the flagged texts show that show anything
+_MOST_SILENT = 0.2  # of the flagged texts may show nothing of the memory
 _MARGIN = 1.0  # logits above them: of the retain set the prompts were trained on
 _MOST_PAIRS = 2000  # of either set are read
 
@@ -62,15 +63,18 @@ def calibrate_joined(
 
 
 def told_evidence(known: NDArray[np.float64], flagged: NDArray[np.bool_]) -> float:
-    """How much of a memory an answer shows before it may give something away; 0 where texts are flagged for what no
-    memory holds.
+    """How much of a memory an answer shows before it may give something away; 0 where too many texts are flagged for
+    what the memory does not hold. The few others are found by the looks that need no such sign.
 
     Args:
         known: (T,) evidence of each text, of the served memory (`classifiers.memory.evidence`).
         flagged: (T,) texts that must be forgotten and are flagged by the served head.
     """
     shown = known[flagged & np.isfinite(known)]
-    return _TOLD_SHARE * float(np.quantile(shown, _UNTOLD, method="lower")) if len(shown) else 0.0
+    telling = shown[shown > 0]
+    if len(telling) < (1 - _MOST_SILENT) * len(shown) or not len(telling):
+        return 0.0
+    return _TOLD_SHARE * float(np.quantile(telling, _UNTOLD, method="lower"))
 
 
 def _sample(examples: Sequence[Example], rng: np.random.Generator) -> list[Example]:

@@ -6,7 +6,7 @@ a prompt, are searched at once, for all memories at once.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,6 +172,10 @@ class MemoryIndex:
             found = self._share_of(*self._evidence.of_word(word, self._names.alike([word])[0]))
             self._shares.put(word, found)
         return found
+
+    def begun_words(self, start: str) -> Iterator[str]:
+        """The longer words beginning so that are evidence of anything, in order."""
+        return self._evidence.begun(start)
 
     def begun_shares(self, start: str) -> Shares:
         """The most that any longer word beginning so would be evidence of, as `shares`."""

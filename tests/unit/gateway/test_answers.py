@@ -1,6 +1,6 @@
 """What of an answer leaves the gateway: nothing that is hit, all else as the engine gave it."""
 
-from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
 import pytest
@@ -45,8 +45,14 @@ class Watch:
         self.ids += ids
         return self.look()
 
-    def allowed(self, ids: Sequence[int]) -> Iterator[int]:
-        return (token for token in ids if token != FORBIDDEN)
+    def telling(self, ids: Sequence[int]) -> list[int]:
+        return [token for token in ids if token in (FORBIDDEN, SUSPICIOUS)]
+
+    def give_away(self, ids: Sequence[int]) -> Generator[int, None, set[int]]:
+        yield 1
+        if self.answers.error is not None:
+            raise self.answers.error
+        return {token for token in ids if token == FORBIDDEN}
 
 
 class Answers:
@@ -286,10 +292,10 @@ async def test_a_whole_answer_that_is_hit_is_asked_for_again() -> None:
 @pytest.mark.parametrize("stream", [True, False])
 async def test_alternatives_that_would_not_have_left_are_not_told(stream: bool) -> None:
     setup = Setup([10, 11])
-    setup.engine.logprobs = {FORBIDDEN: -1.0, 12: -2.0}
-    outputs = await setup.ask(stream=stream, logprobs=2)
+    setup.engine.logprobs = {FORBIDDEN: -1.0, SUSPICIOUS: -1.5, 12: -2.0}
+    outputs = await setup.ask(stream=stream, logprobs=3)
     positions = [set(position) for output in outputs for one in output.outputs for position in one.logprobs]
-    assert positions == [{10, 12}, {11, 12}]
+    assert positions == [{10, 12, SUSPICIOUS}, {11, 12, SUSPICIOUS}]
 
 
 async def test_an_end_has_logprobs_where_they_were_asked_for() -> None:
