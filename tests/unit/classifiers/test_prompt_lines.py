@@ -83,6 +83,20 @@ def test_any_text_gets_one_line(texts: list[str]) -> None:
     assert len(verdicts([f"{text}\n".encode() for text in texts])) == len(texts)
 
 
+def test_a_line_with_an_answer_says_which_of_the_two_is_flagged() -> None:
+    lines = [
+        b'{"prompt": "ee", "answer": "no"}',
+        b'{"question": "no", "answer": "eee"}',
+        b'{"prompt": "no", "answer": "nor that"}',
+        b'{"prompt": "ee", "answer": " "}',
+        b'{"prompt": "no", "answer": 7}',
+    ]
+    found = verdicts(lines, batch_lines=2)
+    assert [one["flagged"] for one in found] == [True, True, False, True, False]
+    parts = [(one.get("flagged_prompt"), one.get("flagged_answer")) for one in found]
+    assert parts == [(True, False), (False, True), (False, False), (None, None), (None, None)]
+
+
 def test_lines_are_scored_as_they_come() -> None:
     classifier = CountsLetters()
     read = []

@@ -18,6 +18,7 @@ from gateway import SelfTestError
 from gateway.metrics import GuardMetrics
 from gateway.scheduling import QueueFullError
 from gateway.traffic import Arrival, FrontDoor, Traffic, current_arrival
+from guard import ProtectedPrompt
 
 FLAGGED = [BOS, 5, FORBIDDEN, 6]
 
@@ -103,6 +104,21 @@ async def test_a_flagged_prompt_is_replaced_by_ids_and_rows(setup: Setup) -> Non
         "cache_salt": "salt",
         "arrival_time": 12.5,
     }
+
+
+def test_two_masks_that_leave_the_same_rows_do_not_share_cached_blocks() -> None:
+    from gateway.mixed import mixed_prompt
+
+    def salted(mask: list[bool], salt: str | None, *, zeros: bool) -> Any:
+        safe = ProtectedPrompt([5, 6], mask=mask, embeddings=torch.zeros(2, WIDTH), has_zero_rows=zeros)
+        return mixed_prompt(safe, {"cache_salt": salt}).get("cache_salt")
+
+    salts = {salted(mask, salt, zeros=True) for mask in ([True, False], [False, True]) for salt in (None, "a")}
+    assert len(salts) == 4
+    assert None not in salts
+    assert salted([True, False], "a", zeros=True) == salted([True, False], "a", zeros=True)
+    assert salted([True, False], "a", zeros=False) == "a"
+    assert salted([True, False], None, zeros=False) is None
 
 
 async def test_options_that_were_not_given_are_not_made_up(setup: Setup) -> None:
