@@ -19,9 +19,9 @@ import httpx
 from demo.errors import DemoError
 from demo.servers import ServerProcess
 
-SYSTEMS = ("plain", "embeds", "eco", "litellm")
-"""`plain`: vLLM. `embeds`: vLLM with `--enable-prompt-embeds`, which a guard needs. `eco`: `eco serve`.
-`litellm`: the LiteLLM proxy before the plain one."""
+SYSTEMS = ("plain", "embeds", "prompts", "eco", "litellm")
+"""`plain`: vLLM. `embeds`: vLLM with `--enable-prompt-embeds`, which a guard needs. `prompts`: `eco serve` that reads
+prompts alone. `eco`: `eco serve`. `litellm`: the LiteLLM proxy before the plain one."""
 SERVED_NAME = "bench"
 LITELLM = "litellm[proxy]==1.108.7"
 _FLAGS = (
@@ -129,11 +129,14 @@ def started(
     module = "vllm.entrypoints.launchers.api_server.entry"
     plain = [sys.executable, "-m", module, "--model", str(model)]
     guarded = [part for policy in policies for part in ("--policy", str(policy))]
-    guarded += ["--eco-admin-port", str(port + 9), "--eco-secret-file", str(work / "secret")]
+    guarded += ["--eco-secret-file", str(work / "secret")]
+    admin_ports = {"prompts": port + 8, "eco": port + 9}
+    serve = [sys.executable, "-m", "cli", "serve", str(model), *guarded, "--eco-admin-port"]
     commands = {
         "plain": plain,
         "embeds": [*plain, "--enable-prompt-embeds"],
-        "eco": [sys.executable, "-m", "cli", "serve", str(model), *guarded],
+        "prompts": [*serve, str(admin_ports["prompts"]), "--eco-answers", "off"],
+        "eco": [*serve, str(admin_ports["eco"])],
     }
     behind = {"plain"} if "litellm" in names else set()
     servers: dict[str, ServerProcess] = {}
@@ -160,7 +163,7 @@ def started(
             server.wait_until_healthy(_START_TIMEOUT_S)
             _pin(server, cores.front, cores.engine)
         systems = {
-            name: System(name, [server], f"http://127.0.0.1:{port + 9}" if name == "eco" else None)
+            name: System(name, [server], f"http://127.0.0.1:{admin_ports[name]}" if name in admin_ports else None)
             for name, server in servers.items()
         }
         if "litellm" in names:

@@ -65,8 +65,10 @@ class Request:
 
     @property
     def lags(self) -> bool:
-        """vLLM holds back text that may begin a stop string: tokens without text are no part of a character there."""
-        return bool(self.params.stop) and not self.params.include_stop_str_in_output
+        """Tokens without text are no part of a character: vLLM holds text back that may begin a stop string, or makes
+        none at all."""
+        params = self.params
+        return not params.detokenize or (bool(params.stop) and not params.include_stop_str_in_output)
 
 
 @dataclass
@@ -222,7 +224,8 @@ class GuardedAnswers:
                         await self._take(choice, output, completion)
                         for leaving in self._leaving(request, choice, choices):
                             yield leaving
-                if all(choice.is_done or choice.hit is not None for choice in choices):
+                hit = any(choice.hit is not None for choice in choices)
+                if hit and all(choice.is_done or choice.hit is not None for choice in choices):
                     break  # which aborts what still runs
         for choice in choices:
             if choice.hit is not None and first is not None:

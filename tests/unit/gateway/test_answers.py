@@ -111,6 +111,8 @@ class Engine(FakeEngine):
         self.params: list[Any] = []
         self.logprobs: dict[int, dict[int, float]] = {}
         self.sent: list[Any] = []
+        self.ended = 0
+        self.texts: dict[int, str] = {}
 
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
@@ -133,6 +135,7 @@ class Engine(FakeEngine):
                     output = self._output(prompt, [completion], not left)
                     self.sent.append(output)
                     yield output
+            self.ended += 1
         finally:
             self.closed += 1
 
@@ -143,7 +146,7 @@ class Engine(FakeEngine):
                 {one: late.Logprob(value, 1, str(one)) for one, value in {token: -0.1, **self.logprobs}.items()}
                 for token in ids
             ]
-        text = "".join(f" {token}" for token in ids)
+        text = "".join(self.texts.get(token, f" {token}") for token in ids)
         return late.CompletionOutput(number, text, ids, None, logprobs, finish_reason="length" if done else None)
 
     @staticmethod
@@ -204,6 +207,30 @@ async def test_what_is_held_back_leaves_when_it_is_innocent() -> None:
     )
     seen = [(list(output.outputs[0].token_ids), len(setup.engine.sent)) async for output in outputs]
     assert seen == [([10], 1), ([SUSPICIOUS], 3), ([11], 3), ([SUSPICIOUS], 4)]
+
+
+async def test_an_innocent_stream_is_read_to_its_end_and_a_hit_aborts_it() -> None:
+    setup = Setup([10, 11])
+    await setup.ask()
+    assert setup.engine.ended == 1  # an abort of what is done would cost the engine a message
+    setup = Setup([10, FORBIDDEN, 11, 12], [20])
+    await setup.ask()
+    assert setup.engine.ended == 1
+    assert setup.engine.closed == 2
+
+
+async def test_tokens_without_text_wait_for_the_rest_of_their_character_where_there_is_text() -> None:
+    setup = Setup([10, 11, 12])
+    setup.engine.texts = {10: "", 11: "\u00e9", 12: ""}
+    assert [len(output.outputs[0].token_ids) for output in await setup.ask()] == [1, 1, 1]
+    for fields, sent in (({}, 2), ({"detokenize": False}, 1), ({"stop": ["zz"]}, 1)):
+        setup = Setup([10, 11, 12])
+        setup.engine.texts = {10: "", 11: "x", 12: "y"}
+        params = late.SamplingParams(output_kind=late.RequestOutputKind.DELTA, **fields)
+        stream = setup.guarded.generate(late.tokens_input(list(PROMPT)), params, "r")
+        await anext(stream)
+        assert len(setup.engine.sent) == sent
+        await stream.aclose()
 
 
 async def test_a_hit_goes_on_from_a_corrupted_prompt_with_what_had_left() -> None:
