@@ -63,12 +63,13 @@ def build_admin_app(
                 "digest": policy.bundle.digest,
                 "path": str(policy.bundle.path),
                 "action": policy.bundle.config.action,
+                "answers": answers,
                 "on_error": policy.bundle.config.on_error,
                 "threshold": policy.bundle.config.classifier.threshold,
                 "corruption": policy.bundle.config.corruption.model_dump(mode="json"),
                 "model": policy.bundle.config.model.name,
             }
-            for policy in guard.policies
+            for policy, answers in zip(guard.policies, guard.answer_modes, strict=True)
         ]
         return JSONResponse({"policies": listed})
 

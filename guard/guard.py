@@ -224,7 +224,8 @@ class Guard:
         configs = [policy.bundle.config for policy in policies]
         if answers is not None:
             configs = [config.model_copy(update={"answers": answers}) for config in configs]
-        reads = any(config.answer_mode != "off" for config in configs)
+        self.answer_modes: list[AnswerMode] = [config.answer_mode for config in configs]
+        reads = any(mode != "off" for mode in self.answer_modes)
         self.answers = AnswerGuard(configs, self._classifier, template) if reads else None
         """What it makes of answers; None where no policy reads them."""
         self._entities = EntityTokens(decode)

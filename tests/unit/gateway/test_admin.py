@@ -121,6 +121,7 @@ async def test_policies_are_listed_in_order(admin: Admin) -> None:
         "digest": "c" * 64,
         "path": "/policies/books",
         "action": "observe",
+        "answers": "off",
         "on_error": "corrupt",
         "threshold": 0.5,
         "corruption": {"method": "rand_noise_first_n", "dims": None, "strength": 3.0, "scope": "content"},

@@ -374,3 +374,27 @@ def test_policies_that_find_nothing_to_look_at_pass_a_prompt(make: Maker) -> Non
     assert found.verdicts[5:8] == [found.verdicts[5], found.verdicts[6], found.verdicts[7]]
     assert guard.protect([10, 11]).verdicts == [Verdict(name, "corrupt", flagged=False, score=0.0) for name in names]
     assert guard.protect([10, 11]) == guard.protect([10, 11])
+
+
+@pytest.mark.parametrize(
+    ("action", "answers", "mode"),
+    [
+        ("corrupt", "restart", "restart"),
+        ("corrupt", "end", "end"),
+        ("corrupt", "observe", "observe"),
+        ("observe", "restart", "observe"),
+        ("observe", "end", "observe"),
+        ("refuse", "restart", "end"),
+        ("refuse", "end", "end"),
+        ("refuse", "observe", "observe"),
+        *((action, "off", "off") for action in ("corrupt", "observe", "refuse")),
+    ],
+)
+def test_what_becomes_of_answers_follows_what_becomes_of_prompts(action: str, answers: str, mode: str) -> None:
+    config = policy("a", action=action).bundle.config
+    assert config.model_copy(update={"answers": answers}).answer_mode == mode
+
+
+def test_answers_are_not_read_where_no_policy_says_so(make: Maker) -> None:
+    guard = make((policy("a"), (50,)))
+    assert (guard.answers, guard.answer_modes) == (None, ["off"])
