@@ -174,7 +174,7 @@ class GuardedAnswers:
         self._count(watch, "restarted" if restarts else "passed")
         if completion.logprobs is not None:
             fresh = self._answers.watch() if restarts else self._answers.watch(request.token_ids, request.mask)
-            completion.logprobs = await self._withhold(fresh, completion.token_ids, completion.logprobs)
+            completion.logprobs = await self._withhold(request, fresh, completion.token_ids, completion.logprobs)
         return completion
 
     async def prompt_after_beams(
@@ -202,7 +202,7 @@ class GuardedAnswers:
                 return again
             if completion.logprobs is not None:
                 fresh = self._answers.watch(request.token_ids, request.mask)
-                completion.logprobs = await self._withhold(fresh, completion.token_ids, completion.logprobs)
+                completion.logprobs = await self._withhold(request, fresh, completion.token_ids, completion.logprobs)
             self._count(watch, "restarted" if last else "passed")
         return None
 
@@ -221,7 +221,7 @@ class GuardedAnswers:
                 for completion in output.outputs:
                     choice = choices[completion.index]
                     if choice.hit is None and not choice.is_done:
-                        await self._take(choice, output, completion)
+                        await self._take(request, choice, output, completion)
                         for leaving in self._leaving(request, choice, choices):
                             yield leaving
                 hit = any(choice.hit is not None for choice in choices)
@@ -262,13 +262,15 @@ class GuardedAnswers:
                     completion.index = choice.index
                     if lost and completion.text:
                         completion.text, lost = lost + completion.text, ""
-                    await self._take(choice, self._as_of(first, completion, choices), completion)
+                    await self._take(request, choice, self._as_of(first, completion, choices), completion)
                     for leaving in self._leaving(request, choice, choices):
                         yield leaving
                     if choice.hit is not None:
                         break
 
-    async def _take(self, choice: _Choice, output: RequestOutput, completion: CompletionOutput) -> None:
+    async def _take(
+        self, request: Request, choice: _Choice, output: RequestOutput, completion: CompletionOutput
+    ) -> None:
         """Read what has come, hold it, and look at the answer where it has to be looked at."""
         done, ids = completion.finish_reason is not None, list(completion.token_ids)
         if completion.logprobs is None or not ids:
@@ -278,7 +280,7 @@ class GuardedAnswers:
             for number, token in enumerate(ids):
                 position = completion.logprobs[number]
                 if telling := _telling(choice.watch, token, position):
-                    position = _without(position, await self._given_away(choice.watch, telling))
+                    position = _without(position, await self._given_away(request, choice.watch, telling))
                 positions.append(position)
                 due |= choice.watch.add([token], done=done and number == len(ids) - 1)
             completion.logprobs = positions
@@ -405,8 +407,11 @@ class GuardedAnswers:
         if hit is not None:
             self._metrics.answer_hit(self._answers.names[hit.policy], "end")
 
-    async def _given_away(self, watch: AnswerWatch, token_ids: Sequence[int]) -> set[int]:
-        """Tokens that are not to be told. Where they could not be judged, all of them, or nothing may leave."""
+    async def _given_away(self, request: Request, watch: AnswerWatch, token_ids: Sequence[int]) -> set[int]:
+        """Tokens that are not to be told: where the client steers, all that would be looked at. Where they could not be
+        judged, all of them, or nothing may leave."""
+        if request.is_constrained:
+            return set(token_ids)
         try:
             found: set[int] = await self._protector.work(watch.give_away(token_ids), _LOOK_US)
         except GuardError as error:
@@ -416,7 +421,9 @@ class GuardedAnswers:
             return set(token_ids)
         return found
 
-    async def _withhold(self, watch: AnswerWatch, token_ids: Sequence[int], logprobs: Any) -> list[Any]:
+    async def _withhold(
+        self, request: Request, watch: AnswerWatch, token_ids: Sequence[int], logprobs: Any
+    ) -> list[Any]:
         """A whole answer's logprobs without the alternatives that would not have left."""
 
         def work() -> Generator[int, None, list[Any]]:
@@ -424,7 +431,8 @@ class GuardedAnswers:
             for number, token in enumerate(token_ids):
                 position = logprobs[number]
                 if telling := _telling(watch, token, position):
-                    position = _without(position, (yield from watch.give_away(telling)))
+                    gone = set(telling) if request.is_constrained else (yield from watch.give_away(telling))
+                    position = _without(position, gone)
                 positions.append(position)
                 watch.add([token])
                 yield (len(token_ids) - number) * _TOKEN_US
@@ -440,7 +448,7 @@ class GuardedAnswers:
         """A prompt has alternatives too."""
         if output.prompt_logprobs and len(output.prompt_logprobs) == len(request.token_ids):
             output.prompt_logprobs = await self._withhold(
-                self._answers.watch(), request.token_ids, output.prompt_logprobs
+                request, self._answers.watch(), request.token_ids, output.prompt_logprobs
             )
 
 

@@ -38,6 +38,8 @@ _LEAST_SHARE = 0.05  # a word that is worth a look
 _ENCODER_BUDGET = 24  # windows of one whole answer that the encoder reads at most
 _LOOK_BUDGET = 2  # and of one under way, at each look
 _WINDOWS_AT_ONCE = 16
+_SENTENCE_WORDS = 16
+_UNCONFIRMED_LOGITS = 1.0  # above the threshold, where there is no second look
 _COMPLETIONS = 3  # of a token that begins a word are looked at
 EVERYTHING = 1 << 62
 
@@ -269,34 +271,46 @@ class AnswerWatch:
         return hit if self._done or self._suspected >= _CONFIRMING_LOOKS else None
 
     def whole(self, token_ids: Sequence[int]) -> Generator[int, None, Hit | None]:
-        """Classify a whole answer of T tokens, of which nothing has left. Work as `look`."""
-        pieces = windows_of(self.guard.classifier.spell(token_ids)[0])
+        """Classify a whole answer of T tokens, of which nothing has left. Work as `look`.
+
+        Its windows are looked at, and what of them would have been looked at as it came, before the rest was there:
+        a sentence that is buried in others.
+        """
+        text = self.guard.classifier.spell(token_ids)[0]
+        pieces, words = windows_of(text), text.split()
+        sentences = [
+            " ".join(words[start : start + _SENTENCE_WORDS])
+            for start in range(0, len(words) - _SENTENCE_WORDS // 2, _SENTENCE_WORDS // 2)
+        ]
+        batches = [(pieces[at : at + _WINDOWS_AT_ONCE], True) for at in range(0, len(pieces), _WINDOWS_AT_ONCE)]
+        if len(words) > _SENTENCE_WORDS:
+            at_once = 2 * _WINDOWS_AT_ONCE
+            batches += [(sentences[at : at + at_once], False) for at in range(0, len(sentences), at_once)]
         best: Hit | None = None
-        for start in range(0, len(pieces), _WINDOWS_AT_ONCE):
+        for number, (texts, whole) in enumerate(batches):
             self.looks += 1
-            few = pieces[start : start + _WINDOWS_AT_ONCE]
-            policies, margins = yield from self._margins(few, len(pieces), _ENCODER_BUDGET)
-            hit = self._hit(policies, margins)
+            policies, margins = yield from self._margins(texts, len(pieces), _ENCODER_BUDGET, joined=whole)
+            hit = self._hit(policies, margins if whole else margins - _UNCONFIRMED_LOGITS)
             if hit is not None and (best is None or hit.score > best.score):
                 best = hit
-            yield (len(pieces) - start) * 100
+            yield (len(batches) - number) * 1000
         return best
 
     def _margins(
-        self, texts: Sequence[str], windows: int, budget: int
+        self, texts: Sequence[str], windows: int, budget: int, *, joined: bool = True
     ) -> Generator[int, None, tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """Policies (Q,) and by how much (Q,) any of the texts, alone or joined to the prompt, is above the threshold of
         an answer that has so many windows."""
-        policies, margins = yield from self._all_margins(texts, windows, budget)
+        policies, margins = yield from self._all_margins(texts, windows, budget, joined=joined)
         return policies, margins.max(axis=0, initial=-np.inf)
 
     def _all_margins(
-        self, texts: Sequence[str], windows: int, budget: int
+        self, texts: Sequence[str], windows: int, budget: int, *, joined: bool = True
     ) -> Generator[int, None, tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """The same of each text: (T, Q), or (2 T, Q) where they are joined to a prompt as well."""
         least = np.where(self.guard.reads, self.guard.classifier.thresholds(windows), np.inf)
         thresholds = [least] * len(texts)
-        if self.tail:
+        if self.tail and joined:
             thresholds += [least + self.guard.classifier.joined] * len(texts)
             texts = [*texts, *(f"{self.tail}\n{text}" for text in texts)]
         return (yield from self.guard.classifier.margins(texts, np.stack(thresholds), budget=budget))
@@ -344,7 +358,7 @@ class AnswerWatch:
             owners += [token] * len(ends)
         windows = 1 + max(0, self._tokens - WINDOW_UNITS) // (WINDOW_UNITS - OVERLAP_UNITS)
         margins = yield from self._each_margin(texts, windows)
-        return {token for token, margin in zip(owners, margins.tolist(), strict=True) if margin >= 0}
+        return {token for token, margin in zip(owners, margins.tolist(), strict=True) if margin >= _UNCONFIRMED_LOGITS}
 
     def _completions(self, start: str) -> list[str]:
         """Words that would be looked at, and that this may be the beginning of: those that say most."""

@@ -1,4 +1,4 @@
-"""Answers through the real engine: innocent ones are plain vLLM's, chunk by chunk; steered ones give nothing away."""
+"""Answers through the real engine: innocent ones are plain vLLM's; steered ones give nothing away."""
 
 import json
 from typing import Any
@@ -20,7 +20,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "at least": {"min_tokens": 12},
     "one token": {"max_tokens": 1},
     "alternatives": {"logprobs": True, "top_logprobs": 3},
-    "usage": {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+    "usage": {"stream_options": {"include_usage": True}},
     "interval": {"stream_interval": 4},
     "schema": {"structured_outputs": {"regex": "(yes|no), I think"}},
     "bias": {"logit_bias": {"7": 3.0}},
@@ -51,18 +51,27 @@ def by_choice(events: list[Any]) -> dict[int, list[Any]]:
     return found
 
 
+def told(events: list[Any]) -> tuple[Any, Any]:
+    """What a client has at the end, choice by choice, and the usage. How many tokens one event carries is chance."""
+    found = {}
+    for index, choices in by_choice(events).items():
+        text = "".join(choice["delta"].get("content") or "" for choice in choices)
+        tokens = [token for choice in choices for token in (choice.get("logprobs") or {}).get("content") or ()]
+        ends = [(choice["finish_reason"], choice.get("stop_reason")) for choice in choices if choice["finish_reason"]]
+        found[index] = (text, tokens, ends)
+    return found, [usage for _, usage in events if usage]
+
+
 @pytest.mark.parametrize("name", OPTIONS)
-def test_innocent_streams_have_the_same_events(
+def test_innocent_streams_say_the_same(
     plain: ServerProcess, gateway: RecordingGateway, asked: list[Probe], name: str
 ) -> None:
     options = {"max_tokens": 24, "temperature": 0} | OPTIONS[name]
-    innocent = [p for p in asked if p.group != "forgotten" and p.kind == "held_out"]
+    innocent = [p for p in asked if p.group == "general" and p.kind == "held_out"]
     for probe in innocent[:: len(innocent) // 3][:3]:
         body = {"messages": list(probe.messages), **options}
-        own, theirs = streamed(gateway.url, body), streamed(plain.url, body)
-        assert by_choice(own) == by_choice(theirs)
-        if "stream_options" in options:
-            assert own == theirs
+        own, theirs = told(streamed(gateway.url, body)), told(streamed(plain.url, body))
+        assert own == theirs
 
 
 def statement_of(probe: Probe) -> str:
@@ -138,6 +147,11 @@ def test_a_forced_tool_keeps_its_shape_when_its_arguments_would_tell(
 
 
 def test_what_the_guard_did_with_answers_is_counted(gateway: RecordingGateway) -> None:
-    metrics = httpx.get(f"{gateway.admin_url}/metrics").text
-    assert 'eco_answers_total{outcome="passed"}' in metrics
-    assert 'eco_answer_hits_total{action="end",policy="people"}' in metrics
+    lines = httpx.get(f"{gateway.admin_url}/metrics").text.splitlines()
+    counted = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith("eco_answer")
+    }
+    assert counted['eco_answers_total{outcome="passed"}'] > 0
+    assert counted['eco_answers_total{outcome="ended"}'] > 0
+    assert sum(count for name, count in counted.items() if name.startswith("eco_answer_hits_total{")) > 0
+    assert counted["eco_answer_looks_total"] > 0

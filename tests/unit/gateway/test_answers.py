@@ -325,6 +325,14 @@ async def test_alternatives_that_would_not_have_left_are_not_told(stream: bool) 
     assert positions == [{10, 12, SUSPICIOUS}, {11, 12, SUSPICIOUS}]
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_under_a_constraint_what_would_be_looked_at_is_not_told(stream: bool) -> None:
+    setup = Setup([10])
+    setup.engine.logprobs = {FORBIDDEN: -1.0, SUSPICIOUS: -1.5, 12: -2.0}
+    outputs = await setup.ask(stream=stream, logprobs=3, allowed_token_ids=[10, 11])
+    assert [set(position) for output in outputs for one in output.outputs for position in one.logprobs] == [{10, 12}]
+
+
 async def test_an_end_has_logprobs_where_they_were_asked_for() -> None:
     setup = Setup([FORBIDDEN])
     setup.engine.logprobs = {12: -2.0}
