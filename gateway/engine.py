@@ -1,4 +1,5 @@
-"""The engine wrapper: the one choke point, and all that touches vLLM's internals but starting processes (vLLM 0.32).
+"""The engine wrapper: the one choke point; with `answers` and `mixed` all that touches vLLM's internals but starting
+processes (vLLM 0.32).
 
 Every generating route of vLLM's server ends in `EngineClient.generate` with a rendered prompt. The wrapper
 protects that prompt and passes it on; whatever else could reach the model is refused, and only an explicit
