@@ -237,6 +237,8 @@ def evaluate_leakage(**options: Any) -> None:
 @click.option("--gate-model", default=None, help="The model it was built for.  [default: --target]")
 @click.option(
     "--parts",
+    "--part",
+    "parts",
     multiple=True,
     type=click.Choice(
         ["gate", "sampling", "indirect", "relearning", "steering", "names", "alternatives", "padding", "encodings"]

@@ -139,7 +139,7 @@ def test_the_red_team_table_is_printed_for_a_server_and_refused_for_a_model(
     eco: Eco, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
-    options = ("--parts", "names", "--parts", "encodings", "--limit", 2)
+    options = ("--part", "names", "--parts", "encodings", "--limit", 2)
     with running() as server:
         server.rule = lambda path, body: echo_of(body)
         code, printed = eco("evaluate", "attacks", "--target", server.url, "--out", tmp_path / "run", *options)
