@@ -8,7 +8,7 @@ dropped, and it goes on from a corrupted prompt, or ends as that of a model whic
 import contextlib
 import copy
 import logging
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
@@ -27,9 +27,16 @@ from guard.answers import AnswerGuard, AnswerWatch, Hit
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
 _RESTARTS = 2
+_SEEDS = 1 << 62  # engines keep them in 64 bits, and end of one that is larger
 _SEED_STEP = 1_000_003  # further from an answer's first seed than those of its neighbours are
+#: Tokens of an answer that has left which are read again with what follows.
+_READ_AGAIN = 128
+#: Tokens of a chunk that are read at a time: what a look sees of an answer is its last words.
+_READ_TOKENS = 16
+#: Places of a whole answer whose alternatives are judged; of any further none that says anything is told.
+_JUDGED_PLACES = 64
 # Estimates, in microseconds.
-_LOOK_US, _CORRUPTION_US, _TOKEN_US = 2_000, 20_000, 20
+_LOOK_US, _CORRUPTION_US, _TOKEN_US, _ALTERNATIVE_US = 2_000, 20_000, 20, 50
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class _Choice:
         held: what has not left, oldest first, each with the output that it came in.
         left: token ids that have left.
         text: their text, as far as it has left.
+        has_left: some of it has, be it an empty chunk.
         hit: set where it must not go on as it is.
     """
 
@@ -89,6 +97,7 @@ class _Choice:
     text: str = ""
     hit: Hit | None = None
     restarts: int = 0
+    has_left: bool = False
     is_done: bool = False
 
 
@@ -215,9 +224,8 @@ class GuardedAnswers:
         stream = self._engine.generate(request.served, request.params, request.request_id, **request.options)
         async with contextlib.aclosing(stream) as outputs:
             async for output in outputs:
-                if first is None:
-                    first = output
-                    await self._withhold_from_prompt(request, output)
+                first = first or output
+                await self._withhold_from_prompt(request, output)  # each choice brings the prompt's
                 for completion in output.outputs:
                     choice = choices[completion.index]
                     if choice.hit is None and not choice.is_done:
@@ -248,13 +256,13 @@ class GuardedAnswers:
             if again is None:
                 self._count(choice.watch, "ended", hit)
                 choice.is_done, choice.hit = True, None
-                yield self._as_of(first, self._end(request, choice.index, begun=begun), choices)
+                yield self._as_of(first, self._end(request, choice.index, begun=begun), choice, choices)
                 return
             choice.restarts += 1
             self._metrics.answer_hit(self._answers.names[hit.policy], "restart")
-            unseen = self._answers.telling(choice.left)
-            seen = [token for number, token in enumerate(choice.left) if number not in unseen]
-            choice.watch, choice.hit = self._following(choice.watch, seen), None
+            unseen = again.mask[len(request.token_ids) :] if again.mask is not None else []
+            seen = [token for token, masked in zip(choice.left, unseen, strict=True) if not masked]
+            choice.watch, choice.hit = self._following(choice.watch, seen[-_READ_AGAIN:]), None
             stream = self._engine.generate(again.served, again.params, again.request_id, **again.options)
             async with contextlib.aclosing(stream) as outputs:
                 async for output in outputs:
@@ -262,7 +270,7 @@ class GuardedAnswers:
                     completion.index = choice.index
                     if lost and completion.text:
                         completion.text, lost = lost + completion.text, ""
-                    await self._take(request, choice, self._as_of(first, completion, choices), completion)
+                    await self._take(request, choice, self._as_of(first, completion, choice, choices), completion)
                     for leaving in self._leaving(request, choice, choices):
                         yield leaving
                     if choice.hit is not None:
@@ -272,23 +280,17 @@ class GuardedAnswers:
         self, request: Request, choice: _Choice, output: RequestOutput, completion: CompletionOutput
     ) -> None:
         """Read what has come, hold it, and look at the answer where it has to be looked at."""
-        done, ids = completion.finish_reason is not None, list(completion.token_ids)
-        if completion.logprobs is None or not ids:
-            due = choice.watch.add(ids, done=done)
-        else:
-            due, positions = False, []
-            for number, token in enumerate(ids):
-                position = completion.logprobs[number]
-                if telling := _telling(choice.watch, token, position):
-                    position = _without(position, await self._given_away(request, choice.watch, telling))
-                positions.append(position)
-                due |= choice.watch.add([token], done=done and number == len(ids) - 1)
-            completion.logprobs = positions
+        done, ids, watch = completion.finish_reason is not None, list(completion.token_ids), choice.watch
         choice.held.append((output, completion))
-        if due:
-            choice.hit = await self._work(choice.watch.look(), _LOOK_US)
-        if choice.hit is not None:
-            choice.held.clear()
+        if completion.logprobs is not None and any(len(position) > 1 for position in completion.logprobs):
+            completion.logprobs = await self._withhold(request, watch, ids, completion.logprobs, adds=False)
+        for start in range(0, max(len(ids), 1), _READ_TOKENS):
+            few = ids[start : start + _READ_TOKENS]
+            if watch.add(few, done=done and start + len(few) == len(ids)):
+                choice.hit = await self._work(watch.look(), _LOOK_US)
+                if choice.hit is not None:
+                    choice.held.clear()
+                    return
 
     def _leaving(self, request: Request, choice: _Choice, choices: Sequence[_Choice]) -> Iterator[RequestOutput]:
         """What of a choice may leave, oldest first."""
@@ -298,7 +300,7 @@ class GuardedAnswers:
             done, size = completion.finish_reason is not None, len(completion.token_ids)
             if not done and tokens - size < choice.watch.hold:
                 return
-            if not done and len(choice.held) == 1 and size and not completion.text and not request.lags:
+            if not done and size and not request.lags and not any(one.text for _, one in choice.held):
                 return  # within a character, where no answer can be restarted
             choice.held.pop(0)
             tokens -= size
@@ -308,18 +310,19 @@ class GuardedAnswers:
                 choice.is_done = True
                 self._count(choice.watch, "restarted" if choice.restarts else "passed")
             if len(output.outputs) > 1 or output.finished != all(one.is_done for one in choices):
-                output = self._as_of(output, completion, choices, again=completion is not output.outputs[0])
+                output = self._as_of(output, completion, choice, choices)
+            choice.has_left = True
             yield output
 
     @staticmethod
     def _as_of(
-        output: RequestOutput, completion: CompletionOutput, choices: Sequence[_Choice], *, again: bool = True
+        output: RequestOutput, completion: CompletionOutput, choice: _Choice, choices: Sequence[_Choice]
     ) -> RequestOutput:
-        """An output like another, with one answer, and where it has left before without what leaves but once."""
+        """An output like another, with one answer."""
         output = copy.copy(output)
         output.outputs, output.finished = [completion], all(choice.is_done for choice in choices)
-        if again and any(choice.left for choice in choices) and output.prompt_logprobs is not None:
-            output.prompt_logprobs = []
+        if choice.has_left and output.prompt_logprobs is not None:
+            output.prompt_logprobs = []  # they leave with the first of it
         return output
 
     def _unsaid(self, request: Request, choice: _Choice) -> str | None:
@@ -354,13 +357,17 @@ class GuardedAnswers:
         if params.max_tokens is not None:
             params.max_tokens -= len(left)
         if params.seed is not None:
-            params.seed += index + _SEED_STEP * (restarts + 1)
+            params.seed = (params.seed + index + _SEED_STEP * (restarts + 1)) % _SEEDS
         return replace(request, served=served, mask=safe.mask, params=params)
 
     async def _forgotten(self, request: Request, hit: Hit, left: Sequence[int] = ()) -> ProtectedPrompt | None:
-        work = self._guard.forgotten(request.token_ids, left, self._answers.telling(left), hit.policy)
+        def work() -> Generator[int, None, ProtectedPrompt]:
+            unseen = self._answers.telling(left)
+            yield _CORRUPTION_US
+            return (yield from self._guard.forgotten(request.token_ids, left, unseen, hit.policy))
+
         try:
-            safe: ProtectedPrompt = await self._protector.work(work, _CORRUPTION_US)
+            safe: ProtectedPrompt = await self._protector.work(work(), _CORRUPTION_US + _TOKEN_US * len(left))
         except GuardError as error:
             raise self._failed(error) from error
         return None if safe.mask is None else safe
@@ -383,15 +390,21 @@ class GuardedAnswers:
         return await self._work(watch.whole(token_ids), _LOOK_US + _TOKEN_US * len(token_ids))
 
     async def _work(self, work: Any, expected_us: int) -> Hit | None:
-        """What a look found. One that failed has found something, or nothing may leave."""
+        """What a look found. One that failed has found something, or nothing may leave; where policies but observe, it
+        has found nothing."""
         try:
             hit: Hit | None = await self._protector.work(work, expected_us)
         except GuardError as error:
-            if self._answers.rejects_on_error:
-                raise self._failed(error) from error
-            self._metrics.answer_failed(error)
-            return Hit(self._answers.first, float("nan"), ends=False)
+            return self._missed(error)
         return hit
+
+    def _missed(self, error: GuardError) -> Hit | None:
+        if self._answers.rejects_on_error:
+            raise self._failed(error) from error
+        self._metrics.answer_failed(error)
+        if not self._answers.enforces:
+            return None
+        return Hit(self._answers.first, float("nan"), ends=bool(self._answers.ends.any()))
 
     def _failed(self, error: GuardError) -> GracefulHTTPError:
         logger.error("answer broken off: %s (%s)", error, type(error.__cause__).__name__)
@@ -407,41 +420,40 @@ class GuardedAnswers:
         if hit is not None:
             self._metrics.answer_hit(self._answers.names[hit.policy], "end")
 
-    async def _given_away(self, request: Request, watch: AnswerWatch, token_ids: Sequence[int]) -> set[int]:
-        """Tokens that are not to be told: where the client steers, all that would be looked at. Where they could not be
-        judged, all of them, or nothing may leave."""
-        if request.is_constrained:
-            return set(token_ids)
-        try:
-            found: set[int] = await self._protector.work(watch.give_away(token_ids), _LOOK_US)
-        except GuardError as error:
-            if self._answers.rejects_on_error:
-                raise self._failed(error) from error
-            self._metrics.answer_failed(error)
-            return set(token_ids)
-        return found
-
     async def _withhold(
-        self, request: Request, watch: AnswerWatch, token_ids: Sequence[int], logprobs: Any
-    ) -> list[Any]:
-        """A whole answer's logprobs without the alternatives that would not have left."""
+        self, request: Request, watch: AnswerWatch, token_ids: Sequence[int], logprobs: Any, *, adds: bool = True
+    ) -> Any:
+        """The logprobs of some tokens without the alternatives that would not have left: where the client steers, all
+        that would be looked at. Where they could not be judged, without all of them, or nothing may leave.
+
+        Args:
+            watch: of what is before the tokens. It reads them too, or with `adds=False` a copy of it does.
+        """
+        if not self._answers.enforces:
+            return logprobs
+        reader = watch if adds else watch.copy()
 
         def work() -> Generator[int, None, list[Any]]:
-            positions = []
+            positions, judged = [], 0
             for number, token in enumerate(token_ids):
                 position = logprobs[number]
-                if telling := _telling(watch, token, position):
-                    gone = set(telling) if request.is_constrained else (yield from watch.give_away(telling))
-                    position = _without(position, gone)
+                telling = reader.telling([other for other in position or () if other != token])
+                if telling:
+                    judged += 1
+                    strict = request.is_constrained or judged > _JUDGED_PLACES
+                    gone = set(telling) if strict else (yield from reader.give_away(telling))
+                    position = {other: logprob for other, logprob in position.items() if other not in gone}
                 positions.append(position)
-                watch.add([token])
+                reader.add([token])
                 yield (len(token_ids) - number) * _TOKEN_US
             return positions
 
+        alternatives = sum(len(position or ()) for position in logprobs)
         try:
-            found: list[Any] = await self._protector.work(work(), _TOKEN_US * len(token_ids))
+            found: list[Any] = await self._protector.work(work(), _LOOK_US + _ALTERNATIVE_US * alternatives)
         except GuardError as error:
-            raise self._failed(error) from error
+            self._missed(error)
+            return [position and {token: position[token]} for token, position in zip(token_ids, logprobs, strict=False)]
         return found
 
     async def _withhold_from_prompt(self, request: Request, output: RequestOutput) -> None:
@@ -450,12 +462,3 @@ class GuardedAnswers:
             output.prompt_logprobs = await self._withhold(
                 request, self._answers.watch(), request.token_ids, output.prompt_logprobs
             )
-
-
-def _telling(watch: AnswerWatch, token: int, position: Mapping[int, Logprob] | None) -> list[int]:
-    """Of the tokens that might have come in the place of one, those that must be looked at."""
-    return watch.telling([other for other in position or () if other != token])
-
-
-def _without(position: Mapping[int, Logprob], tokens: Collection[int]) -> dict[int, Logprob]:
-    return {other: logprob for other, logprob in position.items() if other not in tokens}

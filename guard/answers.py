@@ -6,6 +6,8 @@ of their own, joined to the end of the prompt. Looks cost, and wait: words that 
 forgets (`classifiers.memory.evidence`) leave at once, and no word that completes enough evidence leaves unlooked at.
 """
 
+import copy
+import itertools
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +29,10 @@ _DOUBT_HOLD_TOKENS, _DOUBT_LOGITS = 4, 2.0
 #: Looks in a row that must flag: every further look at an answer is a further chance of an error.
 _CONFIRMING_LOOKS = 2
 _EVERY_TOKENS = 32  # looked at, whatever its words
-_FOREIGN_EVERY_TOKENS = 6  # written in other letters than names are compared in
+#: In other letters than names are compared in: a name is found by ear once it is whole.
+_FOREIGN_HOLD_TOKENS, _FOREIGN_EVERY_TOKENS = 8, 4
+_LAST_LATIN = "\u024f"
+_LEAST_START = 2  # letters that may be the beginning of a word worth holding
 _TAIL_TOKENS = 64  # of a prompt are joined to its answer
 _WINDOW_CHARS = 5 * WINDOW_UNITS
 _RECENT_WORDS = WINDOW_UNITS
@@ -40,6 +45,7 @@ _LOOK_BUDGET = 2  # and of one under way, at each look
 _WINDOWS_AT_ONCE = 16
 _SENTENCE_WORDS = 16
 _UNCONFIRMED_LOGITS = 1.0  # above the threshold, where there is no second look
+_MOST_COMPLETIONS = 500
 _COMPLETIONS = 3  # of a token that begins a word are looked at
 EVERYTHING = 1 << 62
 
@@ -77,6 +83,8 @@ class AnswerGuard:
         self.observes = np.array([mode == "observe" for mode in modes])
         self.ends = np.array([mode == "end" for mode in modes])
         enforcing = np.flatnonzero(self.reads & ~self.observes)
+        self.enforces = bool(len(enforcing))
+        """Whether a policy does more than observe."""
         self.first = int(enforcing[0]) if len(enforcing) else 0
         """The policy that corrupts where none can be told."""
         self.rejects_on_error = any(
@@ -167,6 +175,7 @@ class AnswerWatch:
     _since: int = 0
     _suspected: int = 0
     _doubtful: bool = False
+    _foreign: bool = False
     _done: bool = False
     _asked: NDArray[np.float64] = field(init=False)
     _asked_words: frozenset[str] = field(init=False)
@@ -182,15 +191,26 @@ class AnswerWatch:
         self._asked_words = frozenset(words)
         self._shown = self._asked
 
+    def copy(self) -> "AnswerWatch":
+        """One that reads on by itself."""
+        other = copy.copy(self)
+        other._open, other._recent, other._lengths = list(self._open), self._recent.copy(), self._lengths.copy()
+        return other
+
     @property
     def hold(self) -> int:
         """Tokens at the end of the answer that must not leave yet."""
-        if self._done:
+        if self._done or not self.guard.enforces:
             return 0
         if self._suspected:
             return EVERYTHING
-        fixed = FIXED_HOLD_TOKENS if self.guard.holds_all else 0
-        return max(fixed, self._open_hold, _DOUBT_HOLD_TOKENS if self._doubtful else 0)
+        fixed = FIXED_HOLD_TOKENS if self.guard.holds_all or self._is_spelt else 0
+        foreign = _FOREIGN_HOLD_TOKENS if self._foreign else 0
+        return max(fixed, foreign, self._open_hold, _DOUBT_HOLD_TOKENS if self._doubtful else 0)
+
+    @property
+    def _is_spelt(self) -> bool:
+        return sum(length == 1 for length in self._lengths) >= _SPELT
 
     def add(self, token_ids: Sequence[int], *, done: bool = False) -> bool:
         """Read on, to the end where `done`; returns whether to look before anything of this leaves."""
@@ -199,6 +219,7 @@ class AnswerWatch:
         self._open += token_ids
         self._done = done
         text, starts, ends = self.guard.classifier.spell(self._open)
+        self._foreign = not text.isascii() and any(char > _LAST_LATIN and char.isalpha() for char in text)
         words = split_words(text)
         complete = words if done or len(self._open) > _MOST_OPEN_TOKENS else [w for w in words if w.end < len(text)]
         told = self._note(complete)
@@ -211,7 +232,7 @@ class AnswerWatch:
         if opened is not None and self._may_tell(opened.text):
             self._open_hold = len(self._open)
             told = told or self._reach(opened.text) >= 1
-        return self._is_due(told, bool(complete), text)
+        return self._is_due(told, bool(complete))
 
     def _note(self, words: Sequence[Word]) -> bool:
         """Count in complete words; returns whether one of them says enough, with those before it, to be looked at."""
@@ -222,8 +243,9 @@ class AnswerWatch:
             policies, shares = self.guard.classifier.shares(word.text)
             if len(policies):
                 telling.append(policies[shares >= _LEAST_SHARE])
-                if word.text not in self._asked_words:
-                    self._recent.append(_Seen(self._words, word.text, policies, shares))
+                if word.text in self._asked_words:  # which policies that join the prompt have counted
+                    shares = np.where(self.guard.joins[policies], 0.0, shares)
+                self._recent.append(_Seen(self._words, word.text, policies, shares))
         stale = bool(self._recent) and self._recent[0].number <= self._words - _RECENT_WORDS
         while self._recent and self._recent[0].number <= self._words - _RECENT_WORDS:
             self._recent.popleft()
@@ -239,15 +261,15 @@ class AnswerWatch:
         return float((self._shown[policies] + shares).max(initial=0.0))
 
     def _may_tell(self, start: str) -> bool:
-        return self._reach(start) >= 1 or (len(start) > 1 and self._reach(start, begun=True) >= 1)
+        return self._reach(start) >= 1 or (len(start) >= _LEAST_START and self._reach(start, begun=True) >= 1)
 
-    def _is_due(self, told: bool, completed: bool, text: str) -> bool:
+    def _is_due(self, told: bool, completed: bool) -> bool:
         if self._done or told:
             return True
-        if completed and (self._suspected or sum(length == 1 for length in self._lengths) >= _SPELT):
+        if completed and (self._suspected or self._is_spelt):
             return True
         every = _FIXED_EVERY_TOKENS if self.guard.holds_all else _EVERY_TOKENS
-        return self._since >= (every if text.isascii() else min(every, _FOREIGN_EVERY_TOKENS))
+        return self._since >= (min(every, _FOREIGN_EVERY_TOKENS) if self._foreign else every)
 
     def look(self) -> Generator[int, None, Hit | None]:
         """Classify the answer's last words. Work for a guard's thread, in pieces: between two of them it yields what is
@@ -329,6 +351,8 @@ class AnswerWatch:
 
     def telling(self, token_ids: Sequence[int]) -> list[int]:
         """Of the tokens that might have come next, those that would be looked at before they leave."""
+        if not self.guard.enforces:
+            return []
         if self.guard.holds_all:
             return list(token_ids)
         return [token for token in token_ids if self._tells(token)]
@@ -362,7 +386,8 @@ class AnswerWatch:
 
     def _completions(self, start: str) -> list[str]:
         """Words that would be looked at, and that this may be the beginning of: those that say most."""
-        reached = [(self._reach(word), word) for word in self.guard.classifier.begun_words(start)]
+        words = itertools.islice(self.guard.classifier.begun_words(start), _MOST_COMPLETIONS)
+        reached = [(self._reach(word), word) for word in words]
         return [word for reach, word in sorted(reached, reverse=True)[:_COMPLETIONS] if reach >= 1]
 
     def _each_margin(self, texts: Sequence[str], windows: int) -> Generator[int, None, NDArray[np.float64]]:

@@ -25,6 +25,7 @@ _Float = NDArray[np.float64]
 
 Shares = tuple[_Int, _Float]
 _CACHED_WORDS = 1 << 15
+_MOST_BEGUN = 500
 
 MEMORY_FEATURES = (
     "subject",  # a whole name, or an alias
@@ -178,11 +179,16 @@ class MemoryIndex:
         return self._evidence.begun(start)
 
     def begun_shares(self, start: str) -> Shares:
-        """The most that any longer word beginning so would be evidence of, as `shares`."""
+        """The most that any longer word beginning so would be evidence of, as `shares`; where there are very many such
+        words, as if one of them were all the evidence there is."""
         found = self._begun.get(start)
         if found is None:
             most: dict[int, float] = {}
-            for word in self._evidence.begun(start):
+            for number, word in enumerate(self._evidence.begun(start)):
+                if number == _MOST_BEGUN:
+                    found = np.arange(self._memories), np.full(self._memories, np.inf)
+                    self._begun.put(start, found)
+                    return found
                 for memory, share in zip(*(part.tolist() for part in self.shares(word)), strict=True):
                     most[memory] = max(most.get(memory, 0.0), share)
             found = np.array(sorted(most), dtype=np.int64), np.array([most[memory] for memory in sorted(most)])

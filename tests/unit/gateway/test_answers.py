@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeRenderer, late
@@ -34,12 +35,16 @@ class Watch:
         self.ids += ids
         return FORBIDDEN in ids or done
 
+    def copy(self) -> "Watch":
+        return Watch(self.answers, self.ids)
+
     def look(self) -> Generator[int, None, Hit | None]:
+        """Sees the last words alone, as a real one does."""
         yield 1
         self.looks += 1
         if self.answers.error is not None:
             raise self.answers.error
-        return Hit(0, 0.9, ends=self.answers.ends) if FORBIDDEN in self.ids else None
+        return Hit(0, 0.9, ends=bool(self.answers.ends.any())) if FORBIDDEN in self.ids[-40:] else None
 
     def whole(self, ids: Sequence[int]) -> Generator[int, None, Hit | None]:
         self.ids += ids
@@ -63,7 +68,7 @@ class Answers:
 
     def __init__(self) -> None:
         self.answers = self
-        self.ends, self.rejects_on_error = False, True
+        self.ends, self.rejects_on_error, self.enforces = np.array([False]), True, True
         self.error: Exception | None = None
         self.watched: list[tuple[list[int], Any, list[int]]] = []
 
@@ -113,6 +118,8 @@ class Engine(FakeEngine):
         self.sent: list[Any] = []
         self.ended = 0
         self.texts: dict[int, str] = {}
+        self.first_chunk = 0
+        self.prompt_logprobs: Any = None
 
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **options: Any
@@ -128,16 +135,26 @@ class Engine(FakeEngine):
             left = {number: list(ids) for number, ids in enumerate(choices)}
             while left:
                 for number in list(left):
-                    token = left[number].pop(0)
-                    completion = self._completion(number, [token], choices[number], done=not left[number])
+                    size = 1 if not self.first_chunk or len(left[number]) == len(choices[number]) else 1 << 20
+                    ids, left[number] = left[number][:size], left[number][size:]
+                    first = len(left[number]) + len(ids) == len(choices[number])
+                    completion = self._completion(number, ids, choices[number], done=not left[number])
                     if not left[number]:
                         del left[number]
                     output = self._output(prompt, [completion], not left)
+                    if self.prompt_logprobs is not None:
+                        output.prompt_logprobs = self._of_prompt() if first else []
                     self.sent.append(output)
                     yield output
             self.ended += 1
         finally:
             self.closed += 1
+
+    def _of_prompt(self) -> list[Any]:
+        return [
+            position and {one: late.Logprob(value, 1, str(one)) for one, value in position.items()}
+            for position in self.prompt_logprobs
+        ]
 
     def _completion(self, number: int, ids: list[int], whole: Sequence[int], *, done: bool = True) -> Any:
         logprobs = None
@@ -271,11 +288,11 @@ async def test_after_two_restarts_an_answer_ends() -> None:
 
 async def test_an_end_with_nothing_before_it_has_a_token() -> None:
     setup = Setup([FORBIDDEN])
-    setup.policies.ends = True
+    setup.policies.ends = np.array([True])
     outputs = await setup.ask()
     assert (ids_of(outputs), text_of(outputs), reasons_of(outputs)) == ([EOS], "", {0: "stop"})
     setup = Setup([FORBIDDEN, 10])
-    setup.policies.ends = True
+    setup.policies.ends = np.array([True])
     (whole,) = await setup.ask(stream=False)
     assert (ids_of([whole]), text_of([whole]), reasons_of([whole])) == ([EOS], "", {0: "stop"})
 
@@ -336,7 +353,7 @@ async def test_under_a_constraint_what_would_be_looked_at_is_not_told(stream: bo
 async def test_an_end_has_logprobs_where_they_were_asked_for() -> None:
     setup = Setup([FORBIDDEN])
     setup.engine.logprobs = {12: -2.0}
-    setup.policies.ends = True
+    setup.policies.ends = np.array([True])
     (output,) = await setup.ask(logprobs=1)
     assert [set(position) for position in output.outputs[0].logprobs] == [{EOS}]
 
@@ -352,6 +369,55 @@ async def test_a_look_that_fails_lets_nothing_more_leave(stream: bool) -> None:
     setup = Setup([10, FORBIDDEN, 11], [20], [21], [22])
     setup.policies.error, setup.policies.rejects_on_error = ClassificationError("no"), False
     assert FORBIDDEN not in ids_of(await setup.ask(stream=stream))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_look_that_fails_ends_an_answer_where_that_is_what_a_hit_does(stream: bool) -> None:
+    setup = Setup([10, FORBIDDEN, 11])
+    setup.policies.error, setup.policies.rejects_on_error = ClassificationError("no"), False
+    setup.policies.ends = np.array([True])
+    outputs = await setup.ask(stream=stream)
+    assert (reasons_of(outputs), len(setup.engine.prompts)) == ({0: "stop"}, 1)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_where_policies_but_observe_a_look_that_fails_changes_nothing(stream: bool) -> None:
+    setup = Setup([10, FORBIDDEN, 11])
+    setup.engine.logprobs = {FORBIDDEN: -1.0}
+    setup.policies.error, setup.policies.rejects_on_error = ClassificationError("no"), False
+    setup.policies.enforces = False
+    outputs = await setup.ask(stream=stream, logprobs=1)
+    assert ids_of(outputs) == [10, FORBIDDEN, 11]
+    assert all(FORBIDDEN in position for output in outputs for one in output.outputs for position in one.logprobs)
+    assert setup.counted("eco_guard_errors_total", kind="ClassificationError") > 0
+
+
+async def test_a_chunk_of_many_tokens_is_read_as_if_they_came_one_by_one() -> None:
+    """A client may ask for rare chunks, and vLLM makes them where nobody takes what it has."""
+    innocent = list(range(200, 260))
+    setup = Setup([10, *innocent[:30], FORBIDDEN, *innocent], [20])
+    setup.engine.first_chunk = 1
+    outputs = await setup.ask(stream_interval=4000, max_tokens=200)
+    assert ids_of(outputs) == [10, 20]
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1, -(2**63)])
+async def test_the_seed_of_a_restart_is_one_that_engines_can_hold(seed: int) -> None:
+    setup = Setup([FORBIDDEN], [FORBIDDEN], [10])
+    await setup.ask(seed=seed)
+    seeds = [params.seed for params in setup.engine.params]
+    assert all(0 <= one < 2**62 for one in seeds[1:])
+    assert len(set(seeds)) == 3
+
+
+async def test_the_prompts_alternatives_leave_with_the_first_of_each_choice() -> None:
+    setup = Setup([[10, 11], [20, 21]])
+    setup.engine.prompt_logprobs = [None, {5: -1.0, FORBIDDEN: -2.0}, {6: -1.0}]
+    outputs = await setup.ask(n=2, prompt_logprobs=1)
+    for index in (0, 1):
+        mine = [output.prompt_logprobs for output in outputs if output.outputs[0].index == index]
+        assert [position and set(position) for position in mine[0]] == [None, {5}, {6}]
+        assert mine[1:] == [[]]
 
 
 async def test_a_client_that_leaves_closes_the_engines_request() -> None:
