@@ -295,12 +295,13 @@ class GuardedAnswers:
     def _leaving(self, request: Request, choice: _Choice, choices: Sequence[_Choice]) -> Iterator[RequestOutput]:
         """What of a choice may leave, oldest first."""
         tokens = sum(len(completion.token_ids) for _, completion in choice.held)
+        complete = any(completion.finish_reason is not None for _, completion in choice.held)
         while choice.held:
             output, completion = choice.held[0]
             done, size = completion.finish_reason is not None, len(completion.token_ids)
-            if not done and tokens - size < choice.watch.hold:
+            if not complete and tokens - size < choice.watch.hold:
                 return
-            if not done and size and not request.lags and not any(one.text for _, one in choice.held):
+            if not complete and size and not request.lags and not any(one.text for _, one in choice.held):
                 return  # within a character, where no answer can be restarted
             choice.held.pop(0)
             tokens -= size

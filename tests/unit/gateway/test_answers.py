@@ -240,6 +240,9 @@ async def test_tokens_without_text_wait_for_the_rest_of_their_character_where_th
     setup = Setup([10, 11, 12])
     setup.engine.texts = {10: "", 11: "\u00e9", 12: ""}
     assert [len(output.outputs[0].token_ids) for output in await setup.ask()] == [1, 1, 1]
+    setup = Setup([10, 11, 12])
+    setup.engine.texts = {11: "", 12: ""}
+    assert reasons_of(await setup.ask()) == {0: "length"}  # at the end nothing waits any more
     for fields, sent in (({}, 2), ({"detokenize": False}, 1), ({"stop": ["zz"]}, 1)):
         setup = Setup([10, 11, 12])
         setup.engine.texts = {10: "", 11: "x", 12: "y"}
