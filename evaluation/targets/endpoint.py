@@ -274,6 +274,8 @@ async def _probe_by_ids(session: Session, ask: Ask) -> list[float]:
     multiples = []
     if written.ids:  # a corrupted model's own words may look harmless: what is flagged stands behind them
         multiples += [(await difference(written, at)).mean() / _TOLERANCE_NATS for at in (answer_ids, asked_again)]
+    if not forced.ids:  # an answer that was not to end was ended: something reads answers as well
+        return [*map(float, multiples), np.inf]
     forced_difference = await difference(forced, ())
     # With --logprobs-mode processed_logprobs, vLLM counts the allowed tokens alone: the first says nothing then.
     if forced_difference[0] <= _FORCED_TOLERANCE_NATS:
