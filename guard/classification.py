@@ -115,9 +115,7 @@ class WindowClassifier:
         for index, head in heads.items():
             if head.settings.joined is not None:
                 self.joined[index] = head.settings.joined
-        self._highest = np.maximum(
-            self.thresholds(1 << 62), self._lowest + np.where(np.isfinite(self.joined), self.joined, 0.0)
-        )
+        self._highest = self.thresholds(1 << 62) + np.where(np.isfinite(self.joined), self.joined, 0.0)
         self.untold = np.ones(len(classifiers), dtype=bool)
         """(P,) policies to which a text that is being written may say something with any word."""
         if self._bank is not None:
