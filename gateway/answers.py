@@ -363,7 +363,7 @@ class GuardedAnswers:
 
     async def _forgotten(self, request: Request, hit: Hit, left: Sequence[int] = ()) -> ProtectedPrompt | None:
         def work() -> Generator[int, None, ProtectedPrompt]:
-            unseen = self._answers.telling(left)
+            unseen = self._answers.telling_tokens(left)
             yield _CORRUPTION_US
             return (yield from self._guard.forgotten(request.token_ids, left, unseen, hit.policy))
 

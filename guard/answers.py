@@ -40,14 +40,14 @@ _SPELT, _SPELT_OF = 4, 6  # of the last words have one letter: something is spel
 _MOST_OPEN_TOKENS = 40  # without an end of a word: there is none
 _TELLING_SHARE = 0.2  # of what a policy asks for: a word that a restarted answer must not see
 _LEAST_SHARE = 0.05  # a word that is worth a look
-_ENCODER_BUDGET = 24  # windows of one whole answer that the encoder reads at most
+_ENCODER_BUDGET = 24  # windows of a batch of a whole answer's that the encoder reads at most
 _LOOK_BUDGET = 2  # and of one under way, at each look
 _WINDOWS_AT_ONCE = 16
 _SENTENCE_WORDS = 16
 _UNCONFIRMED_LOGITS = 1.0  # above the threshold, where there is no second look
 _MOST_COMPLETIONS = 500
 _COMPLETIONS = 3  # of a token that begins a word are looked at
-EVERYTHING = 1 << 62
+_EVERYTHING = 1 << 62  # more tokens than any answer has
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class AnswerGuard:
             watch.add(answer)
         return watch
 
-    def telling(self, token_ids: Sequence[int]) -> set[int]:
+    def telling_tokens(self, token_ids: Sequence[int]) -> set[int]:
         """Which tokens of an answer, by number, belong to words that are evidence of something: what a restart must not
         see."""
         if self.holds_all:
@@ -203,7 +203,7 @@ class AnswerWatch:
         if self._done or not self.guard.enforces:
             return 0
         if self._suspected:
-            return EVERYTHING
+            return _EVERYTHING
         fixed = FIXED_HOLD_TOKENS if self.guard.holds_all or self._is_spelt else 0
         foreign = _FOREIGN_HOLD_TOKENS if self._foreign else 0
         return max(fixed, foreign, self._open_hold, _DOUBT_HOLD_TOKENS if self._doubtful else 0)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers import Encoder, Head, HeadBank
+from classifiers.encoders.runtime import log_odds
 from classifiers.memory.recall import Shares
 from classifiers.prompt_classifier import PromptClassifier
 from guard.errors import ClassificationError
@@ -19,7 +20,6 @@ from text.recent import Recent
 Ids = tuple[int, ...]
 #: About 2.5 kB a window and policy-independent 1.5 kB an embedding: about 60 MB when all are full.
 BLOCK_CACHE_ENTRIES, SCORE_CACHE_ENTRIES, EMBEDDING_CACHE_ENTRIES = 4096, 16384, 4096
-_CERTAIN = 1e-12
 _ENCODED_US = 5_000
 _NO_SHARES: Shares = np.empty(0, dtype=np.int64), np.empty(0)
 
@@ -245,8 +245,7 @@ class WindowClassifier:
         if self._own and len(logits):
             every = [together.text(window) for window in range(len(logits))]
             for column, classifier in enumerate(self._own.values()):
-                scores = np.clip(self._own_scores(classifier, every), _CERTAIN, 1 - _CERTAIN)
-                logits[:, column] = np.log(scores / (1 - scores))
+                logits[:, column] = log_odds(self._own_scores(classifier, every))
         if self._bank is not None and len(logits):
             screened = self._bank.screen(together, self._lowest[self._of_heads], self._highest[self._of_heads])
             doubtful = screened.doubtful

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.calibration.screening import largest_logit
+from classifiers.encoders.runtime import log_odds
 from classifiers.encoders.shared import Encoder
 from classifiers.head import Head, HeadBank
 from sources.examples import Example
@@ -47,7 +48,7 @@ def calibrate_joined(
     kept, lost = (_sample([one for one in examples if one.answer], rng) for examples in (retain, forget))
     if not kept:
         return head, None
-    threshold = float(np.log(head.threshold / (1 - head.threshold)))
+    threshold = float(log_odds(np.array(head.threshold)))
     passing = _highest(encoder, head, kept, threshold)
     highest = float(np.quantile(passing, _PASSING, method="higher"))
     offset = max(0.0, highest - threshold) + _MARGIN
