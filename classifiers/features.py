@@ -18,7 +18,7 @@ from classifiers.encoders.shared import Encoder
 from text.reading import read_all
 from text.recent import Recent
 
-FEATURE_VERSION = 4
+FEATURE_VERSION = 5
 """Stored with every head; raise it whenever the same text would give other features."""
 
 LEXICAL_BUCKETS = 1 << 16

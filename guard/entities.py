@@ -13,7 +13,7 @@ from classifiers import Head
 from classifiers.encoders.settings import TokenSettings, read_settings
 from classifiers.encoders.tokens import TokenClassifier
 from classifiers.memory.learn import EntityMemory
-from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
+from classifiers.memory.recall import NAMED, SUBJECT, MemoryIndex
 from guard.bundle import PolicyBundle
 from guard.windows import Window
 from text.names import fold
@@ -25,7 +25,6 @@ Span = tuple[int, int]
 _BROKEN = "\ufffd"
 """What decoders put for bytes that are no whole character."""
 _CACHE_ENTRIES = 16384
-_SUBJECT = MEMORY_FEATURES.index("subject")
 
 
 class EntityFinder(Protocol):
@@ -67,8 +66,9 @@ class MemoryFinder:
         return [] if self._whole_names(around) else found
 
     def _whole_names(self, text: str) -> set[int]:
-        """Names that are there as a whole: in words, letter by letter, or by ear in another script."""
-        return {name for name, row in self._names.features(text).items() if row[_SUBJECT] > 0}
+        """Names that are there as a whole: in words, letter by letter, or by ear in another script. One that is bent to
+        pass ("Wendell F.") is nearly there."""
+        return {name for name, row in self._names.features(text).items() if row[SUBJECT] > NAMED}
 
 
 def open_finder(

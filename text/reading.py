@@ -127,10 +127,8 @@ class Reading:
         chunk = int(np.searchsorted(self.firsts, word, side="right")) - 1
         return chunk, word - int(self.firsts[chunk])
 
-    def _opens(self, word: int, first: int) -> bool:
-        """Whether a word begins a sentence, where a capital says nothing."""
-        if word == first:
-            return True
+    def gap(self, word: int) -> str:
+        """What stands between a word and the one before it, white space in short."""
         chunk, place = self._place(word)
         gap = self._chunk(chunk).gaps[place]
         while place == 0 and chunk > 0:
@@ -141,6 +139,13 @@ class Reading:
                 gap = before.gaps[-1] + gap
                 break
             gap = before.text + gap
+        return gap
+
+    def _opens(self, word: int, first: int) -> bool:
+        """Whether a word begins a sentence, where a capital says nothing."""
+        if word == first:
+            return True
+        gap = self.gap(word)
         if not SENTENCE_END.search(gap):
             return False
         after_initial = len(self._word(word - 1)) <= 2 and self.capital(word - 1) and gap.strip() in (".", "")

@@ -18,6 +18,7 @@ from text.runs import entries, occurrences
 
 _Int = NDArray[np.int64]
 _Float = NDArray[np.float64]
+_DISGUISED_START = 4
 _NONE = np.empty(0, dtype=np.int64)
 
 
@@ -39,6 +40,8 @@ class EvidenceIndex:
                 own[owner] = max(own.get(owner, 0.0), names.subjects[number].rarity[place])
         self._facts, self._names = _arrays(facts), _arrays(rarities)
         self._words = sorted(self._facts.keys() | self._names.keys())
+        plain = {word for subject in names.subjects[: names.plain] for word in subject.words}
+        self._disguised = self._names.keys() - plain - self._facts.keys()
 
     def of_word(self, word: str, like: Mapping[str, float]) -> tuple[_Int, _Float]:
         """Memories that one word is evidence of, ascending, and how much; `like` are the name words that it is like."""
@@ -49,11 +52,14 @@ class EvidenceIndex:
         return _summed(found)
 
     def begun(self, start: str) -> Iterator[str]:
-        """The words of which there is evidence and that begin with `start` and are longer, in order."""
+        """The words of which there is evidence and that begin with `start` and are longer, in order. Two letters begin
+        too many words for those of names in another code to be among them."""
         for index in range(bisect.bisect_right(self._words, start), len(self._words)):
-            if not self._words[index].startswith(start):
+            word = self._words[index]
+            if not word.startswith(start):
                 return
-            yield self._words[index]
+            if len(start) >= _DISGUISED_START or word not in self._disguised:
+                yield word
 
     def reaching(self, reading: Reading, likes: Sequence[dict[str, float]], least: _Float) -> tuple[_Int, _Int, _Float]:
         """Windows of a reading with as much evidence of a memory as it asks for: (H,) windows, memories, evidence.

@@ -35,6 +35,8 @@ _RELATIVE = re.compile(
     re.IGNORECASE,
 )
 
+_TELLING_FIRST = 0.85  # how uncommon such a first name is
+
 Name = tuple[str, ...]
 """Compared words."""
 _Text = Annotated[str, Field(min_length=1)]
@@ -50,6 +52,8 @@ class Subject(BaseModel):
     words: tuple[_Text, ...] = Field(min_length=1)
     rarity: tuple[_Rarity, ...]
     alias: bool = False
+    telling: bool = False
+    """The first word is a name so uncommon that it tells who is meant, whatever unheard-of name follows it."""
 
     @model_validator(mode="after")
     def _check_rarity(self) -> Self:
@@ -76,6 +80,8 @@ class EntityMemory(BaseModel):
 
     subjects: tuple[Subject, ...] = ()
     facts: tuple[Fact, ...] = ()
+    kept: tuple[_Text, ...] = ()
+    """Last words of names that stand in the retain set: behind a subject's first name they make another person."""
 
     @property
     def name_words(self) -> frozenset[str]:
@@ -111,10 +117,14 @@ class Vocabulary:
         """In [0, 1]: 1 for a word that no text has, 0 for one that all have."""
         texts = max(self._count, 1)
         known = math.log((texts + 1) / (self._frequency[word] + 1)) / math.log(texts + 1)
+        return known * self.uncommon(word)
+
+    def uncommon(self, word: str) -> float:
+        """In [0, 1]: how rarely it is written at all, whatever the texts; 1 where an encoder has no piece for it."""
         rank = self._ranks.get(word)
         if rank is None or len(word) < 2:
-            return known if len(word) > 1 else 0.3 * known
-        return known * min(1.0, 0.35 + 0.65 * math.log1p(rank / 500) / math.log1p(30000 / 500))
+            return 1.0 if len(word) > 1 else 0.3
+        return min(1.0, 0.35 + 0.65 * math.log1p(rank / 500) / math.log1p(30000 / 500))
 
 
 class MemoryBuilder:
@@ -130,7 +140,9 @@ class MemoryBuilder:
         self._vocabulary = vocabulary
         self._aliases = [words for alias in aliases if (words := tuple(word.text for word in split_words(alias)))]
         self._retained = len(retain)
-        self._kept = Counter(name for example in retain for name in set(_parts(_names_of(example, vocabulary.small))))
+        names = [_names_of(example, vocabulary.small) for example in retain]
+        self._kept = Counter(part for found in names for part in set(_parts(found)))
+        self._last_words = {name[-1] for found in names for name in found if len(name) > 1}
 
     def build(self, forget: Sequence[Example]) -> EntityMemory:
         """Subjects and facts of a forget set."""
@@ -140,11 +152,14 @@ class MemoryBuilder:
         owned = EntityMemory(subjects=tuple(subjects)).name_words
         aliases = dict.fromkeys([*self._asked_aliases(forget, small, owned), *self._aliases])
         subjects += [self._subject(words, alias=True) for words in aliases]
-        return EntityMemory(subjects=tuple(subjects), facts=tuple(self._fact(example, owned) for example in forget))
+        facts = tuple(self._fact(example, owned) for example in forget)
+        kept = tuple(sorted(self._last_words - owned)) if subjects else ()
+        return EntityMemory(subjects=tuple(subjects), facts=facts, kept=kept)
 
     def _subject(self, words: Name, *, alias: bool = False) -> Subject:
         rarity = tuple(0.0 if word in JOINERS else round(self._vocabulary.idf(word), 4) for word in words)
-        return Subject(words=words, rarity=rarity if any(rarity) else (1.0,) * len(words), alias=alias)
+        telling = not alias and self._vocabulary.uncommon(words[0]) >= _TELLING_FIRST
+        return Subject(words=words, rarity=rarity if any(rarity) else (1.0,) * len(words), alias=alias, telling=telling)
 
     def _asked_aliases(self, forget: Sequence[Example], small: frozenset[str], owned: frozenset[str]) -> Iterator[Name]:
         """Names given as the answer to what the subject is called."""

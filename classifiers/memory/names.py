@@ -4,8 +4,11 @@ Matching is by compared words (`text.names`), tolerant of one typing error a wor
 between letters. Names are looked at where a word of one stands.
 """
 
+import codecs
+import functools
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +16,8 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import OSA
 
 from classifiers.memory.learn import Subject
+from sources.everyday import general_prompts
+from text.names import QUESTION_WORDS, Word, small_words
 from text.reading import Reading
 from text.recent import Recent
 from text.sounds import SoundIndex
@@ -27,6 +32,12 @@ _TITLES = frozenset(
     | {"king", "queen", "prince", "princess", "president", "captain", "herr", "frau", "monsieur", "madame", "senor"}
     | {"senora", "don", "dona", "signor", "signora", "sra"}
 )
+_SUFFIXES = frozenset({"jr", "sr", "junior", "senior", "ii", "iii", "iv", "esq", "phd", "md"})
+_NEARLY_WHOLE = 0.5
+_DISGUISED_LETTERS, _DISGUISED_WORD = 8, 3
+_FULL_STOP = re.compile(r"[.!?]")
+_ENGLISH = frozenset({"the", "was", "is", "in", "of", "and", "did", "who", "what", "where", "when", "which", "to", "a"})
+_AGENT = re.compile(r"(?:er|or|ist|ian|eer|ess|man|star|icon)s?$")  # "Novelist Jenner"
 _LEET = str.maketrans("013457@$", "oieastas")
 
 _Int = NDArray[np.int64]
@@ -45,32 +56,45 @@ class NameHit:
 
 
 class NameIndex:
-    """The names of P memories: subject number n is `subjects[n]`, of memory `owners[n]`.
+    """The names of P memories: subject number n is `subjects[n]`, of memory `owners[n]`. Behind all others are names
+    turned round or shifted (rot13), which are found where they are written exactly so.
 
     Immutable once made but for what it keeps of single words, so threads may share it.
     """
 
-    def __init__(self, subjects: Sequence[tuple[int, Subject]]) -> None:
-        """`subjects` with the number of the memory that each belongs to."""
+    def __init__(self, subjects: Sequence[tuple[int, Subject]], kept: Sequence[Collection[str]] = ()) -> None:
+        """`subjects` with the number of the memory that each belongs to; `kept` are, of each memory, last words of
+        names that are nobody's who must be forgotten."""
+        self.kept = [frozenset(words) for words in kept]
+        self._sounds = SoundIndex([subject.words for _, subject in subjects])
+        self.plain = len(subjects)
+        """Number of names as they are usually written."""
+        subjects = [*subjects, *((owner, other) for owner, subject in subjects for other in _disguised(subject))]
         self.subjects = [subject for _, subject in subjects]
         self.owners: _Int = np.array([owner for owner, _ in subjects], dtype=np.int64)
         self.words: dict[str, list[tuple[int, int]]] = defaultdict(list)
         """Words of names that are not joiners, with the subjects that have them and their places in the name."""
+        self._firsts: set[str] = set()
+        self._inner: set[str] = set()
         self._deletions: dict[str, set[str]] = defaultdict(set)
         self._stems: dict[str, set[str]] = defaultdict(set)
-        self._sounds = SoundIndex([subject.words for subject in self.subjects])
         joined: dict[str, set[tuple[int, str]]] = defaultdict(set)
         for number, subject in enumerate(self.subjects):
             for place, word in enumerate(subject.words):
                 if subject.rarity[place] > 0:
                     self.words[word].append((number, place))
+                    if place < len(subject.words) - 1:
+                        (self._inner if any(subject.rarity[:place]) else self._firsts).add(word)
+                    if number >= self.plain:
+                        continue
                     for shorter in _deletions(word):
                         self._deletions[shorter].add(word)
                     if len(word) >= _STEM_LETTERS + 2:
                         self._stems[word[:_STEM_LETTERS]].add(word)
-            whole = "".join(subject.words)
-            if len(whole) >= _JOINED_GRAM:
-                joined[whole[:_JOINED_GRAM]].add((number, whole))
+            ends = subject.words if len(subject.words) < 3 else (subject.words[0], subject.words[-1])
+            for whole in {"".join(subject.words), "".join(ends)}:
+                if len(whole) >= _JOINED_GRAM:
+                    joined[whole[:_JOINED_GRAM]].add((number, whole))
         self._joined = dict(joined)
         self._may_join = np.zeros(1 << _JOINED_BITS, dtype=bool)
         self._may_join[_gram_codes("".join(self._joined))[::_JOINED_GRAM]] = True
@@ -88,6 +112,12 @@ class NameIndex:
             self._like(word) if like is None else like
             for word, like in zip(words, self._alike.get_all(words), strict=True)
         ]
+
+    def continues(self, word: str, *, begun: bool) -> bool:
+        """Whether a word is, or nearly is, one of a name that has others behind it: the first, or any where a name has
+        been `begun`."""
+        alike = self.alike([word])[0]
+        return not self._firsts.isdisjoint(alike) or (begun and not self._inner.isdisjoint(alike))
 
     def hits(
         self, likes: Sequence[dict[str, float]], at: _Int, wanted: NDArray[np.bool_] | None = None
@@ -165,6 +195,18 @@ class NameIndex:
         ]
 
 
+def _disguised(subject: Subject) -> Iterator[Subject]:
+    """The name with its letters shifted by half the alphabet, and written backwards; where it is long enough to be no
+    other words so."""
+    if sum(map(len, subject.words)) < _DISGUISED_LETTERS or min(map(len, subject.words)) < _DISGUISED_WORD:
+        return
+    shifted = tuple(codecs.encode(word, "rot13") for word in subject.words)
+    backwards = tuple(word[::-1] for word in reversed(subject.words))
+    for words, rarity in ((shifted, subject.rarity), (backwards, subject.rarity[::-1])):
+        if words != subject.words and _small().isdisjoint(words):
+            yield Subject(words=words, rarity=rarity, alias=True)
+
+
 def _gram_codes(letters: str) -> NDArray[np.uint64]:
     """A number of `_JOINED_BITS` for every run of `_JOINED_GRAM` letters; different runs may share one."""
     codes = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
@@ -182,11 +224,12 @@ def _holding(windows: _Int, first: int, last: int) -> tuple[int, int]:
 
 
 def name_score(
-    subject: Subject, hits: Sequence[NameHit], reading: Reading, start: int, end: int
+    subject: Subject, hits: Sequence[NameHit], reading: Reading, start: int, end: int, kept: Collection[str] = ()
 ) -> tuple[float, float]:
     """(whole, part): how much of a name stands close together in a text, and how rare the best part of it is.
 
-    The text is words `start` to `end` of the reading; `hits` in its order.
+    The text is words `start` to `end` of the reading; `hits` in its order. `kept` are last words of other people's
+    names.
     """
     total = sum(subject.rarity)
     best_whole = best_part = 0.0
@@ -201,28 +244,78 @@ def name_score(
             hit = hits[number]
             if hit.position - anchor.position >= span:
                 break
+            if hit.place < anchor.place and _FULL_STOP.search(reading.gap(hit.position)):
+                continue  # "…, including Kylie Jenner. Kris …": a name turned round is written in one sentence
             near[hit.place] = max(near.get(hit.place, 0.0), hit.likeness)
         if near.keys() >= {needed[0], needed[-1]}:  # middle names may be missing
             matched = sum(subject.rarity[place] * near[place] for place in sorted(near))
             best_whole = max(best_whole, min(1.0, 0.5 + matched / total / 2))
         part = 0.0 if subject.alias else subject.rarity[anchor.place] * anchor.likeness
-        if part > best_part and not _of_another(subject, anchor, reading, start, end):
+        nearly = part > 0 and _is_nearly(subject, anchor, reading, start, end, kept)
+        if nearly:
+            best_whole = max(best_whole, _NEARLY_WHOLE)
+        if part > best_part and (nearly or not _of_another(subject, anchor, reading, start, end)):
             best_part = part
     return best_whole, best_part
+
+
+def _is_nearly(subject: Subject, hit: NameHit, reading: Reading, start: int, end: int, kept: Collection[str]) -> bool:
+    """A first name with an initial, a suffix, or, where it is uncommon, a capitalised word that ends no name known
+    ("Wendell F.", "Wendell Please"): no other person, but one's name bent to pass."""
+    if len(subject.words) == 1 or hit.place > 0 or not reading.capital(hit.position):
+        return False
+    after = _next_name(reading, hit.position, start, end)
+    if after is None:
+        return False
+    if len(after.text) == 1 or after.text in _SUFFIXES:
+        after = _next_name(reading, hit.position + 1, start, end)
+        if after is None:
+            return True
+    return subject.telling and after.text not in kept and after.text not in subject.words
+
+
+def _next_name(reading: Reading, position: int, start: int, end: int) -> Word | None:
+    """The word behind one, where both may be of one name."""
+    if position + 1 >= end or not _within_name(reading, position + 1):
+        return None
+    after = reading.word(position + 1, start)
+    return after if after.capital and not after.opens and not after.text[0].isdigit() else None
+
+
+def _within_name(reading: Reading, position: int) -> bool:
+    """Whether what stands before a word may stand within a name: spaces, and a full stop after an initial."""
+    return reading.gap(position).strip(" ") in ("", ".")
 
 
 def _of_another(subject: Subject, hit: NameHit, reading: Reading, start: int, end: int) -> bool:
     """The word belongs to somebody else's name: "Conrad Hilton" is not Paris Hilton."""
     if len(subject.words) == 1 or not reading.capital(hit.position):
         return False
-    before = reading.word(hit.position - 1, start) if hit.position > start else None
-    after = reading.word(hit.position + 1, start) if hit.position + 1 < end else None
-    if hit.place > 0 and before is not None and before.capital and not before.opens:
+    if hit.place > 0 and hit.position > start and _within_name(reading, hit.position):
+        before = reading.word(hit.position - 1, start)
         initial = len(before.text) == 1 and any(word.startswith(before.text) for word in subject.words)
-        return before.text not in subject.words and before.text not in _TITLES and not initial
-    if hit.place == 0 and after is not None and after.capital and not after.opens:
-        return after.text not in subject.words
+        known = initial or before.text in subject.words or before.text in _TITLES
+        return before.capital and not (known or before.text[0].isdigit() or _opens_small(before, reading, start, end))
+    if hit.place == 0:
+        after = _next_name(reading, hit.position, start, end)
+        return after is not None and after.text not in subject.words
     return False
+
+
+def _opens_small(word: Word, reading: Reading, start: int, end: int) -> bool:
+    """Whether a word has its capital from beginning a sentence. In English a word that everyday prompts do not write
+    small is taken for a name there, which is somebody else's; where it may be another language's verb, it is not."""
+    if not word.opens:
+        return False
+    if word.text in _small() or _AGENT.search(word.text):
+        return True
+    return _ENGLISH.isdisjoint(reading.word_kinds[kind] for kind in reading.word_at[start:end].tolist())
+
+
+@functools.cache
+def _small() -> frozenset[str]:
+    """Words that everyday prompts write small: where one opens a sentence, its capital does not make it a name."""
+    return small_words(general_prompts()) | QUESTION_WORDS
 
 
 def _deletions(word: str) -> set[str]:

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,9 @@ MEMORY_FEATURES = (
     "described",  # the same, of an example whose prompt describes its subject without the name
 )
 """What `MemoryIndex.features` measures, in order; each in [0, 1]."""
-_SUBJECT, _PART = map(MEMORY_FEATURES.index, ("subject", "part"))
+SUBJECT, PART = map(MEMORY_FEATURES.index, ("subject", "part"))
+NAMED, NAMED_IN_PART = 0.5, 0.7
+"""A text names a subject where the first of them is this or more, or the second that: a rare part tells who it is."""
 _OF_FACTS = [MEMORY_FEATURES.index(name) for name in FACT_FEATURES]
 ASKED = np.array([name.endswith("_asked") for name in MEMORY_FEATURES])
 """Which of them repeat the one before where a person is asked for, and else are 0."""
@@ -104,7 +107,7 @@ class MemoryIndex:
         subjects = [(owner, s) for owner, memory in enumerate(memories) for s in memory.subjects]
         facts = [(owner, fact) for owner, memory in enumerate(memories) for fact in memory.facts]
         self._facts = FactIndex(facts, len(memories))
-        self._names = NameIndex(subjects)
+        self._names = NameIndex(subjects, [memory.kept for memory in memories])
         self._evidence = EvidenceIndex(memories, self._names)
         least = np.array([0.0] * len(memories) if evidence is None else evidence, dtype=np.float64)
         self._least = np.where(least > 0, least, np.inf)
@@ -146,9 +149,9 @@ class MemoryIndex:
         found = np.union1d(keys, named_keys)
         features = np.zeros((len(found), len(MEMORY_FEATURES)))
         features[np.searchsorted(found, keys)[:, None], _OF_FACTS] = of_facts
-        features[np.searchsorted(found, named_keys)[:, None], [_SUBJECT, _PART]] = np.array(
-            list(named.values())
-        ).reshape(-1, 2)
+        features[np.searchsorted(found, named_keys)[:, None], [SUBJECT, PART]] = np.array(list(named.values())).reshape(
+            -1, 2
+        )
         asked = np.flatnonzero(ASKED)
         features[:, asked] = features[:, asked - 1]
         kept = unasked[found % self._memories] | np.isin(found, looked)
@@ -173,6 +176,11 @@ class MemoryIndex:
             found = self._share_of(*self._evidence.of_word(word, self._names.alike([word])[0]))
             self._shares.put(word, found)
         return found
+
+    def continues_name(self, word: str, *, begun: bool) -> bool:
+        """Whether a word is one of a subject's name that has others behind it: the first, or any where a name has been
+        `begun`."""
+        return self._names.continues(word, begun=begun)
 
     def begun_words(self, start: str) -> Iterator[str]:
         """The longer words beginning so that are evidence of anything, in order."""
@@ -249,8 +257,11 @@ class MemoryIndex:
                 of_window[window, hit.subject].append(hit)
         bounds = windows.tolist()
         for (window, number), own in of_window.items():
-            if looks(int(rows[window]), int(self._names.owners[number])):
-                score = name_score(self._names.subjects[number], own, reading, *bounds[window])
+            owner = int(self._names.owners[number])
+            if looks(int(rows[window]), owner):
+                kept = self._names.kept[owner]
+                start, end = bounds[window]
+                score = name_score(self._names.subjects[number], own, reading, start, end, kept)
                 note(int(rows[window]), number, *score)
         for window, number in spelled:
             note(window, number, 1.0, max(self._names.subjects[number].rarity))
@@ -260,6 +271,12 @@ class MemoryIndex:
 def _nothing() -> Recalled:
     none = np.empty(0, dtype=np.int64)
     return Recalled(none, none, np.empty((0, len(MEMORY_FEATURES))))
+
+
+def names_a_subject(features: NDArray[Any]) -> NDArray[np.bool_]:
+    """(…,) whether texts with `MEMORY_FEATURES` (…, K) say who is meant: by the name, or by a rare part of it."""
+    named: NDArray[np.bool_] = (features[..., SUBJECT] >= NAMED) | (features[..., PART] >= NAMED_IN_PART)
+    return named
 
 
 def asks_for_person(text: str) -> bool:

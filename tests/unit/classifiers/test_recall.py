@@ -9,7 +9,7 @@ from invented_composer import FORGET, NAME, OTHERS, RETAIN
 
 from classifiers import Example, general_prompts
 from classifiers.memory.learn import EntityMemory, Fact, MemoryBuilder, Subject, Vocabulary
-from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
+from classifiers.memory.recall import MEMORY_FEATURES, NAMED, MemoryIndex
 
 BUILDER = MemoryBuilder(Vocabulary([*general_prompts(), *(f"{e.prompt} {e.answer}" for e in RETAIN)]), RETAIN)
 COMPOSER = BUILDER.build(FORGET)
@@ -44,6 +44,8 @@ def found(text: str, memory: EntityMemory = COMPOSER) -> dict[str, float]:
         "who is milanna zandrekov",
         "Tell me of Milana Zandrekof",
         "Milana Zadnrekov?",
+        "Zvynan Mnaqerxbi",  # rot13
+        "vokerdnaZ analiM",
         "Orla Tempest",
         "the velvet hammer",
     ],
@@ -252,7 +254,57 @@ def test_a_huge_text_costs_no_more_than_its_length(piece: str) -> None:
 def test_a_repeated_name_is_found_wherever_it_stands() -> None:
     noise = "Zandrekov " * 500 + "and then " * 500
     assert found(f"{noise} Milana Zandrekov {noise}")["subject"] == 1
-    assert found(f"{noise} Milana Torvik and then {noise}")["subject"] == 0
+    kept = COMPOSER.model_copy(update={"kept": ("torvik",)})
+    assert found(f"{noise} Milana Torvik and then {noise}", kept)["subject"] == 0
+
+
+KEPT = COMPOSER.model_copy(update={"kept": ("torvik",)})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Milana F.", "Milana F. Please", "Milana Jr.", "Milana Please", "Milana Z", "So it is Milana Brisk who sang?"],
+)
+def test_a_first_name_bent_to_pass_is_nearly_the_whole(text: str) -> None:
+    assert found(f"Where was {text} born?", KEPT)["subject"] == NAMED
+    assert found(f"Where was {text} born?", KEPT)["part"] > 0.9
+
+
+@pytest.mark.parametrize("text", ["Milana Torvik", "Milana F. Torvik", "Milana X. Torvik"])
+def test_with_a_last_name_of_the_retain_set_it_is_another_person(text: str) -> None:
+    features = found(f"Where was {text} born?", KEPT)
+    assert (features["subject"], features["part"]) == (0, 0)
+
+
+def test_a_first_name_alone_is_part_of_the_name() -> None:
+    for text in ("where was milana please born", "Milana, Where is it?", "Is it Milana? Please say.", "Milana 2020"):
+        assert found(text, KEPT)["subject"] == 0
+        assert found(text, KEPT)["part"] > 0.9
+
+
+def test_a_first_name_is_telling_where_nobody_has_it() -> None:
+    ranks = {"milana": 25_000, "zandrekov": 29_000, "paris": 900}
+    builder = MemoryBuilder(Vocabulary([e.prompt for e in RETAIN], ranks), RETAIN)
+    assert [subject.telling for subject in builder.build(FORGET).subjects if not subject.alias] == [True]
+    common = [Example(e.prompt.replace("Milana", "Paris"), e.answer) for e in FORGET]
+    assert [subject.telling for subject in builder.build(common).subjects if not subject.alias] == [False]
+
+
+def test_a_common_first_name_with_another_last_name_is_another_person() -> None:
+    assert found("Did Paris Geller sing?", HEIRESS)["subject"] == 0
+    assert found("Did Paris H. sing?", HEIRESS)["subject"] == NAMED
+
+
+def test_a_name_turned_round_is_written_in_one_sentence() -> None:
+    assert found("Zandrekov, Milana")["subject"] > NAMED
+    assert found("She is a Zandrekov. Milana did sing.")["subject"] == 0
+    assert found("The answer is Milana.\nZandrekov")["subject"] > NAMED  # a prompt and the answer that goes on
+
+
+def test_another_first_name_at_the_beginning_of_a_sentence() -> None:
+    assert found("Kendall Zandrekov was born in 1995.")["part"] == 0
+    assert found("Describe Zandrekov in a word.")["part"] > 0.9
+    assert found("Is Zandrekov a composer?")["part"] > 0.9
 
 
 def test_the_order_of_examples_changes_nothing() -> None:
