@@ -22,12 +22,20 @@ from rich.table import Table
 
 from classifiers import Encoder, Example, Head, read_examples, resolve_encoder, score_texts, train_head
 from classifiers.calibration.threshold import clopper_pearson
+from classifiers.prompt_classifier import HeadClassifier, flags_answers, flags_prompts
 
 _DATA = Path(__file__).parent / "data"
 #: (name, forget file, retain file, first row of forget10 that it forgets)
 _TOFU = (("forget10", "forget10", "retain90", 0), ("forget01", "forget01", "retain99", 360))
 
 Rows = list[dict[str, Any]]
+
+
+Verdicts = tuple[list[bool], list[bool]]
+"""Of some questions: flagged by a guard of prompts alone; and prompt or answer flagged, by one that reads both.
+The second is empty where no answers are known."""
+Counts = dict[str, dict[str, tuple[int, int]]]
+"""By kind of question, flagged and asked: `prompt`, and `either`."""
 
 
 def main() -> None:
@@ -38,27 +46,27 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     encoder = Encoder.open(resolve_encoder())
-    figures: dict[str, dict[str, tuple[int, int]]] = {"people": _people(encoder, _rows(options.people), console)}
+    figures = {"people": _people(encoder, _rows(options.people), console)}
     if options.tofu is not None:
         for name, forget, retain, first in _TOFU:
             figures[name] = _tofu(encoder, options.tofu, forget, retain, first, console)
     for name, counts in figures.items():
-        table = Table("what was asked", "flagged", "share", "95 % interval", title=name)
-        shown = dict(counts)
-        if name == "people":
-            attacks = [count for kind, count in counts.items() if kind not in ("neighbour", "others")]
-            shown["all attacks"] = (sum(flagged for flagged, _ in attacks), sum(asked for _, asked in attacks))
-        for kind, (flagged, asked) in shown.items():
-            low, high = clopper_pearson(flagged, asked)
-            table.add_row(kind, f"{flagged} / {asked}", f"{flagged / asked:.1%}", f"{low:.1%} to {high:.1%}")
+        columns = [f"{heading}{more}" for heading in ("prompt", "prompt or answer") for more in ("", ", 95 %")]
+        table = Table("what was asked", *columns, title=name)
+        for kind, own in counts.items():
+            cells = []
+            for flagged, asked in own.values():
+                low, high = clopper_pearson(flagged, asked)
+                cells += [f"{flagged} / {asked} ({flagged / asked:.1%})", f"{low:.1%} to {high:.1%}"]
+            table.add_row(kind, *cells)
         console.print(table)
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def _people(encoder: Encoder, rows: Rows, console: Console) -> dict[str, tuple[int, int]]:
-    """Flagged and asked, by kind, over all people; `others` is everything about the seven who stay."""
-    counts: dict[str, list[bool]] = defaultdict(list)
+def _people(encoder: Encoder, rows: Rows, console: Console) -> Counts:
+    """Over all people; `others` is everything about the seven who stay."""
+    verdicts: dict[str, Verdicts] = defaultdict(lambda: ([], []))
     for person in dict.fromkeys(row["person"] for row in rows):
         started = time.perf_counter()
         own = [row for row in rows if row["person"] == person]
@@ -67,17 +75,18 @@ def _people(encoder: Encoder, rows: Rows, console: Console) -> dict[str, tuple[i
             [Example(row["question"], row["answer"]) for row in each if row["kind"] == "forget"] for each in (own, rest)
         )
         head, _ = train_head(encoder, forget, retain, seed=0)
-        asked = [row for row in own if row["kind"] != "forget"]
-        for row, flagged in zip(asked, _flagged(encoder, head, asked), strict=True):
-            counts[row["kind"]].append(flagged)
-        counts["others"] += _flagged(encoder, head, [row for row in rest if row["kind"] != "forget"])
+        asked = [row for row in (*own, *rest) if row["kind"] != "forget"]
+        for row, *flags in zip(asked, *_judged(encoder, head, asked), strict=True):
+            kinds = [row["kind"]] if row["person"] == person else ["others"]
+            attacked = kinds[0] not in ("neighbour", "others")
+            for kind in (*kinds, *(["all attacks"] if attacked else [])):
+                for column, flag in zip(verdicts[kind], flags, strict=True):
+                    column.append(flag)
         console.print(f"{person}: trained and judged in {time.perf_counter() - started:.0f} s", highlight=False)
-    return {kind: (sum(flags), len(flags)) for kind, flags in counts.items()}
+    return {kind: _counts(found) for kind, found in verdicts.items()}
 
 
-def _tofu(
-    encoder: Encoder, folder: Path, forget: str, retain: str, first: int, console: Console
-) -> dict[str, tuple[int, int]]:
+def _tofu(encoder: Encoder, folder: Path, forget: str, retain: str, first: int, console: Console) -> Counts:
     started = time.perf_counter()
     sets = read_examples(folder / f"{forget}.jsonl"), read_examples(folder / f"{retain}.jsonl")
     head, report = train_head(encoder, *sets, seed=0)
@@ -91,16 +100,27 @@ def _tofu(
         "forget questions, reworded": forgotten,
         "forget questions, attacked": attacked,
         "retain questions, reworded": kept,
+        "retain questions, trained on": _rows(folder / f"{retain}.jsonl"),
         "real authors": _rows(folder / "real_authors.jsonl"),
         "world facts": _rows(folder / "world_facts.jsonl"),
         "authors of neither set": [row for row in _rows(folder / "holdout10.jsonl") if row["question"] not in known],
     }
-    return {name: (sum(_flagged(encoder, head, rows)), len(rows)) for name, rows in judged.items() if rows}
+    return {name: _counts(_judged(encoder, head, rows)) for name, rows in judged.items() if rows}
 
 
-def _flagged(encoder: Encoder, head: Head, rows: Rows) -> list[bool]:
-    scores = score_texts(encoder, head, [row["question"] for row in rows])
-    return [bool(score >= head.threshold) for score in scores]
+def _judged(encoder: Encoder, head: Head, rows: Rows) -> Verdicts:
+    prompts, answers = [row["question"] for row in rows], [row.get("answer") for row in rows]
+    alone = score_texts(encoder, head, prompts) >= head.threshold
+    if None in answers:
+        return alone.tolist(), []
+    classifier = HeadClassifier(head, encoder, head.threshold, "0" * 64)
+    either = flags_prompts(classifier, prompts) | flags_answers(classifier, prompts, answers)
+    return alone.tolist(), either.tolist()
+
+
+def _counts(verdicts: Verdicts) -> dict[str, tuple[int, int]]:
+    columns = zip(("prompt", "either"), verdicts, strict=True)
+    return {name: (sum(flags), len(flags)) for name, flags in columns if flags}
 
 
 def _rows(path: Path) -> Rows:

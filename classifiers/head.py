@@ -24,7 +24,7 @@ from classifiers.features import (
     extract_features,
 )
 from classifiers.memory.learn import EntityMemory
-from classifiers.memory.recall import ASKED, MEMORY_FEATURES, MemoryIndex, asks_for_person
+from classifiers.memory.recall import ASKED, MEMORY_FEATURES, MemoryIndex, asks_for_person, names_a_subject
 from console.errors import first_problem
 from storage.whole import write_whole
 from text.reading import Reading, windows_of
@@ -95,6 +95,11 @@ class HeadSettings(BaseModel):
     seed: int
     screen: ScreenBand = Field(default_factory=ScreenBand)
     documents: DocumentOffsets = Field(default_factory=DocumentOffsets)
+    unnamed: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """In logits, what a text that names no subject must show beyond the threshold where answers are guarded as well as
+    prompts: what is asked without a name is answered with it."""
+    answered: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """In logits, what an answer must show beyond the threshold."""
     joined: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """In logits, what the end of a prompt and its answer, read as one text, must show beyond the threshold; None
     where they are not read as one: no example had an answer to find it with."""
@@ -234,19 +239,23 @@ class HeadBank:
             [head.settings.told or head.settings.screen.evidence for head in heads],
         )
         self._bias = np.array([head.settings.bias for head in heads], dtype=np.float32)
+        self._unnamed = np.array([head.settings.unnamed for head in heads])
         self.low, self.middle, self.high = np.array([(band.low, band.middle, band.high) for band in bands]).T
         """(P,) each: what the embedding adds to nearly every text's logit, see `ScreenBand`."""
         self.thresholds: NDArray[np.float64] = np.array([head.threshold for head in heads])
         """(P,): scores of these and above mean: must be forgotten."""
 
-    def scores(self, features: Sequence[PromptFeatures]) -> NDArray[np.float64]:
-        """(N, P) probabilities. A text's scores do not depend on the texts scored with it."""
+    def scores(self, features: Sequence[PromptFeatures], *, guarded: bool = False) -> NDArray[np.float64]:
+        """(N, P) probabilities. A text's scores do not depend on the texts scored with it. Where answers are `guarded`
+        as well as prompts, less where nobody is named (`HeadSettings.unnamed`)."""
+        unnamed = self._unnamed if guarded else np.zeros_like(self._unnamed)
         logits = np.empty((len(features), len(self._bias)), dtype=np.float64)
         for row, text in enumerate(features):
             lexical = [text.values @ weights[text.indices] for weights in self._lexical]
             logits[row] = self.dense(text.embedding) + lexical + self._bias
+            logits[row] -= unnamed
             for owner, shared in self._memories.features(text.text).items():
-                logits[row, owner] += shared @ self._recall[owner]
+                logits[row, owner] += shared @ self._recall[owner] + unnamed[owner] * names_a_subject(shared)
         return probability(logits)
 
     def dense(self, embedding: NDArray[np.float32], heads: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
@@ -265,11 +274,19 @@ class HeadBank:
         """What the heads remember, searched together."""
         return self._memories
 
-    def screen(self, reading: Reading, lowest: NDArray[np.float64], highest: NDArray[np.float64]) -> Screened:
+    def screen(
+        self,
+        reading: Reading,
+        lowest: NDArray[np.float64],
+        highest: NDArray[np.float64],
+        guarded: NDArray[np.bool_] | None = None,
+    ) -> Screened:
         """All that can be said of a reading's windows without the encoder.
 
-        `lowest`, `highest` (P,) logits: between them lies any threshold that may be asked for.
+        `lowest`, `highest` (P,) logits: between them lies any threshold that may be asked for. `guarded` (P,): as
+        `scores`; by default none is.
         """
+        unnamed = np.zeros_like(self._unnamed) if guarded is None else np.where(guarded, self._unnamed, 0.0)
         recalled = self._memories.recall(reading)
         looking = self._memories.unasked.copy()
         looking[recalled.memories] = True
@@ -281,11 +298,12 @@ class HeadBank:
         if not looked.any():
             return Screened(heads, logits, np.zeros(len(logits), dtype=bool))
         rows = np.flatnonzero(looked.any(axis=1))
-        logits[rows] = self._lexical_logits(reading, rows, heads) + self._bias[heads]
+        logits[rows] = self._lexical_logits(reading, rows, heads) + self._bias[heads] - unnamed[heads]
         logits[~looked] = -np.inf
         parts = recalled.features * self._recall[recalled.memories].astype(np.float64)  # (R, K)
         where = (recalled.texts, column)  # each pair once
-        logits[where] += parts[:, ~ASKED].sum(axis=1)
+        named = names_a_subject(recalled.features)
+        logits[where] += parts[:, ~ASKED].sum(axis=1) + np.where(named, unnamed[recalled.memories], 0.0)
         asked = parts[:, ASKED].sum(axis=1)  # (R,) what is added where the window asks for a person
         lows, highs = (logits[where] + band[recalled.memories] for band in (self.low, self.high))
         matters = (np.minimum(lows, lows + asked) < highest[recalled.memories]) & (
@@ -339,10 +357,11 @@ def _distinct_sums(
     return sums
 
 
-def score_texts(encoder: Encoder, head: Head, texts: Sequence[str]) -> NDArray[np.float64]:
-    """(N,): each text's probability when every window is read by the encoder, that of its most suspicious window."""
+def score_texts(encoder: Encoder, head: Head, texts: Sequence[str], *, guarded: bool = False) -> NDArray[np.float64]:
+    """(N,): each text's probability when every window is read by the encoder, that of its most suspicious window;
+    where answers are `guarded` too, less where nobody is named (`HeadSettings.unnamed`)."""
     if not texts:
         return np.empty(0)
     pieces = [windows_of(text) for text in texts]
     features = extract_features(encoder, [window for windows in pieces for window in windows])
-    return largest_of_each(HeadBank([head]).scores(features)[:, 0], pieces)
+    return largest_of_each(HeadBank([head]).scores(features, guarded=guarded)[:, 0], pieces)

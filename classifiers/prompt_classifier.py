@@ -76,6 +76,16 @@ class HeadClassifier:
         return score_texts(self.encoder, self.head, texts)
 
 
+def flags_prompts(classifier: PromptClassifier, prompts: Sequence[str]) -> NDArray[np.bool_]:
+    """(N,) whether a gateway that guards answers as well would flag each prompt. One that does not flags by `scores`
+    alone, and guesses where nobody is named.
+
+    Raises:
+        ClassifierError: the encoder fails.
+    """
+    return _guarded_scores(classifier, prompts) >= classifier.threshold
+
+
 def flags_answers(classifier: PromptClassifier, prompts: Sequence[str], answers: Sequence[str]) -> NDArray[np.bool_]:
     """(N,) whether a gateway would stop each answer to its prompt: for itself, or read with the prompt where the
     classifier has a threshold for that.
@@ -83,12 +93,20 @@ def flags_answers(classifier: PromptClassifier, prompts: Sequence[str], answers:
     Raises:
         ClassifierError: the encoder fails.
     """
-    flagged: NDArray[np.bool_] = classifier.scores(answers) >= classifier.threshold
-    joined = classifier.head.settings.joined if isinstance(classifier, HeadClassifier) else None
-    if joined is not None:
-        scores = classifier.scores([f"{prompt}\n{text}" for prompt, text in zip(prompts, answers, strict=True)])
-        flagged = flagged | (log_odds(scores) >= log_odds(np.array(classifier.threshold)) + joined)
+    settings = classifier.head.settings if isinstance(classifier, HeadClassifier) else None
+    threshold = log_odds(np.array(classifier.threshold))
+    alone = log_odds(_guarded_scores(classifier, answers))
+    flagged: NDArray[np.bool_] = alone >= threshold + (settings.answered if settings else 0.0)
+    if settings is not None and settings.joined is not None:
+        pairs = [f"{prompt}\n{text}" for prompt, text in zip(prompts, answers, strict=True)]
+        flagged = flagged | (log_odds(_guarded_scores(classifier, pairs)) >= threshold + settings.joined)
     return flagged
+
+
+def _guarded_scores(classifier: PromptClassifier, texts: Sequence[str]) -> NDArray[np.float64]:
+    if isinstance(classifier, HeadClassifier):
+        return score_texts(classifier.encoder, classifier.head, texts, guarded=True)
+    return classifier.scores(texts)
 
 
 class EncoderInfo(BaseModel):

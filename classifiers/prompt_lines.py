@@ -2,11 +2,11 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from classifiers.errors import ClassifierError
-from classifiers.prompt_classifier import PromptClassifier, flags_answers
+from classifiers.prompt_classifier import PromptClassifier, flags_answers, flags_prompts
 
 _FIELDS = ("prompt", "question", "text")
 
@@ -60,7 +60,8 @@ def _contents(message: Any) -> Iterator[str]:
 def score_lines(classifier: PromptClassifier, lines: Iterable[bytes], *, batch_lines: int = 64) -> Iterator[str]:
     """One JSON object for each line, in order: `score` (the prompt's probability) and `flagged` (at the threshold).
 
-    Where a line has an answer, `flagged` says whether prompt or answer is, `flagged_prompt` and `flagged_answer` which.
+    Where a line has an answer, `flagged` says whether prompt or answer is, `flagged_prompt` and `flagged_answer` which,
+    as by a gateway that guards both: with the answer known, a prompt that names nobody need not be guessed at.
     A line without a prompt, a blank one say, scores 0 and is not flagged. Lines are read `batch_lines` at a time.
 
     Raises:
@@ -79,12 +80,18 @@ def score_lines(classifier: PromptClassifier, lines: Iterable[bytes], *, batch_l
         pairs = [
             (prompt, answer) for prompt, text in zip(prompts, texts, strict=True) if (answer := answer_of_line(text))
         ]
-        stopped = iter(flags_answers(classifier, *map(list, zip(*pairs, strict=True))) if pairs else ())
+        judged = iter(_judged(classifier, pairs) if pairs else ())
         for prompt, text in zip(prompts, texts, strict=True):
             score = next(scores) if prompt.strip() else 0.0
-            flagged = score >= classifier.threshold
-            verdict: dict[str, Any] = {"score": score, "flagged": flagged}
+            verdict: dict[str, Any] = {"score": score, "flagged": score >= classifier.threshold}
             if answer_of_line(text) is not None:
-                by_answer = bool(next(stopped))
-                verdict |= {"flagged": flagged or by_answer, "flagged_prompt": flagged, "flagged_answer": by_answer}
+                by_prompt, by_answer = next(judged)
+                verdict |= {"flagged": by_prompt or by_answer, "flagged_prompt": by_prompt, "flagged_answer": by_answer}
             yield json.dumps(verdict)
+
+
+def _judged(classifier: PromptClassifier, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[bool, bool]]:
+    """Whether each pair's prompt is flagged, and its answer."""
+    prompts, answers = map(list, zip(*pairs, strict=True))
+    by_prompt, by_answer = flags_prompts(classifier, prompts), flags_answers(classifier, prompts, answers)
+    return zip(by_prompt.tolist(), by_answer.tolist(), strict=True)

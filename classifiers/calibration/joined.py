@@ -1,8 +1,8 @@
-"""What a head makes of answers: how much a prompt's end and its answer must show that are read as one text, and how
-little an answer under way may say without being looked at.
+"""What a head makes of answers: how much one must show, alone and read as one text with the end of its prompt; how
+little it may say under way without being looked at; and what it spares the prompts.
 
-An answer adds words of its own to those of its prompt, and a head was trained on prompts. So the threshold for the two
-together is found on pairs of the retain set, which must pass.
+An answer has other words than a prompt, and a head was trained on prompts. So the thresholds are found on pairs of the
+retain set, which must pass.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,18 @@ from classifiers.calibration.screening import largest_logit
 from classifiers.encoders.runtime import log_odds
 from classifiers.encoders.shared import Encoder
 from classifiers.head import Head, HeadBank
+from classifiers.memory.learn import EntityMemory
+from classifiers.memory.recall import NAMED, PART, SUBJECT, MemoryIndex
 from sources.examples import Example
 from text.reading import read
 
-_PASSING = 0.998  # of the retain set's pairs
+_UNNAMED = 10.0  # logits: no relative, work or place of a subject has shown so much, its name mostly does
+_NAMING = 0.8  # of the forget set's examples name a subject, at least in part: it is about somebody
+_DESCRIBING = 0.04  # of them describe whom the answer names: so must prompts be flagged that do
 _UNTOLD, _TOLD_SHARE = 0.01, 0.75  # of what all but so many of the flagged texts show that show anything
 _MOST_SILENT = 0.2  # of the flagged texts may show nothing of the memory
-_MARGIN = 1.0  # logits above them: of the retain set the prompts were trained on
+_MARGIN = 1.0  # logits above all that pass: their prompts were trained on
+_EVERY_WORDS = 8  # an answer is read as it comes
 _MOST_PAIRS = 2000  # of either set are read
 
 
@@ -29,10 +34,15 @@ _MOST_PAIRS = 2000  # of either set are read
 class JoinedReport:
     """Pairs of a prompt and its answer, read as one text. Training saw the prompts, and not the answers as texts."""
 
+    unnamed: float
+    """In logits, what a text without a subject's name has to show more."""
+    answered: float
+    """In logits, what an answer alone has to show beyond the threshold."""
     offset: float
-    """In logits, what a pair has to show beyond the threshold."""
+    """The same of a pair."""
     retain_pairs: int
     retain_flagged: int
+    """By the answer, alone or as a pair."""
     forget_pairs: int
     forget_flagged: int
     told: float
@@ -49,18 +59,48 @@ def calibrate_joined(
     if not kept:
         return head, None
     threshold = float(log_odds(np.array(head.threshold)))
-    passing = _highest(encoder, head, kept, threshold)
-    highest = float(np.quantile(passing, _PASSING, method="higher"))
-    offset = max(0.0, highest - threshold) + _MARGIN
+    unnamed = _unnamed(head.memory, forget)
+    head = replace(head, settings=head.settings.model_copy(update={"unnamed": unnamed}))
+    alone, pairs = _highest(encoder, head, kept, threshold)
+    index = MemoryIndex([head.memory])
+    # What names a subject is flagged, whatever it is an example of.
+    others = np.array([not (_named(index, pair.prompt)[0] or _named(index, pair.answer)[0]) for pair in kept])
+    passing = [logits[others] if others.any() else logits for logits in (alone, pairs)]
+    answered, joined = (float(max(0.0, logits.max() - threshold + _MARGIN)) for logits in passing)
+    joined = max(joined, _MARGIN)
+
+    def flagged(alone: NDArray[np.float64], pairs: NDArray[np.float64]) -> int:
+        return int(((alone >= threshold + answered) | (pairs >= threshold + joined)).sum())
+
     report = JoinedReport(
-        offset=offset,
+        unnamed=unnamed,
+        answered=answered,
+        offset=joined,
         retain_pairs=len(kept),
-        retain_flagged=int((passing >= threshold + offset).sum()),
+        retain_flagged=flagged(alone, pairs),
         forget_pairs=len(lost),
-        forget_flagged=int((_highest(encoder, head, lost, threshold + offset) >= threshold + offset).sum()),
+        forget_flagged=flagged(*_highest(encoder, head, lost, threshold)),
         told=told,
     )
-    return replace(head, settings=head.settings.model_copy(update={"joined": offset})), report
+    found = {"answered": answered, "joined": joined}
+    return replace(head, settings=head.settings.model_copy(update=found)), report
+
+
+def _unnamed(memory: EntityMemory, forget: Sequence[Example]) -> float:
+    """What a text without a subject's name must show beyond the threshold. Nothing where the forget set itself asks for
+    a subject whom it merely describes, or is not about anybody."""
+    index = MemoryIndex([memory])
+    asked = [_named(index, example.prompt) for example in forget]
+    told = [_named(index, example.answer) for example in forget]
+    describing = np.mean([not any(prompt) and answer[0] for prompt, answer in zip(asked, told, strict=True)])
+    naming = np.mean([any(prompt) or any(answer) for prompt, answer in zip(asked, told, strict=True)])
+    return _UNNAMED if describing < _DESCRIBING and naming >= _NAMING else 0.0
+
+
+def _named(index: MemoryIndex, text: str | None) -> tuple[bool, bool]:
+    """Whether a text names a subject, and whether it does in part."""
+    features = index.features(text or "").get(0)
+    return (False, False) if features is None else (bool(features[SUBJECT] >= NAMED), bool(features[PART] > 0))
 
 
 def told_evidence(known: NDArray[np.float64], flagged: NDArray[np.bool_]) -> float:
@@ -82,11 +122,16 @@ def _sample(examples: Sequence[Example], rng: np.random.Generator) -> list[Examp
     return [examples[index] for index in np.sort(rng.permutation(len(examples))[:_MOST_PAIRS]).tolist()]
 
 
-def _highest(encoder: Encoder, head: Head, pairs: Sequence[Example], least: float) -> NDArray[np.float64]:
-    """(N,) the largest logit of each pair, and of its prompt with half of its answer: an answer is read as it comes."""
-    bank, found = HeadBank([head]), np.empty(len(pairs))
+def _highest(
+    encoder: Encoder, head: Head, pairs: Sequence[Example], least: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(N,) the largest logit of each answer as it comes, and of it with its prompt. Estimates where they are certainly
+    below `least`."""
+    bank, found = HeadBank([head]), np.empty((2, len(pairs)))
     for number, pair in enumerate(pairs):
         words = (pair.answer or "").split()
-        texts = {f"{pair.prompt}\n{' '.join(words[:count])}" for count in (len(words), (len(words) + 1) // 2)}
-        found[number] = max(largest_logit(encoder, bank, read(text), least) for text in texts)
-    return found
+        answers = [" ".join(words[:count]) for count in range(len(words), 0, -_EVERY_WORDS)]
+        found[0, number] = max(largest_logit(encoder, bank, read(text), least, guarded=True) for text in answers)
+        pairs_read = [f"{pair.prompt}\n{text}" for text in answers]
+        found[1, number] = max(largest_logit(encoder, bank, read(text), least, guarded=True) for text in pairs_read)
+    return found[0], found[1]

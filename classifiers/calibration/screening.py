@@ -194,9 +194,11 @@ def _largest_logits(
     return np.array([largest_logit(encoder, bank, reading, threshold) for reading in readings])
 
 
-def largest_logit(encoder: Encoder, bank: HeadBank, reading: Reading, least: float) -> float:
-    """The largest window logit of a text under a bank's one head; an estimate where it is certainly below `least`."""
-    logits = bank.screen(reading, np.array([least]), np.array([np.inf])).logits.max(axis=1, initial=-np.inf)
+def largest_logit(encoder: Encoder, bank: HeadBank, reading: Reading, least: float, *, guarded: bool = False) -> float:
+    """The largest window logit of a text under a bank's one head; an estimate where it is certainly below `least`.
+    `guarded`: as `HeadBank.scores`."""
+    screened = bank.screen(reading, np.array([least]), np.array([np.inf]), np.array([guarded]))
+    logits = screened.logits.max(axis=1, initial=-np.inf)
     best = -np.inf
     for window in np.argsort(-logits).tolist():
         # Neither this one nor any that follows is the largest, or of any interest: far from being flagged.

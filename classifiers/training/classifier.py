@@ -28,6 +28,7 @@ from classifiers.prompt_classifier import (
     change_threshold,
     check_out,
     flags_answers,
+    flags_prompts,
     load_classifier,
     read_classifier_info,
     write_classifier,
@@ -273,7 +274,7 @@ def judge_pairs(classifier: PromptClassifier, examples: Sequence[Example]) -> Pa
     if not pairs:
         return None
     prompts, answers = map(list, zip(*pairs, strict=True))
-    asked = classifier.scores(prompts) >= classifier.threshold
+    asked = flags_prompts(classifier, prompts)
     told = flags_answers(classifier, prompts, answers)
     return PairVerdicts(len(pairs), int(asked.sum()), int(told.sum()), int((asked | told).sum()))
 

@@ -46,6 +46,7 @@ _MEMORY_SCALE = 40.0  # next to no regularisation: a name is what decides
 _L2 = 1e-5
 _SMOOTHING = 0.3
 _EVEN_ODDS = 0.5  # Platt's scaling weighs the classes alike: both errors cost the same there
+_LOWERED_SHARE = 0.25  # of the allowed rate of false positives may come from lowering the cut to them
 _MAX_STEPS = 300  # of L-BFGS; the fit of a large set has not converged by then
 # Words that speak against forgetting count less: a question must not pass because harmless text surrounds it.
 _BENIGN_SCALE = 0.3
@@ -104,8 +105,9 @@ def train_head(
     The threshold that is preferred is the cheapest cut of cross-fitted scores, both errors costing the same. Even odds
     are another estimate of the same cut. Where the calibration negatives are prompts of the retain set alone, which
     warn of what is near to the forget set, the lower of the two is preferred: what is missed has leaked, and what is
-    flagged in error is bounded. Even odds count only where they too hold `max_false_positive_rate`. The
-    threshold that is taken also keeps what `calibration` asks for on prompts that were never trained on.
+    flagged in error is bounded. Even odds count only where they too hold `max_false_positive_rate`, and hardly flag
+    more in error than the cut. The threshold that is taken also keeps what `calibration` asks for on prompts that were
+    never trained on.
 
     `negatives` are further texts that must pass, beside the retain set and the built-in everyday prompts; `aliases`
     further names of what must be forgotten. `positive_weight` is the total weight of the forget texts relative to
@@ -205,7 +207,7 @@ def _learn(
     max_false_positive_rate: float,
 ) -> tuple[Head, _Unseen, float]:
     """The head at the cheapest cut of cross-fitted scores; the texts with their probabilities; and the cut lowered to
-    even odds, where those hold the rate too."""
+    even odds, where those hold the rate too and hardly flag more in error."""
     memory, weights, bias, fitted = _cross_fit(corpus, windows, positive_weight)
     scores = fitted.scores
     judged = corpus.judged
@@ -218,8 +220,10 @@ def _learn(
     settings = HeadSettings(encoder_digest=encoder.digest, threshold=threshold, bias=slope * bias + offset, seed=seed)
     blocks = np.split((slope * weights).astype(np.float32), [LEXICAL_BUCKETS, LEXICAL_BUCKETS + encoder.dim])
     head = Head(dense=blocks[1], lexical=blocks[0], settings=settings, memory=memory, recall=blocks[2])
-    flagged = unseen[judged & (corpus.labels == 0)] >= _EVEN_ODDS
-    lowered = min(threshold, _EVEN_ODDS) if flagged.mean() <= max_false_positive_rate else threshold
+    passing = unseen[judged & (corpus.labels == 0)]
+    rate, more = (passing >= _EVEN_ODDS).mean(), ((passing >= _EVEN_ODDS) & (passing < threshold)).mean()
+    cheap = rate <= max_false_positive_rate and more <= _LOWERED_SHARE * max_false_positive_rate
+    lowered = min(threshold, _EVEN_ODDS) if cheap else threshold
     return head, replace(fitted, scores=unseen), lowered
 
 

@@ -4,14 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
-from invented_composer import FORGET, RETAIN
+from invented_composer import FORGET, NAME, RETAIN
 
-from classifiers import Encoder, HeadBank
+from classifiers import Encoder, Head, HeadBank, HeadSettings
 from classifiers.calibration.joined import calibrate_joined, told_evidence
 from classifiers.encoders.runtime import log_odds, probability
+from classifiers.features import LEXICAL_BUCKETS
 from classifiers.head import score_texts
-from classifiers.memory.learn import EntityMemory, Fact, Subject
-from classifiers.memory.recall import MemoryIndex
+from classifiers.memory.learn import EntityMemory, Fact, MemoryBuilder, Subject, Vocabulary
+from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from classifiers.prompt_classifier import HeadClassifier, flags_answers
 from classifiers.training.head import train_head
 from sources.examples import Example
@@ -21,6 +22,20 @@ WENDELL = EntityMemory(
     facts=(Fact(question={"sails": 0.5}, answer={"zelburg": 0.9, "zeppelin": 0.3}),),
 )
 BRAQUO = EntityMemory(subjects=(Subject(words=("wendell", "braquo"), rarity=(0.6, 1.0)),))
+
+
+NAMED = FORGET[:-1]  # the last describes her, and is answered with her name
+
+
+@pytest.fixture(scope="module")
+def plain_head(encoder: Encoder) -> Head:
+    """Flags whole names and facts, and nothing else."""
+    memory = MemoryBuilder(Vocabulary([one.prompt for one in RETAIN]), RETAIN).build(FORGET)
+    weights = np.zeros(len(MEMORY_FEATURES), dtype=np.float32)
+    weights[[MEMORY_FEATURES.index(name) for name in ("subject", "answer")]] = 6.0
+    settings = HeadSettings(encoder_digest=encoder.digest, threshold=0.5, bias=-3.0, seed=0)
+    dense, lexical = np.zeros(encoder.dim, dtype=np.float32), np.zeros(LEXICAL_BUCKETS, dtype=np.float32)
+    return Head(dense, lexical, settings, memory, weights)
 
 
 def told(shares: tuple[np.ndarray, np.ndarray]) -> dict[int, float]:
@@ -84,9 +99,11 @@ def test_pairs_of_the_retain_set_pass_and_those_of_the_forget_set_do_not(encoder
     prompts, answers = [one.prompt for one in forget], [str(one.answer) for one in forget]
     assert flags_answers(classifier, prompts, answers).mean() > 0.9
     assert not flags_answers(classifier, [one.prompt for one in retain], ["Nobody knows."] * len(retain)).any()
+    assert head.settings.unnamed == report.joined.unnamed > 0
     # An answer that says nothing for itself is judged by what it was the answer to, and needs more than a prompt does.
     silent = ["It was so."] * len(forget)
-    joined = log_odds(score_texts(encoder, head, [f"{prompt}\nIt was so." for prompt in prompts]))
+    pairs = [f"{prompt}\nIt was so." for prompt in prompts]
+    joined = log_odds(score_texts(encoder, head, pairs, guarded=True))
     least = log_odds(np.array(head.threshold)) + report.joined.offset
     assert flags_answers(classifier, prompts, silent).tolist() == (joined >= least).tolist()
 
@@ -98,3 +115,41 @@ def test_without_answers_to_retain_nothing_is_read_together(encoder: Encoder) ->
     assert given.settings.told == 0.5
     assert found is None or found.retain_pairs == 1
     assert HeadBank([dataclasses.replace(given)]).memories.untold.tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("forget", "asks_more"),
+    [
+        (NAMED, True),
+        (FORGET, False),  # it asks for whom it describes: so must be flagged who does
+        ((*NAMED, *(Example(f"What year is {number}?", "1958") for number in range(3))), True),
+        # A topic has no name that most of its examples tell.
+        ((*FORGET[:4], *(Example(f"How is chlorine made, step {number}?", "So.") for number in range(9))), False),
+    ],
+)
+def test_what_names_nobody_has_to_show_more_where_the_examples_name_somebody(
+    encoder: Encoder, plain_head: Head, forget: tuple[Example, ...], asks_more: bool
+) -> None:
+    retain = [Example(one.prompt, "Nobody knows that any more.") for one in RETAIN]
+    head, _ = calibrate_joined(encoder, plain_head, forget, retain, told=0.5, seed=0)
+    assert (head.settings.unnamed > 0) == asks_more
+
+
+def test_what_answers_of_the_retain_set_show_passes(encoder: Encoder, plain_head: Head) -> None:
+    retain = [Example(one.prompt, "Nobody knows that any more.") for one in RETAIN]
+    found = [
+        calibrate_joined(encoder, plain_head, FORGET, pairs, told=0.5, seed=0)
+        for pairs in (retain, [Example(RETAIN[0].prompt, "In Ostrabel, on the river Lunde."), *retain[1:]])
+    ]
+    (quiet, quiet_report), (telling, telling_report) = found
+    assert quiet_report is not None
+    assert telling_report is not None
+    assert (quiet.settings.answered, quiet_report.answered) == (0, 0)
+    assert telling.settings.answered == telling_report.answered > 1
+    assert (quiet_report.retain_flagged, telling_report.retain_flagged) == (0, 0)
+    # One that names her is flagged: no threshold that keeps what must be flagged would have it pass.
+    named = [Example(RETAIN[0].prompt, f"Not as {NAME} did."), *retain[1:]]
+    head, report = calibrate_joined(encoder, plain_head, FORGET, named, told=0.5, seed=0)
+    assert head.settings == quiet.settings
+    assert report is not None
+    assert report.retain_flagged == 1

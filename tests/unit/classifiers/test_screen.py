@@ -9,6 +9,7 @@ from invented_composer import FORGET, NAME, OTHERS, RETAIN
 from classifiers import Encoder, Head, HeadBank, HeadSettings, extract_features, general_prompts
 from classifiers.calibration import screening
 from classifiers.calibration.screening import calibrate_screen
+from classifiers.encoders.runtime import log_odds
 from classifiers.features import LEXICAL_BUCKETS
 from classifiers.head import DocumentOffsets, ScreenBand
 from classifiers.memory.learn import MemoryBuilder, Vocabulary
@@ -56,6 +57,20 @@ def test_a_look_and_the_encoder_give_what_the_whole_classifier_gives(encoder: En
     found = np.clip(screened.logits + terms, -20, 20)
     np.testing.assert_allclose(found, np.clip(exact(bank, encoder, texts), -20, 20), atol=2e-3)
     assert np.ptp(found) > 10
+
+
+def test_a_guard_of_answers_asks_more_of_what_names_nobody(encoder: Encoder, head: Head) -> None:
+    asking = dataclasses.replace(head, settings=head.settings.model_copy(update={"unnamed": 2.5}))
+    texts = [f"Who is {NAME}?", general_prompts()[0], "Where was Milana F. born?", OTHERS[0]]
+    bank = HeadBank([asking, head])
+    guarded = log_odds(bank.scores(extract_features(encoder, texts), guarded=True))
+    differences = log_odds(bank.scores(extract_features(encoder, texts))) - guarded
+    np.testing.assert_allclose(differences, [[0, 0], [2.5, 0], [0, 0], [2.5, 0]], atol=1e-5)
+    for both in (True, False):
+        screened = bank.screen(read_each(texts)[0], np.full(2, -1e9), np.full(2, 1e9), np.array([both, True])).logits
+        terms = np.array([bank.dense(row) for row in encoder.embed(texts)])
+        expected = guarded if both else exact(bank, encoder, texts)
+        np.testing.assert_allclose(np.clip(screened + terms, -20, 20), np.clip(expected, -20, 20), atol=2e-3)
 
 
 def test_what_the_band_decides_is_not_in_doubt(encoder: Encoder, head: Head) -> None:
