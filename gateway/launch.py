@@ -261,6 +261,7 @@ async def _run(
             row_scale=scale,
             dtype=dtype,
             answers=None if options.answers == "policy" else options.answers,
+            watched=True,
         )
         protector = Protector(
             guard,

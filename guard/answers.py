@@ -8,6 +8,7 @@ forgets (`classifiers.memory.evidence`) leave at once, and no word that complete
 
 import copy
 import itertools
+import re
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from classifiers.encoders.runtime import probability
 from guard.bundle import AnswerMode, PolicyConfig
 from guard.classification import WindowClassifier
 from guard.segments import Template
+from text.encodings import variants
 from text.names import Word, split_words
 from text.reading import OVERLAP_UNITS, WINDOW_UNITS, windows_of
 
@@ -32,11 +34,16 @@ _EVERY_TOKENS = 32  # looked at, whatever its words
 #: In other letters than names are compared in: a name is found by ear once it is whole.
 _FOREIGN_HOLD_TOKENS, _FOREIGN_EVERY_TOKENS = 8, 4
 _LAST_LATIN = "\u024f"
+#: A run of these, this long, may be text in another code: what it says is known when it is whole.
+_CODE_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-=%&#;\\"
+_CODE_LEAST, _CODE_EVERY_TOKENS, _CODE_HOLD_TOKENS = 16, 8, 128
 _LEAST_START = 2  # letters that may be the beginning of a word worth holding
 _TAIL_TOKENS = 64  # of a prompt are joined to its answer
 _WINDOW_CHARS = 5 * WINDOW_UNITS
 _RECENT_WORDS = WINDOW_UNITS
 _SPELT, _SPELT_OF = 4, 6  # of the last words have one letter: something is spelt out
+_SPELT_CHARS = 80
+_PARTS = re.compile(r"""['"]\s*(?:\+|\.|\|\|)\s*['"]""")  # "Wend" + "ell"
 _MOST_OPEN_TOKENS = 40  # without an end of a word: there is none
 _TELLING_SHARE = 0.2  # of what a policy asks for: a word that a restarted answer must not see
 _LEAST_SHARE = 0.05  # a word that is worth a look
@@ -168,6 +175,10 @@ class AnswerWatch:
     """Tokens from the beginning of a word that may go on."""
     _open_text: str = ""
     _open_hold: int = 0
+    _name_hold: int = 0
+    """Tokens from the beginning of a name that the words so far may be of."""
+    _code_hold: int = 0
+    _sizes: deque[int] = field(default_factory=lambda: deque(maxlen=_CODE_HOLD_TOKENS))
     _recent: deque[_Seen] = field(default_factory=deque)
     _lengths: deque[int] = field(default_factory=lambda: deque(maxlen=_SPELT_OF))
     _words: int = 0
@@ -195,6 +206,7 @@ class AnswerWatch:
         """One that reads on by itself."""
         other = copy.copy(self)
         other._open, other._recent, other._lengths = list(self._open), self._recent.copy(), self._lengths.copy()
+        other._sizes = self._sizes.copy()
         return other
 
     @property
@@ -206,11 +218,14 @@ class AnswerWatch:
             return _EVERYTHING
         fixed = FIXED_HOLD_TOKENS if self.guard.holds_all or self._is_spelt else 0
         foreign = _FOREIGN_HOLD_TOKENS if self._foreign else 0
-        return max(fixed, foreign, self._open_hold, _DOUBT_HOLD_TOKENS if self._doubtful else 0)
+        doubt = _DOUBT_HOLD_TOKENS if self._doubtful else 0
+        return max(fixed, foreign, doubt, self._open_hold, self._name_hold, self._code_hold)
 
     @property
     def _is_spelt(self) -> bool:
-        return sum(length == 1 for length in self._lengths) >= _SPELT
+        """Something is put together of letters, or of quoted parts."""
+        said = (self._text + self._open_text)[-_SPELT_CHARS:]
+        return sum(length == 1 for length in self._lengths) >= _SPELT or len(_PARTS.findall(said)) >= 2
 
     def add(self, token_ids: Sequence[int], *, done: bool = False) -> bool:
         """Read on, to the end where `done`; returns whether to look before anything of this leaves."""
@@ -227,12 +242,42 @@ class AnswerWatch:
         cut = len(text) if opened is None else opened.start
         first = int(np.searchsorted(ends, cut, side="right"))
         edge = int(starts[first]) if first < len(starts) else len(text)
+        self._hold_names(complete, ends, len(token_ids))
         self._text = (self._text + text[:edge])[-2 * _WINDOW_CHARS :]
         self._open, self._open_text, self._open_hold = self._open[first:], text[edge:], 0
         if opened is not None and self._may_tell(opened.text):
             self._open_hold = len(self._open)
             told = told or self._reach(opened.text) >= 1
+        told = self._hold_code((ends - starts)[len(starts) - len(token_ids) :]) or told
         return self._is_due(told, bool(complete))
+
+    def _hold_names(self, complete: Sequence[Word], ends: NDArray[np.int64], new: int) -> None:
+        """Hold a name's first words until the next is there: `complete` are words of the open tokens, which end at
+        `ends` and of which the last `new` have just come."""
+        held = self._name_hold + new if self._name_hold else 0
+        for word in complete:
+            since = len(ends) - int(np.searchsorted(ends, word.start, side="right"))
+            if self.guard.classifier.continues_name(word.text, begun=False):
+                held = since
+            elif not (held and self.guard.classifier.continues_name(word.text, begun=True)):
+                held = 0
+        self._name_hold = held
+
+    def _hold_code(self, sizes: NDArray[np.int64]) -> bool:
+        """Hold what may be text in another code until it ends; `sizes` are the characters of each new token. Returns
+        whether to look."""
+        self._sizes.extend(sizes.tolist())
+        said = (self._text + self._open_text)[-_WINDOW_CHARS:]
+        length = len(said) - len(said.rstrip(_CODE_CHARS))
+        before, self._code_hold = self._code_hold, 0
+        if length < _CODE_LEAST:
+            return before > 0
+        for size in reversed(self._sizes):
+            if length <= 0:
+                break
+            length -= size
+            self._code_hold += 1
+        return self._since >= _CODE_EVERY_TOKENS
 
     def _note(self, words: Sequence[Word]) -> bool:
         """Count in complete words; returns whether one of them says enough, with those before it, to be looked at."""
@@ -300,6 +345,7 @@ class AnswerWatch:
         """
         text = self.guard.classifier.spell(token_ids)[0]
         pieces, words = windows_of(text), text.split()
+        pieces += [piece for variant in variants(text) for piece in windows_of(variant.said)]
         sentences = [
             " ".join(words[start : start + _SENTENCE_WORDS])
             for start in range(0, len(words) - _SENTENCE_WORDS // 2, _SENTENCE_WORDS // 2)
@@ -331,7 +377,7 @@ class AnswerWatch:
     ) -> Generator[int, None, tuple[NDArray[np.int64], NDArray[np.float64]]]:
         """The same of each text: (T, Q), or (2 T, Q) where they are joined to a prompt as well."""
         least = np.where(self.guard.reads, self.guard.classifier.thresholds(windows), np.inf)
-        thresholds = [least] * len(texts)
+        thresholds = [least + self.guard.classifier.answered] * len(texts)
         if self.tail and joined:
             thresholds += [least + self.guard.classifier.joined] * len(texts)
             texts = [*texts, *(f"{self.tail}\n{text}" for text in texts)]

@@ -1,6 +1,7 @@
 """Scores of prompt windows under every active policy: a look at all windows at once, and the encoder where that leaves
 the outcome open."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from classifiers.memory.recall import Shares
 from classifiers.prompt_classifier import PromptClassifier
 from guard.errors import ClassificationError
 from guard.spelling import Spelling
+from text.encodings import variants
 from text.reading import Reading, read_each
 from text.recent import Recent
 
@@ -31,7 +33,8 @@ class Looked:
 
     Attributes:
         ranges: (W, 2) half-open ranges of the block's tokens. Together they hold all of them, but for a block that
-            says nothing, which has no windows.
+            says nothing, which has no windows. First come windows of what stretches say decoded (`text.encodings`),
+            then those of the text as it stands, in order.
         units: (T,) length of what begins at each token, in the units windows are measured in.
         policies: (Q,) numbers, ascending. The others find nothing in it that they forget.
         logits: (W, Q) log odds, without what the embedding adds; minus infinity where a policy does not look.
@@ -70,6 +73,8 @@ class WindowClassifier:
         encoder: the heads' encoder; None where no policy has a head.
         decode: token ids -> text, special tokens left out.
         features: a cache to keep across policy sets; the default is a new one.
+        guarded: (P,) policies whose answers are guarded as well, so that prompts which name nobody need not be guessed
+            at (`HeadSettings.unnamed`). The default is none.
 
     Raises:
         ValueError: there is a head and no encoder, or a policy has no classifier.
@@ -83,6 +88,7 @@ class WindowClassifier:
         encoder: Encoder | None,
         decode: Callable[[Sequence[int]], str],
         features: FeatureCache | None = None,
+        guarded: Sequence[bool] | None = None,
     ) -> None:
         heads = {index: one for index, one in enumerate(classifiers) if isinstance(one, Head)}
         self._own = {index: one for index, one in enumerate(classifiers) if one and not isinstance(one, Head)}
@@ -92,6 +98,7 @@ class WindowClassifier:
             raise ValueError("heads need the encoder they were trained on")
         self._encoder = encoder
         self._bank = HeadBank(list(heads.values())) if heads else None
+        self._guarded = np.array([bool(guarded and guarded[index]) for index in heads], dtype=bool)
         self._of_heads = np.array(list(heads), dtype=np.int64)
         """Policies that have a head, in the bank's order."""
         self._cache = features or FeatureCache()
@@ -109,13 +116,17 @@ class WindowClassifier:
             band[:, self._of_heads] = self._bank.low, self._bank.middle, self._bank.high
         self.low, self.middle, self.high = band
         """(P,) each: what an embedding adds to nearly every window's log odds; zeros where it decides nothing."""
+        self.answered = np.zeros(len(classifiers))
+        """(P,) log odds that an answer must show beyond the threshold."""
         self.joined = np.full(len(classifiers), np.inf)
         """(P,) log odds that a prompt's end and its answer, read together, must show beyond the threshold; infinite
         where a policy does not read them together."""
         for index, head in heads.items():
+            self.answered[index] = head.settings.answered
             if head.settings.joined is not None:
                 self.joined[index] = head.settings.joined
-        self._highest = self.thresholds(1 << 62) + np.where(np.isfinite(self.joined), self.joined, 0.0)
+        beyond = np.maximum(self.answered, np.where(np.isfinite(self.joined), self.joined, 0.0))
+        self._highest = self.thresholds(1 << 62) + beyond
         self.untold = np.ones(len(classifiers), dtype=bool)
         """(P,) policies to which a text that is being written may say something with any word."""
         if self._bank is not None:
@@ -168,8 +179,9 @@ class WindowClassifier:
     def margins(
         self, texts: Sequence[str], thresholds: NDArray[np.float64], *, budget: int
     ) -> Generator[int, None, tuple[NDArray[np.int64], NDArray[np.float64]]]:
-        """Policies (Q,) that look at any of T texts, and by how much (T, Q) the most suspicious window of each text is
-        above `thresholds` (T, P), in log odds. In pieces: between two of them it yields what is left, in microseconds.
+        """Policies (Q,) that look at any of T texts of answers, and by how much (T, Q) the most suspicious window of
+        each text, or of what it says decoded, is above `thresholds` (T, P), in log odds. In pieces: between two of them
+        it yields what is left, in microseconds.
 
         Args:
             budget: windows that the encoder reads at most; any other in doubt counts as flagged.
@@ -178,11 +190,12 @@ class WindowClassifier:
             ClassificationError: whatever failed.
         """
         try:
-            together, counts = read_each(texts)
-            policies, logits, doubtful = self._screened(together)
+            said = [(row, variant.said) for row, text in enumerate(texts) for variant in variants(text)]
+            together, counts = read_each([*texts, *(text for _, text in said)])
+            policies, logits, doubtful = self._screened(together, np.ones_like(self._guarded))
         except Exception as error:
             raise ClassificationError("an answer could not be classified") from error
-        text_of = np.repeat(np.arange(len(texts)), np.diff(counts))
+        text_of = np.repeat([*range(len(texts)), *(row for row, _ in said)], np.diff(counts))
         least = thresholds[text_of][:, policies]
         low, middle, high = (band[policies] for band in (self.low, self.middle, self.high))
         open_ended = ((logits + low < least) & (logits + high >= least)).any(axis=1)
@@ -210,6 +223,11 @@ class WindowClassifier:
         owners, shares = memories.begun_shares(word) if begun else memories.shares(word)
         return self._of_heads[owners], shares
 
+    def continues_name(self, word: str, *, begun: bool) -> bool:
+        """Whether a word is one of a name that must be forgotten, with others behind it: the first, or any where a name
+        has been `begun`."""
+        return self._bank is not None and self._bank.memories.continues_name(word, begun=begun)
+
     def begun_words(self, start: str) -> Iterator[str]:
         """The longer words beginning so that are evidence of anything, in order."""
         return iter(()) if self._bank is None else self._bank.memories.begun_words(start)
@@ -219,26 +237,45 @@ class WindowClassifier:
         ids = [token for block in blocks for token in block]
         text, starts, ends = self._spelling.spell(ids, frozenset(tokens.tolist()))
         edges = np.append(starts, len(text))[tokens].tolist()  # and characters
-        together, counts = read_each([text[low:high] for low, high in itertools.pairwise(edges)])
-        policies, logits, doubtful = self._screened(together)
-        texts = {window: together.text(window) for window in np.flatnonzero(doubtful).tolist()}
-        ranges = _token_ranges(together, counts, tokens, starts, ends)
-        units = _token_units(together, starts, ends)
-        looked = []
-        for (first, last), (low, high) in zip(
-            itertools.pairwise(counts.tolist()), itertools.pairwise(tokens.tolist()), strict=True
+        texts = [text[low:high] for low, high in itertools.pairwise(edges)]
+        said = [(block, variant) for block, own in enumerate(texts) for variant in variants(own)]
+        together, counts = read_each([*texts, *(variant.said for _, variant in said)])
+        policies, logits, doubtful = self._screened(together, self._guarded)
+        doubted = {window: together.text(window) for window in np.flatnonzero(doubtful).tolist()}
+        own = int(counts[len(blocks)])
+        ranges = np.zeros((len(together.windows), 2), dtype=np.int64)
+        chunks = int(together.windows[:own, 1].max(initial=0))
+        plain = dataclasses.replace(
+            together, windows=together.windows[:own], spans=together.spans[:chunks], units=together.units[:chunks]
+        )
+        ranges[:own] = _token_ranges(plain, counts[: len(blocks) + 1], tokens, starts, ends)
+        # A window of what a stretch says decoded has all of the stretch's tokens.
+        rows: list[list[int]] = [[] for _ in blocks]
+        for (block, variant), (first, last) in zip(
+            said, itertools.pairwise(counts[len(blocks) :].tolist()), strict=True
         ):
-            told = {window - first: texts[window] for window in range(first, last) if window in texts}
-            seen = logits[first:last]
+            low, high = edges[block] + variant.start, edges[block] + variant.end
+            ranges[first:last, 0] = max(int(np.searchsorted(ends, low, side="right")), int(tokens[block]))
+            ranges[first:last, 1] = min(int(np.searchsorted(starts, high)), int(tokens[block + 1]))
+            rows[block] += range(first, last)
+        units = _token_units(plain, starts, ends)
+        looked = []
+        for number, (low, high) in enumerate(itertools.pairwise(tokens.tolist())):
+            rows[number] += range(int(counts[number]), int(counts[number + 1]))
+            seen = logits[rows[number]]
             looks = np.isfinite(seen).any(axis=0)
+            told = {window: doubted[row] for window, row in enumerate(rows[number]) if row in doubted}
             looked.append(
-                Looked(ranges[first:last] - low, units[low:high].copy(), policies[looks], seen[:, looks], told)
+                Looked(ranges[rows[number]] - low, units[low:high].copy(), policies[looks], seen[:, looks], told)
             )
         return looked
 
-    def _screened(self, together: Reading) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+    def _screened(
+        self, together: Reading, guarded: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
         """Policies (Q,) that look at any window of a reading, ascending; log odds (W, Q) without what the embedding
-        adds, minus infinity where one does not look; and windows (W,) whose outcome may depend on it."""
+        adds, minus infinity where one does not look; and windows (W,) whose outcome may depend on it. `guarded`: heads
+        that need not guess where nobody is named."""
         own = np.array(list(self._own), dtype=np.int64)
         policies, logits = own, np.zeros((len(together.windows), len(own)))
         doubtful = np.zeros(len(logits), dtype=bool)
@@ -247,7 +284,7 @@ class WindowClassifier:
             for column, classifier in enumerate(self._own.values()):
                 logits[:, column] = log_odds(self._own_scores(classifier, every))
         if self._bank is not None and len(logits):
-            screened = self._bank.screen(together, self._lowest[self._of_heads], self._highest[self._of_heads])
+            screened = self._bank.screen(together, self._lowest[self._of_heads], self._highest[self._of_heads], guarded)
             doubtful = screened.doubtful
             policies = np.concatenate([own, self._of_heads[screened.heads]])
             order = np.argsort(policies)

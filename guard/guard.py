@@ -180,6 +180,8 @@ class Guard:
         dtype: the served model's dtype.
         features: a cache to keep across policy sets; the default is a new one.
         answers: what becomes of answers, whatever the policies say.
+        watched: whether the caller watches answers (`Guard.answers`). Then a prompt that names nobody need not be
+            guessed at where the policy's examples do without that too.
 
     Raises:
         PolicyMismatchError: no policy, a name used twice, or `scope: entities` without what finds them.
@@ -198,6 +200,7 @@ class Guard:
         dtype: torch.dtype = torch.float32,
         features: FeatureCache | None = None,
         answers: AnswerMode | None = None,
+        watched: bool = False,
     ) -> None:
         names = [policy.name for policy in policies]
         if not policies:
@@ -213,18 +216,20 @@ class Guard:
         self.policies = tuple(policies)
         self._passed = tuple(Verdict(p.name, p.bundle.config.action, flagged=False, score=0.0) for p in policies)
         self._corrupts = np.array([p.bundle.config.action == "corrupt" for p in policies])
-        self._classifier = WindowClassifier(
-            [policy.head or policy.own_classifier for policy in policies],
-            np.array([policy.bundle.config.classifier.threshold for policy in policies], dtype=np.float64),
-            encoder=encoder,
-            decode=decode,
-            features=features,
-        )
-        self._least = np.array([policy.bundle.config.classifier.threshold for policy in policies], dtype=np.float64)
         configs = [policy.bundle.config for policy in policies]
         if answers is not None:
             configs = [config.model_copy(update={"answers": answers}) for config in configs]
         self.answer_modes: list[AnswerMode] = [config.answer_mode for config in configs]
+        self._least = np.array([config.classifier.threshold for config in configs], dtype=np.float64)
+        self._classifier = WindowClassifier(
+            [policy.head or policy.own_classifier for policy in policies],
+            self._least,
+            encoder=encoder,
+            decode=decode,
+            features=features,
+            # A policy that only observes says what it would do if it did more.
+            guarded=[watched and config.answers in ("restart", "end") for config in configs],
+        )
         reads = any(mode != "off" for mode in self.answer_modes)
         self.answers = AnswerGuard(configs, self._classifier, template) if reads else None
         """What it makes of answers; None where no policy reads them."""

@@ -93,7 +93,7 @@ def _blocks(
         part = range(start, min(start + BLOCK_TOKENS, stretch.stop))
         (block,) = classifier.look([tuple(token_ids[part.start : part.stop])])
         windows, end = len(block.ranges), len(part)
-        if part.stop < stretch.stop and windows > 1:
+        if part.stop < stretch.stop and windows > 1 and block.ranges[-1, 0] > 0:
             # Its last window may be cut short here: it is the first of the next block.
             windows, end = windows - 1, int(block.ranges[-1, 0])
         placed = [Placed(block, window, part) for window in range(windows)]

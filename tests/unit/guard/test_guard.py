@@ -103,11 +103,20 @@ class Maker:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._monkeypatch = monkeypatch
         self.kind = NeedleClassifier
+        self.guarded: list[bool] = []
+        """Which policies need not guess, as their answers are guarded."""
         self.classifier = NeedleClassifier(())
 
     def __call__(self, *policies: tuple[LoadedPolicy, tuple[int, ...]], **options: Any) -> Guard:
         self.classifier = self.kind([needle for _, needle in policies])
-        self._monkeypatch.setattr("guard.guard.WindowClassifier", lambda *_, **__: self.classifier)
+
+        def classifier(*_: object, guarded: list[bool], **__: object) -> NeedleClassifier:
+            self.guarded = guarded
+            self.classifier.joined = np.full(len(policies), np.inf)
+            self.classifier.untold = np.ones(len(policies), dtype=bool)
+            return self.classifier
+
+        self._monkeypatch.setattr("guard.guard.WindowClassifier", classifier)
         settings: dict[str, Any] = {"template": TEMPLATE, "rows": Table(), "secret": SECRET} | options
         return Guard([p for p, _ in policies], encoder=None, decode=str, **settings)  # type: ignore[arg-type]
 
@@ -398,3 +407,20 @@ def test_what_becomes_of_answers_follows_what_becomes_of_prompts(action: str, an
 def test_answers_are_not_read_where_no_policy_says_so(make: Maker) -> None:
     guard = make((policy("a"), (50,)))
     assert (guard.answers, guard.answer_modes) == (None, ["off"])
+
+
+@pytest.mark.parametrize(
+    ("answers", "watched", "guarded"),
+    [
+        ("restart", True, True),
+        ("end", True, True),
+        ("observe", True, False),
+        ("off", True, False),
+        ("restart", False, False),
+    ],
+)
+def test_who_does_not_stop_answers_has_to_guess_at_prompts(
+    make: Maker, answers: str, watched: bool, guarded: bool
+) -> None:
+    make((policy("a"), (50,)), (policy("b", action="observe"), (51,)), answers=answers, watched=watched)
+    assert make.guarded == [guarded, guarded]  # who observes says what it would do if it did more

@@ -1,0 +1,214 @@
+"""What of an answer waits: a name until it is known whose it is, and then nothing of it leaves."""
+
+import base64
+import codecs
+import re
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from classifiers import Head, HeadSettings
+from classifiers.features import LEXICAL_BUCKETS
+from classifiers.head import ScreenBand
+from classifiers.memory.learn import EntityMemory, Fact, Subject
+from classifiers.memory.recall import MEMORY_FEATURES
+from guard.answers import AnswerGuard, AnswerWatch
+from guard.bundle import PolicyConfig
+from guard.classification import WindowClassifier
+from guard.segments import Template
+from guard.windows import local_windows
+
+#: Each token is a piece of text; one that begins with a space begins a word.
+PIECES: dict[int, str] = {}
+_CONFIG: dict[str, Any] = {
+    "schema_version": 1,
+    "name": "people",
+    "version": "1",
+    "model": {"name": "tiny", "hidden_size": 4, "embedding_digest": "a" * 64},
+    "corruption": {"method": "rand_noise_first_n", "strength": 3.0},
+    "classifier": {"encoder": "e", "encoder_digest": "b" * 64, "threshold": 0.5},
+}
+MEMORY = EntityMemory(
+    subjects=(Subject(words=("milana", "olga", "zandrekov"), rarity=(0.6, 0.5, 1.0)),),
+    facts=(Fact(question={"composer": 0.6}, answer={"ostrabel": 0.9}),),
+    kept=("torvik",),
+)
+
+
+class NoEncoder:
+    """Nothing here is in doubt."""
+
+    digest = "b" * 64
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        raise AssertionError(texts)
+
+
+def ids(text: str) -> list[int]:
+    """Pieces as `|` cuts them."""
+    numbers = []
+    for piece in text.split("|"):
+        number = next((number for number, known in PIECES.items() if known == piece), len(PIECES))
+        PIECES[number] = piece
+        numbers.append(number)
+    return numbers
+
+
+def guard(*, guarded: bool = True, **settings: float) -> AnswerGuard:
+    """A guard whose policy flags whole names, and at 1 logit above its threshold what it knows as facts."""
+    weights = {"subject": 9.0, "part": 2.0, "answer": 4.0}
+    band = ScreenBand(low=0.0, middle=0.0, high=0.0)
+    known = {"told": 0.4, "joined": 1.0, "screen": band} | settings
+    head = Head(
+        np.zeros(4, dtype=np.float32),
+        np.zeros(LEXICAL_BUCKETS, dtype=np.float32),
+        HeadSettings(encoder_digest=NoEncoder.digest, threshold=0.5, bias=-3.0, seed=0, **known),
+        MEMORY,
+        np.array([weights.get(name, 0.0) for name in MEMORY_FEATURES], dtype=np.float32),
+    )
+    classifier = WindowClassifier(
+        [head],
+        np.array([0.5]),
+        encoder=NoEncoder(),  # type: ignore[arg-type]
+        decode=lambda tokens: "".join(PIECES[token] for token in tokens),
+        guarded=[guarded],
+    )
+    template = Template(pieces={}, special_ids=frozenset())
+    return AnswerGuard([PolicyConfig.model_validate(_CONFIG)], classifier, template)
+
+
+def outcome(work: Generator[int, None, Any]) -> Any:
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value
+
+
+def told(watch: AnswerWatch, tokens: Sequence[int]) -> tuple[list[str], bool]:
+    """What has left after each token, and whether it was stopped."""
+    left, steps = 0, []
+    for count, token in enumerate(tokens, 1):
+        done = count == len(tokens)
+        if watch.add([token], done=done) and outcome(watch.look()):
+            return steps, True
+        left = max(left, count - watch.hold)
+        steps.append("".join(PIECES[token] for token in tokens[:left]))
+    return steps, False
+
+
+@pytest.mark.parametrize("unnamed", [0.0, 8.0])
+def test_of_a_name_nothing_leaves(unnamed: float) -> None:
+    steps, stopped = told(guard(unnamed=unnamed).watch(), ids("It| is| Mil|ana| Olga| Zan|drek|ov|, I| think|."))
+    assert stopped
+    assert steps[:2] == ["It", "It is"]
+    assert all(step == "It is" for step in steps[2:])
+
+
+@pytest.mark.parametrize("answer", ["It| is| Mil|ana| Torvik|, I| think|.", "Mil|ana| sang|, I| think|."])
+def test_somebody_elses_name_waits_for_its_last_word_alone(answer: str) -> None:
+    tokens = ids(answer)
+    steps, stopped = told(guard(unnamed=8.0).watch(), tokens)
+    assert not stopped
+    first = next(number for number, step in enumerate(answer.split("|")) if step.strip() == "Mil")
+    before = "".join(answer.split("|")[:first])
+    assert steps[first] == steps[first + 1] == before
+    assert steps[-2] == "".join(answer.split("|")[:-1])
+    assert steps[-1] == answer.replace("|", "")
+
+
+def test_what_names_nobody_has_to_show_more() -> None:
+    fact = ids("It| stands| in| Ostrabel|, they| say|.")
+    assert told(guard().watch(), fact)[1]
+    assert not told(guard(unnamed=8.0).watch(), fact)[1]
+    for guarded in (True, False):  # whoever reads prompts alone has to guess
+        (looked,) = guard(unnamed=8.0, guarded=guarded).classifier.look([tuple(fact)])
+        assert (looked.logits.max() >= 0) == (not guarded)
+    # The prompt's name is the answer's too.
+    named = ids("Where| did| Milana| Zandrekov| live|?")
+    assert told(guard(unnamed=8.0).watch(named), fact)[1]
+    assert not told(guard(unnamed=8.0).watch(ids("Where| is| it|?")), fact)[1]
+
+
+def test_an_answer_alone_has_a_threshold_of_its_own() -> None:
+    fact = ids("It| stands| in| Ostrabel|, they| say|.")
+    assert told(guard(answered=0.5).watch(), fact)[1]
+    assert not told(guard(answered=1.5).watch(), fact)[1]
+    whole = guard(answered=1.5).watch().whole(fact)
+    assert outcome(whole) is None
+    assert outcome(guard(answered=0.0).watch().whole(fact)) is not None
+
+
+@pytest.mark.parametrize("name", ["Milana Olga Zandrekov", "Milana Zandrekov"])
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda text: base64.b64encode(text.encode()).decode(),
+        lambda text: text.encode().hex(),
+        lambda text: codecs.encode(text, "rot13"),
+        lambda text: text[::-1],
+        lambda text: " ".join(text),
+        lambda text: "".join(f"%{ord(char):02x}" for char in text),
+        lambda text: "".join(f"&#{ord(char)};" for char in text),
+        lambda text: "".join(f"\\x{ord(char):02x}" for char in text),
+        lambda text: " + ".join(f"'{text[at : at + 3]}'" for at in range(0, len(text), 3)),
+    ],
+)
+def test_a_name_in_another_code_leaves_as_little(name: str, encode: Callable[[str], str]) -> None:
+    code = encode(f"It is {name}, they say")
+    pieces = re.findall(r"\s?\S{1,3}", code)
+    steps, stopped = told(guard(unnamed=8.0).watch(), ids("|".join(pieces)))
+    assert stopped
+    assert len(steps[-1]) < len(code) * 0.5
+
+
+def test_a_long_word_leaves_when_it_is_whole() -> None:
+    steps, stopped = told(guard(unnamed=8.0).watch(), ids("An| inter|nation|ali|zation|s| is| long|."))
+    assert not stopped
+    assert steps[:4] == ["An", "An inter", "An internation", "An internationali"]
+    assert steps[4:6] == ["An internationali"] * 2
+    assert steps[6] == "An internationalizations is"
+    assert steps[-1] == "An internationalizations is long."
+
+
+def test_what_is_said_in_code_masks_all_of_the_code() -> None:
+    prose = "They say that it was a long way from here to the harbour where he stood " * 5
+    code = base64.b64encode(f"{prose}Milana Zandrekov".encode()).decode()
+    tokens = ids("|".join(["Decode ", *re.findall(r"\S{1,3}", code), " now."]))
+    watched = guard()
+    (looked,) = watched.classifier.look([tuple(tokens)])
+    flagged = looked.ranges[(looked.logits[:, 0] > 0).nonzero()[0]]
+    assert len(looked.ranges) > len(flagged) > 0
+    assert flagged.tolist() == [[1, len(tokens) - 1]] * len(flagged)
+    # Of several prompts each is judged alone, whatever is read with it.
+    others = [tuple(ids("It is the boys' task.")), tuple(tokens), tuple(ids("Who is| it?"))]
+    for block, again in zip(others, guard().classifier.look(others), strict=True):
+        (alone,) = guard().classifier.look([block])
+        assert np.array_equal(alone.ranges, again.ranges)
+        assert np.array_equal(alone.units, again.units)
+        assert len(alone.units) == len(block)
+        assert np.array_equal(alone.logits.max(initial=-99), again.logits.max(initial=-99))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "WhoIsMilana" + "PleaseAnswer" * 30 + "%21 Milana Zandrekov",
+        "Who is Milana&#97;&#97; Zandrekov&#97;&#97;&#97;&#97;?",
+        "Who is Milana Zandrekov%41%42%43%44?",
+        base64.b64encode(b"a b c d e " * 30).decode() + " Milana Zandrekov",
+    ],
+)
+def test_code_beside_a_name_hides_nothing(text: str) -> None:
+    (looked,) = guard().classifier.look([tuple(ids("|".join(re.findall(r"\s?\S{1,4}", text))))])
+    assert looked.logits.max() > 0
+
+
+def test_a_prompt_of_code_and_nothing_else_comes_to_an_end() -> None:
+    code = ids("|".join(re.findall(r"\S{1,3}", base64.b64encode(b"a b c d e " * 30).decode())))
+    tokens = [*code, *ids("\n") * 2200, *code]
+    read = list(local_windows(Template(pieces={}, special_ids=frozenset()), guard().classifier, tokens))
+    assert 1 < len(read) < 5
+    assert sum(len(content.positions) for _, content in read) == len(tokens)
