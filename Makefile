@@ -30,7 +30,7 @@ TEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-fast test-v2-runner check bench-classifier bench-endpoint bench-evaluation bench-guard bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
+.PHONY: help venv demo serve test test-fast test-v2-runner check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -78,6 +78,9 @@ check: $(STAMP)  ## Lint, check formatting and types, lint the Dockerfile
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(RUN) hadolint Dockerfile
+
+bench-answers: $(STAMP)  ## Time requests by what the guard did with them (ARGS="--url URL --admin URL FILE...")
+	$(RUN) python -m benchmarks.answer_timing $(ARGS)
 
 bench-classifier: $(STAMP)  ## Measure what classifiers recognise (ARGS="--tofu DIR")
 	$(RUN) python -m benchmarks.classifier $(ARGS)
