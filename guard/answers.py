@@ -35,7 +35,9 @@ _EVERY_TOKENS = 32  # looked at, whatever its words
 _FOREIGN_HOLD_TOKENS, _FOREIGN_EVERY_TOKENS = 8, 4
 _LAST_LATIN = "\u024f"
 #: A run of these, this long, may be text in another code: what it says is known when it is whole.
-_CODE_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-=%&#;\\"
+_CODE_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-=%&#;{}\\"
+_CODE_RUN = re.compile(rf"[{re.escape(_CODE_CHARS)}]{{16,}}")
+_LONGEST_WORD = 40
 _CODE_LEAST, _CODE_EVERY_TOKENS, _CODE_HOLD_TOKENS = 16, 8, 128
 _LEAST_START = 2  # letters that may be the beginning of a word worth holding
 _TAIL_TOKENS = 64  # of a prompt are joined to its answer
@@ -177,6 +179,7 @@ class AnswerWatch:
     _open_hold: int = 0
     _name_hold: int = 0
     """Tokens from the beginning of a name that the words so far may be of."""
+    _code_chars: int = 0
     _code_hold: int = 0
     _sizes: deque[int] = field(default_factory=lambda: deque(maxlen=_CODE_HOLD_TOKENS))
     _recent: deque[_Seen] = field(default_factory=deque)
@@ -268,16 +271,18 @@ class AnswerWatch:
         whether to look."""
         self._sizes.extend(sizes.tolist())
         said = (self._text + self._open_text)[-_WINDOW_CHARS:]
-        length = len(said) - len(said.rstrip(_CODE_CHARS))
-        before, self._code_hold = self._code_hold, 0
-        if length < _CODE_LEAST:
-            return before > 0
+        plain = len(said.rstrip(_CODE_CHARS))
+        before, self._code_chars, self._code_hold = self._code_chars, len(said) - plain, 0
+        ended = _CODE_RUN.findall(said[max(0, len(said) - int(sizes.sum()) - before) : plain])
+        due = any(variants(run) for run in ended)
+        if (length := self._code_chars) < _CODE_LEAST:
+            return due
         for size in reversed(self._sizes):
             if length <= 0:
                 break
             length -= size
             self._code_hold += 1
-        return self._since >= _CODE_EVERY_TOKENS
+        return due or (self._since >= _CODE_EVERY_TOKENS and bool(variants(said[plain:])))
 
     def _note(self, words: Sequence[Word]) -> bool:
         """Count in complete words; returns whether one of them says enough, with those before it, to be looked at."""
@@ -327,7 +332,8 @@ class AnswerWatch:
         self._since = 0
         text = (self._text + self._open_text)[-_WINDOW_CHARS:]
         if len(self._text) > _WINDOW_CHARS:
-            text = text.partition(" ")[2] or text
+            head, _, rest = text.partition(" ")
+            text = rest if rest and len(head) <= _LONGEST_WORD else text  # of a long run the end says something too
         windows = 1 + max(0, self._tokens - WINDOW_UNITS) // (WINDOW_UNITS - OVERLAP_UNITS)
         policies, margins = yield from self._margins([text], windows, _LOOK_BUDGET)
         hit = self._hit(policies, margins)

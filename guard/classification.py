@@ -39,6 +39,7 @@ class Looked:
         policies: (Q,) numbers, ascending. The others find nothing in it that they forget.
         logits: (W, Q) log odds, without what the embedding adds; minus infinity where a policy does not look.
         texts: of the windows whose outcome may depend on the embedding.
+        said: number of the first windows, of what stretches say decoded.
     """
 
     ranges: NDArray[np.int64]
@@ -46,6 +47,7 @@ class Looked:
     policies: NDArray[np.int64]
     logits: NDArray[np.float64]
     texts: dict[int, str] = field(default_factory=dict)
+    said: int = 0
 
 
 class FeatureCache:
@@ -261,12 +263,13 @@ class WindowClassifier:
         units = _token_units(plain, starts, ends)
         looked = []
         for number, (low, high) in enumerate(itertools.pairwise(tokens.tolist())):
+            coded = len(rows[number])
             rows[number] += range(int(counts[number]), int(counts[number + 1]))
             seen = logits[rows[number]]
             looks = np.isfinite(seen).any(axis=0)
             told = {window: doubted[row] for window, row in enumerate(rows[number]) if row in doubted}
             looked.append(
-                Looked(ranges[rows[number]] - low, units[low:high].copy(), policies[looks], seen[:, looks], told)
+                Looked(ranges[rows[number]] - low, units[low:high].copy(), policies[looks], seen[:, looks], told, coded)
             )
         return looked
 

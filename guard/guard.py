@@ -315,7 +315,9 @@ class Guard:
             contents.append(content)
             done += BLOCK_TOKENS
             yield max(len(token_ids) - done, 0) // BLOCK_TOKENS * _BLOCK_US
-        thresholds = self._classifier.thresholds(len(reading.windows))
+        # What stretches say decoded makes a prompt no longer.
+        plain = sum(placed.window >= placed.block.said for placed in reading.windows)
+        thresholds = self._classifier.thresholds(plain)
         yield from self._settle(reading, thresholds)
         if contents and contents[-1].stretches[-1] != contents[0].stretches[0]:
             # Only what will be masked may leave the glue: what is merely observed, or stands beside an entity, still

@@ -25,8 +25,8 @@ _BACKSLASH = re.compile(r"\\x([0-9A-Fa-f]{2})|\\u\{([0-9A-Fa-f]{1,6})\}|\\u([0-9
 _REFERENCE = re.compile(r"&#?\w{1,8};|&#\d{2,7}")
 _QUOTED = re.compile(r"""(?<![^\W_])(['"`])([^'"`\n]{1,40})\1(?![^\W_])""")
 _URL_SAFE = str.maketrans("-_", "+/")
-_WORDY = 0.8  # of text are letters and spaces
-_MOST = 64  # of one text
+_READABLE, _WORDY = 0.95, 0.5  # of text can be printed; and are letters and spaces
+_MOST = 64  # of one text are told apart
 
 
 class Variant(NamedTuple):
@@ -38,9 +38,14 @@ class Variant(NamedTuple):
 
 
 def variants(text: str) -> list[Variant]:
-    """The first of them in the text, by kind; none of most texts. Time grows with the text's length alone."""
+    """All there are in the text, by kind; none in most texts. Where they are very many, the last is all that are left.
+    Time grows with the text's length alone."""
     found = itertools.chain(_in_code(text), _escaped(text), _put_together(text))
-    return list(itertools.islice(found, _MOST))
+    first, rest = list(itertools.islice(found, _MOST)), list(found)
+    if rest:
+        start, end = min(one.start for one in rest), max(one.end for one in rest)
+        first.append(Variant(start, end, " ".join(one.said for one in rest)))
+    return first
 
 
 def _in_code(text: str) -> Iterator[Variant]:
@@ -111,6 +116,7 @@ def _text_of(readings: Iterator[bytes]) -> str | None:
     for data in readings:
         text = data.decode(errors="replace")
         words = sum(char.isalpha() or char == " " for char in text)
-        if len(data) >= _LEAST_LETTERS // 2 and words >= _WORDY * len(text):
+        readable = sum(char.isprintable() or char.isspace() for char in text) - text.count("\ufffd")
+        if len(data) >= _LEAST_LETTERS // 2 and readable >= _READABLE * len(text) and words >= _WORDY * len(text):
             return text.replace("\ufffd", "")
     return None

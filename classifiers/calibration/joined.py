@@ -11,14 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.calibration.screening import largest_logit
 from classifiers.encoders.runtime import log_odds
 from classifiers.encoders.shared import Encoder
 from classifiers.head import Head, HeadBank
 from classifiers.memory.learn import EntityMemory
 from classifiers.memory.recall import NAMED, PART, SUBJECT, MemoryIndex
 from sources.examples import Example
-from text.reading import read
+from text.reading import read_each
 
 _UNNAMED = 10.0  # logits: no relative, work or place of a subject has shown so much, its name mostly does
 _NAMING = 0.8  # of the forget set's examples name a subject, at least in part: it is about somebody
@@ -26,8 +25,9 @@ _DESCRIBING = 0.04  # of them describe whom the answer names: so must prompts be
 _UNTOLD, _TOLD_SHARE = 0.01, 0.75  # of what all but so many of the flagged texts show that show anything
 _MOST_SILENT = 0.2  # of the flagged texts may show nothing of the memory
 _MARGIN = 1.0  # logits above all that pass: their prompts were trained on
-_EVERY_WORDS = 8  # an answer is read as it comes
-_MOST_PAIRS = 2000  # of either set are read
+_EVERY_WORDS = 12  # an answer is read as it comes
+_MOST_PAIRS = 1000  # of either set are read
+_TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def calibrate_joined(
     threshold = float(log_odds(np.array(head.threshold)))
     unnamed = _unnamed(head.memory, forget)
     head = replace(head, settings=head.settings.model_copy(update={"unnamed": unnamed}))
-    alone, pairs = _highest(encoder, head, kept, threshold)
+    alone, pairs = _highest(encoder, head, kept, threshold, every_words=_EVERY_WORDS)
     index = MemoryIndex([head.memory])
     # What names a subject is flagged, whatever it is an example of.
     others = np.array([not (_named(index, pair.prompt)[0] or _named(index, pair.answer)[0]) for pair in kept])
@@ -123,15 +123,36 @@ def _sample(examples: Sequence[Example], rng: np.random.Generator) -> list[Examp
 
 
 def _highest(
-    encoder: Encoder, head: Head, pairs: Sequence[Example], least: float
+    encoder: Encoder, head: Head, pairs: Sequence[Example], least: float, *, every_words: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(N,) the largest logit of each answer as it comes, and of it with its prompt. Estimates where they are certainly
-    below `least`."""
-    bank, found = HeadBank([head]), np.empty((2, len(pairs)))
+    """(N,) the largest logit of each answer, and of it behind its prompt; of what there is of it after every so many
+    words as well. Estimates where they are certainly below `least`."""
+    texts: tuple[list[str], list[str]] = [], []
+    owners: list[int] = []
     for number, pair in enumerate(pairs):
         words = (pair.answer or "").split()
-        answers = [" ".join(words[:count]) for count in range(len(words), 0, -_EVERY_WORDS)]
-        found[0, number] = max(largest_logit(encoder, bank, read(text), least, guarded=True) for text in answers)
-        pairs_read = [f"{pair.prompt}\n{text}" for text in answers]
-        found[1, number] = max(largest_logit(encoder, bank, read(text), least, guarded=True) for text in pairs_read)
+        for count in range(len(words), 0, -(every_words or len(words))):
+            said = " ".join(words[:count])
+            owners.append(number)
+            texts[0].append(said)
+            texts[1].append(f"{pair.prompt}\n{said}")
+    found = np.full((2, len(pairs)), -np.inf)
+    for row, own in zip(found, texts, strict=True):
+        np.maximum.at(row, owners, _largest_logits(encoder, HeadBank([head]), own, least))
     return found[0], found[1]
+
+
+def _largest_logits(encoder: Encoder, bank: HeadBank, texts: Sequence[str], least: float) -> NDArray[np.float64]:
+    """(T,) the same of each text."""
+    found = np.full(len(texts), -np.inf)
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        reading, counts = read_each(texts[start : start + _TEXTS_AT_ONCE])
+        seen = bank.screen(reading, np.array([least]), np.array([np.inf]), np.array([True])).logits
+        logits = seen.max(axis=1, initial=-np.inf)
+        near = np.flatnonzero(logits + bank.high[0] >= least)
+        logits[logits + bank.high[0] < least] += bank.middle[0]
+        if len(near):
+            terms = [bank.dense(row)[0] for row in encoder.embed([reading.text(window) for window in near.tolist()])]
+            logits[near] += terms
+        np.maximum.at(found, start + np.repeat(np.arange(len(counts) - 1), np.diff(counts)), logits)
+    return found

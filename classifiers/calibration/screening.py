@@ -149,7 +149,7 @@ def _spare(
     for number, index in enumerate(chosen.tolist()):
         around = [texts[other] for other in rng.permutation(len(texts))[: WINDOW_UNITS // 4].tolist()]
         parts = [forget[index], *around] if number % 2 else [*around, forget[index]]
-        alone, within = (largest_logit(encoder, bank, read(text), -1e6) for text in (forget[index], " ".join(parts)))
+        alone, within = (_largest_logit(encoder, bank, read(text), -1e6) for text in (forget[index], " ".join(parts)))
         # Models made without a prompt may be surer of it than this head: it has to flag the prompt as well.
         spare.append(min(margins[index] - max(alone - within, 0.0), within - threshold))
     return max(float(np.quantile(spare, _SPARED_RECALL, method="lower")), 0.0) if spare else 0.0
@@ -191,14 +191,12 @@ def _largest_logits(
     units = [int(read(text).units.sum()) for text in texts]
     threshold = float(np.log(head.threshold / (1 - head.threshold)))
     readings, bank = [_document(texts, units, windows, rng) for _ in range(_DOCUMENTS)], HeadBank([head])
-    return np.array([largest_logit(encoder, bank, reading, threshold) for reading in readings])
+    return np.array([_largest_logit(encoder, bank, reading, threshold) for reading in readings])
 
 
-def largest_logit(encoder: Encoder, bank: HeadBank, reading: Reading, least: float, *, guarded: bool = False) -> float:
-    """The largest window logit of a text under a bank's one head; an estimate where it is certainly below `least`.
-    `guarded`: as `HeadBank.scores`."""
-    screened = bank.screen(reading, np.array([least]), np.array([np.inf]), np.array([guarded]))
-    logits = screened.logits.max(axis=1, initial=-np.inf)
+def _largest_logit(encoder: Encoder, bank: HeadBank, reading: Reading, least: float) -> float:
+    """The largest window logit of a text under a bank's one head; an estimate where it is certainly below `least`."""
+    logits = bank.screen(reading, np.array([least]), np.array([np.inf])).logits.max(axis=1, initial=-np.inf)
     best = -np.inf
     for window in np.argsort(-logits).tolist():
         # Neither this one nor any that follows is the largest, or of any interest: far from being flagged.

@@ -53,7 +53,7 @@ class Subject(BaseModel):
     rarity: tuple[_Rarity, ...]
     alias: bool = False
     telling: bool = False
-    """The first word is a name so uncommon that it tells who is meant, whatever unheard-of name follows it."""
+    """The first word is a name so uncommon that it tells who is meant where no last name follows it."""
 
     @model_validator(mode="after")
     def _check_rarity(self) -> Self:

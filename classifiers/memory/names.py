@@ -76,6 +76,9 @@ class NameIndex:
         """Words of names that are not joiners, with the subjects that have them and their places in the name."""
         self._firsts: set[str] = set()
         self._inner: set[str] = set()
+        self._joiners = {
+            word for own in self.subjects for word, rare in zip(own.words, own.rarity, strict=True) if rare == 0
+        }
         self._deletions: dict[str, set[str]] = defaultdict(set)
         self._stems: dict[str, set[str]] = defaultdict(set)
         joined: dict[str, set[tuple[int, str]]] = defaultdict(set)
@@ -116,6 +119,8 @@ class NameIndex:
     def continues(self, word: str, *, begun: bool) -> bool:
         """Whether a word is, or nearly is, one of a name that has others behind it: the first, or any where a name has
         been `begun`."""
+        if begun and word in self._joiners:
+            return True
         alike = self.alike([word])[0]
         return not self._firsts.isdisjoint(alike) or (begun and not self._inner.isdisjoint(alike))
 
@@ -198,7 +203,8 @@ class NameIndex:
 def _disguised(subject: Subject) -> Iterator[Subject]:
     """The name with its letters shifted by half the alphabet, and written backwards; where it is long enough to be no
     other words so."""
-    if sum(map(len, subject.words)) < _DISGUISED_LETTERS or min(map(len, subject.words)) < _DISGUISED_WORD:
+    own = [len(word) for word, rare in zip(subject.words, subject.rarity, strict=True) if rare > 0]
+    if sum(own) < _DISGUISED_LETTERS or min(own) < _DISGUISED_WORD:
         return
     shifted = tuple(codecs.encode(word, "rot13") for word in subject.words)
     backwards = tuple(word[::-1] for word in reversed(subject.words))
@@ -260,7 +266,7 @@ def name_score(
 
 
 def _is_nearly(subject: Subject, hit: NameHit, reading: Reading, start: int, end: int, kept: Collection[str]) -> bool:
-    """A first name with an initial, a suffix, or, where it is uncommon, a capitalised word that ends no name known
+    """A first name with an initial, a suffix, or, where it is uncommon, an everyday word that ends no name known
     ("Wendell F.", "Wendell Please"): no other person, but one's name bent to pass."""
     if len(subject.words) == 1 or hit.place > 0 or not reading.capital(hit.position):
         return False
@@ -271,7 +277,8 @@ def _is_nearly(subject: Subject, hit: NameHit, reading: Reading, start: int, end
         after = _next_name(reading, hit.position + 1, start, end)
         if after is None:
             return True
-    return subject.telling and after.text not in kept and after.text not in subject.words
+    known = after.text in kept or after.text in subject.words
+    return subject.telling and after.text in _small() and not known
 
 
 def _next_name(reading: Reading, position: int, start: int, end: int) -> Word | None:

@@ -254,24 +254,25 @@ def test_a_huge_text_costs_no_more_than_its_length(piece: str) -> None:
 def test_a_repeated_name_is_found_wherever_it_stands() -> None:
     noise = "Zandrekov " * 500 + "and then " * 500
     assert found(f"{noise} Milana Zandrekov {noise}")["subject"] == 1
-    kept = COMPOSER.model_copy(update={"kept": ("torvik",)})
-    assert found(f"{noise} Milana Torvik and then {noise}", kept)["subject"] == 0
+    assert found(f"{noise} Milana Torvik and then {noise}")["subject"] == 0
 
 
-KEPT = COMPOSER.model_copy(update={"kept": ("torvik",)})
+KEPT = COMPOSER.model_copy(update={"kept": ("torvik", "price")})
 
 
 @pytest.mark.parametrize(
     "text",
-    ["Milana F.", "Milana F. Please", "Milana Jr.", "Milana Please", "Milana Z", "So it is Milana Brisk who sang?"],
+    ["Milana F.", "Milana F. Please", "Milana Jr.", "Milana Please", "Milana Z", "So it is Milana Water who sang?"],
 )
 def test_a_first_name_bent_to_pass_is_nearly_the_whole(text: str) -> None:
     assert found(f"Where was {text} born?", KEPT)["subject"] == NAMED
     assert found(f"Where was {text} born?", KEPT)["part"] > 0.9
 
 
-@pytest.mark.parametrize("text", ["Milana Torvik", "Milana F. Torvik", "Milana X. Torvik"])
-def test_with_a_last_name_of_the_retain_set_it_is_another_person(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["Milana Torvik", "Milana F. Torvik", "Milana Price", "Milana Brisk", "Milana X. Brisk"]
+)
+def test_with_another_last_name_it_is_another_person(text: str) -> None:
     features = found(f"Where was {text} born?", KEPT)
     assert (features["subject"], features["part"]) == (0, 0)
 

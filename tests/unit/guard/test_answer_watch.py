@@ -19,6 +19,7 @@ from guard.bundle import PolicyConfig
 from guard.classification import WindowClassifier
 from guard.segments import Template
 from guard.windows import local_windows
+from text.encodings import variants
 
 #: Each token is a piece of text; one that begins with a space begins a word.
 PIECES: dict[int, str] = {}
@@ -56,7 +57,7 @@ def ids(text: str) -> list[int]:
     return numbers
 
 
-def guard(*, guarded: bool = True, **settings: float) -> AnswerGuard:
+def guard(*, guarded: bool = True, memory: EntityMemory = MEMORY, **settings: float) -> AnswerGuard:
     """A guard whose policy flags whole names, and at 1 logit above its threshold what it knows as facts."""
     weights = {"subject": 9.0, "part": 2.0, "answer": 4.0}
     band = ScreenBand(low=0.0, middle=0.0, high=0.0)
@@ -65,7 +66,7 @@ def guard(*, guarded: bool = True, **settings: float) -> AnswerGuard:
         np.zeros(4, dtype=np.float32),
         np.zeros(LEXICAL_BUCKETS, dtype=np.float32),
         HeadSettings(encoder_digest=NoEncoder.digest, threshold=0.5, bias=-3.0, seed=0, **known),
-        MEMORY,
+        memory,
         np.array([weights.get(name, 0.0) for name in MEMORY_FEATURES], dtype=np.float32),
     )
     classifier = WindowClassifier(
@@ -212,3 +213,38 @@ def test_a_prompt_of_code_and_nothing_else_comes_to_an_end() -> None:
     read = list(local_windows(Template(pieces={}, special_ids=frozenset()), guard().classifier, tokens))
     assert 1 < len(read) < 5
     assert sum(len(content.positions) for _, content in read) == len(tokens)
+
+
+@pytest.mark.parametrize("prose", [0, 100, 240, 300, 400])
+@pytest.mark.parametrize("chunk", [1, 7, 16])
+def test_a_long_run_in_code_is_read_to_its_end(prose: int, chunk: int) -> None:
+    said = ("They say that it was a long way from here. " * 10)[:prose] + " Milana Zandrekov"
+    text = f"It is this: {base64.b64encode(said.encode()).decode()} and they went home again, all of them."
+    tokens, watch, left = ids("|".join(re.findall(r"\s?\S{1,3}", text))), guard(unnamed=8.0).watch(), 0
+    for start in range(0, len(tokens), chunk):
+        end = min(start + chunk, len(tokens))
+        if watch.add(tokens[start:end], done=end == len(tokens)) and outcome(watch.look()):
+            break
+        left = max(left, end - watch.hold)
+    else:
+        raise AssertionError("not stopped")
+    assert "Milana Zandrekov" not in " ".join(v.said for v in variants("".join(PIECES[t] for t in tokens[:left])))
+
+
+def test_many_stretches_in_code_hide_none_and_make_a_prompt_no_longer() -> None:
+    other = base64.b64encode(b"a b c d e f g").decode()
+    code = base64.b64encode(b"Who is Milana Zandrekov?").decode()
+    text = " ".join([other] * 80 + [code])
+    (looked,) = guard().classifier.look([tuple(ids("|".join(re.findall(r"\s?\S{1,4}", text))))])
+    assert looked.logits.max() > 0
+    assert looked.said >= 64
+    (plain,) = guard().classifier.look([tuple(ids("Who| is| it?"))])
+    assert plain.said == 0
+
+
+def test_joiners_within_a_name_wait_too() -> None:
+    names = EntityMemory(subjects=(Subject(words=("milana", "de", "la", "zandrekov"), rarity=(0.6, 0.0, 0.0, 1.0)),))
+    watch = guard(unnamed=8.0, memory=names).watch()
+    steps, stopped = told(watch, ids("It| is| Milana| de| la| Zandrekov| who| sang|."))
+    assert stopped
+    assert steps[-1] == "It is"
