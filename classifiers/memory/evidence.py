@@ -18,7 +18,6 @@ from text.runs import entries, occurrences
 
 _Int = NDArray[np.int64]
 _Float = NDArray[np.float64]
-_DISGUISED_START = 4
 _NONE = np.empty(0, dtype=np.int64)
 
 
@@ -39,9 +38,8 @@ class EvidenceIndex:
                 own, owner = rarities[word], int(names.owners[number])
                 own[owner] = max(own.get(owner, 0.0), names.subjects[number].rarity[place])
         self._facts, self._names = _arrays(facts), _arrays(rarities)
-        self._words = sorted(self._facts.keys() | self._names.keys())
         plain = {word for subject in names.subjects[: names.plain] for word in subject.words}
-        self._disguised = self._names.keys() - plain - self._facts.keys()
+        self._words = sorted(self._facts.keys() | (self._names.keys() & plain))
 
     def of_word(self, word: str, like: Mapping[str, float]) -> tuple[_Int, _Float]:
         """Memories that one word is evidence of, ascending, and how much; `like` are the name words that it is like."""
@@ -52,14 +50,12 @@ class EvidenceIndex:
         return _summed(found)
 
     def begun(self, start: str) -> Iterator[str]:
-        """The words of which there is evidence and that begin with `start` and are longer, in order. Two letters begin
-        too many words for those of names in another code to be among them."""
+        """The words of which there is evidence and that begin with `start` and are longer, in order; none of names that
+        are turned round or shifted, which any letters may begin."""
         for index in range(bisect.bisect_right(self._words, start), len(self._words)):
-            word = self._words[index]
-            if not word.startswith(start):
+            if not self._words[index].startswith(start):
                 return
-            if len(start) >= _DISGUISED_START or word not in self._disguised:
-                yield word
+            yield self._words[index]
 
     def reaching(self, reading: Reading, likes: Sequence[dict[str, float]], least: _Float) -> tuple[_Int, _Int, _Float]:
         """Windows of a reading with as much evidence of a memory as it asks for: (H,) windows, memories, evidence.

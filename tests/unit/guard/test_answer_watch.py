@@ -162,7 +162,8 @@ def test_a_name_in_another_code_leaves_as_little(name: str, encode: Callable[[st
     pieces = re.findall(r"\s?\S{1,3}", code)
     steps, stopped = told(guard(unnamed=8.0).watch(), ids("|".join(pieces)))
     assert stopped
-    assert len(steps[-1]) < len(code) * 0.5
+    # Of a name turned round or shifted the first word is known when it is complete, and its beginning has left.
+    assert len(steps[-1]) < len(code) * 0.6
 
 
 def test_a_long_word_leaves_when_it_is_whole() -> None:
