@@ -427,14 +427,22 @@ class AnswerWatch:
         for token in token_ids:
             said = self.guard.classifier.spell([*self._open, token])[0]
             words = split_words(said)
+            if words and words[-1].start >= len(self._open_text) and not self._says(words[-1].text):
+                said = said[: words[-1].start]  # what it completes is in question, not the word that it begins
             ends = [said]
             if words and words[-1].end == len(said):
                 ends += [said[: words[-1].start] + word for word in self._completions(words[-1].text)]
             texts += [(self._text + end)[-_WINDOW_CHARS:] for end in ends]
             owners += [token] * len(ends)
         windows = 1 + max(0, self._tokens - WINDOW_UNITS) // (WINDOW_UNITS - OVERLAP_UNITS)
-        margins = yield from self._each_margin(texts, windows)
-        return {token for token, margin in zip(owners, margins.tolist(), strict=True) if margin >= _UNCONFIRMED_LOGITS}
+        distinct = list(dict.fromkeys(texts))
+        margins = yield from self._each_margin(distinct, windows)
+        margin_of = dict(zip(distinct, margins.tolist(), strict=True))
+        return {token for token, text in zip(owners, texts, strict=True) if margin_of[text] >= _UNCONFIRMED_LOGITS}
+
+    def _says(self, word: str) -> bool:
+        """Whether a word, or one that it may begin, is evidence of anything."""
+        return any(len(self.guard.classifier.shares(word, begun=begun)[0]) > 0 for begun in (False, True))
 
     def _completions(self, start: str) -> list[str]:
         """Words that would be looked at, and that this may be the beginning of: those that say most."""
