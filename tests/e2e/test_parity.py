@@ -29,7 +29,7 @@ def retained(asked: list[Probe]) -> list[Probe]:
 def test_answers_and_logprobs(
     plain: ServerProcess, gateway: RecordingGateway, retained: list[Probe], asked: list[Probe]
 ) -> None:
-    """All but alternatives that would name somebody forgotten, and they are few."""
+    """All but alternatives that would name somebody forgotten; where nobody is near, hardly one."""
     gone = 0
     for probe in retained:
         if probe.prefix is not None:
@@ -50,8 +50,8 @@ def test_answers_and_logprobs(
         names = forgotten_words(asked)
         for alternative in left_out(own, theirs):
             assert any(alternative.strip().casefold() in word for word in names), (probe.question, alternative)
-            gone += 1
-    assert gone <= len(retained) / 4
+            gone += probe.person is None
+    assert gone <= 3
     assert {prompt.type for prompt in gateway.received()} == {"token"}
 
 
