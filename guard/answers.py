@@ -51,6 +51,7 @@ _TELLING_SHARE = 0.2  # of what a policy asks for: a word that a restarted answe
 _LEAST_SHARE = 0.05  # a word that is worth a look
 _ENCODER_BUDGET = 24  # windows of a batch of a whole answer's that the encoder reads at most
 _LOOK_BUDGET = 2  # and of one under way, at each look
+_ALTERNATIVES_BUDGET = 8  # and of the alternatives at one place
 _WINDOWS_AT_ONCE = 16
 _SENTENCE_WORDS = 16
 _UNCONFIRMED_LOGITS = 1.0  # above the threshold, where there is no second look
@@ -454,7 +455,7 @@ class AnswerWatch:
         """(T,) by how much each text, alone or joined to the prompt, is above the threshold of a policy that does more
         than observe."""
         count = len(texts)
-        policies, margins = yield from self._all_margins(texts, windows, _LOOK_BUDGET)
+        policies, margins = yield from self._all_margins(texts, windows, _ALTERNATIVES_BUDGET)
         enforced = ~self.guard.observes[policies]
         highest = margins[:, enforced].max(axis=1, initial=-np.inf)
         return highest.reshape(-1, count).max(axis=0)  # type: ignore[no-any-return]
