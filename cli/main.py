@@ -10,7 +10,7 @@ from cli.classifier import classifier
 from cli.corruption import corruption
 from cli.evaluate import evaluate, report
 from cli.launcher import record_failure
-from cli.options import PATH, DeferredCommand
+from cli.options import COUNT, PATH, DeferredCommand
 from cli.policy import policy
 from cli.potter import potter
 from cli.unlearn import FINETUNE_HELP, finetune_command, unlearn
@@ -33,9 +33,16 @@ def eco() -> None:
         "allow_extra_args": True,
         "allow_interspersed_args": True,
     },
-    options_metavar="MODEL --policy DIR [--policy DIR …] [any vllm serve flag]",
+    options_metavar="MODEL [--policy DIR …] [--policy-dir DIR] [any vllm serve flag]",
 )
-@click.option("--policy", "policies", multiple=True, required=True, type=PATH, help="Policy folder to serve.")
+@click.option("--policy", "policies", multiple=True, type=PATH, help="Policy folder to serve.")
+@click.option(
+    "--policy-dir",
+    "policy_dir",
+    default=None,
+    type=PATH,
+    help="Folder of policies, watched: what is put there acts at once, and what is taken away does no more.",
+)
 @click.option(
     "--eco-secret-file",
     "secret_file",
@@ -49,6 +56,33 @@ def eco() -> None:
     "--eco-admin-host", "admin_host", default="127.0.0.1", show_default=True, help="Address of metrics and admin API."
 )
 @click.option("--eco-admin-port", "admin_port", default=8001, show_default=True, type=click.IntRange(0, 65535))
+@click.option(
+    "--eco-admin-key-file",
+    "admin_key_file",
+    default=None,
+    type=PATH,
+    envvar="ECO_ADMIN_KEY_FILE",
+    help="Keys of the admin API, one a line; needed where it is open to other machines.",
+)
+@click.option(
+    "--eco-tenant-header",
+    "tenant_header",
+    default=None,
+    help="Header by which a trusted proxy says whose a request is.  [default: its API key]",
+)
+@click.option("--eco-audit-log", "audit_log", default=None, type=PATH, help="File of the audit log, lines of JSON.")
+@click.option(
+    "--eco-audit-max-mb", "audit_max_mb", default=100, show_default=True, type=COUNT, help="It is rotated at this size."
+)
+@click.option(
+    "--eco-audit-files",
+    "audit_files",
+    default=10,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Older files of it that are kept.",
+)
+@click.option("--eco-audit-prompts", "audit_prompts", is_flag=True, help="Write flagged prompts into it in clear.")
 @click.option(
     "--eco-guard-timeout-s",
     "guard_timeout_s",
@@ -112,12 +146,14 @@ def eco() -> None:
 )
 @click.argument("vllm_args", nargs=-1, type=click.UNPROCESSED, metavar="")
 def serve(vllm_args: tuple[str, ...], **options: Any) -> None:
-    """Serve MODEL with vLLM's OpenAI-compatible API, guarded by one or more policies.
+    """Serve MODEL with vLLM's OpenAI-compatible API, guarded by policies.
 
     Every other flag goes to vLLM's serve command as it is; those that would go around the guard are refused.
     """
     if not vllm_args:
         raise click.UsageError("MODEL is missing: eco serve MODEL --policy DIR")
+    if not options["policies"] and options["policy_dir"] is None:
+        raise click.UsageError("Missing option '--policy' or '--policy-dir'.")
     from gateway.launch import EcoOptions
     from gateway.launch import serve as run
 

@@ -8,12 +8,17 @@ import click
 from cli.classifier import calibration_options, calibration_settings
 from cli.corruption import scorer_options, search_options, search_settings
 from cli.options import COUNT, PATH, filled
+from cli.policy_service import activate, delete, listed, push, rollback, try_prompt
 from sources.presets.names import TASKS
 
 
 @click.group()
 def policy() -> None:
-    """Build and inspect policies."""
+    """Build and inspect policies, and bring them into service."""
+
+
+for command in (push, listed, activate, rollback, delete, try_prompt):
+    policy.add_command(command)
 
 
 @policy.command("build")

@@ -1,30 +1,35 @@
-"""The admin address: liveness, readiness, metrics, and the policies served. For operators, loopback by default."""
+"""The admin address: liveness, readiness, metrics, and policies in service. For operators, loopback by default."""
 
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse
 
-from guard import Guard
+from console.errors import EcoError
+from gateway.admin_key import AdminDoor, AdminKeys
+from gateway.admin_policies import refused
 
 
 def build_admin_app(
-    guard: Guard,
+    routes: APIRouter,
     metrics_text: Callable[[], bytes],
     check_health: Callable[[], Awaitable[None]],
     unready_because: Callable[[], str | None],
 ) -> FastAPI:
-    """Routes: `/livez`, `/readyz`, `/health`, `/metrics` (vLLM's and the guard's), `/policies`.
+    """Routes: `/livez`, `/readyz`, `/health`, `/metrics` (vLLM's and the guard's), and `/v1` with its OpenAPI document.
 
     Args:
+        routes: those of `/v1`.
         check_health: raises where the engine is dead or a thread of the guard dead or stuck.
         unready_because: a word for why no new requests should come now, None where they may.
     """
-    app = FastAPI(title="ECO Gateway admin", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="ECO Gateway admin", version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
+    app.include_router(routes)
+    app.add_exception_handler(EcoError, refused)
 
     async def dead_because() -> str | None:
         try:
@@ -54,33 +59,15 @@ def build_admin_app(
     async def metrics() -> Response:
         return Response(metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/policies")
-    async def policies() -> Response:
-        listed = [
-            {
-                "name": policy.name,
-                "version": policy.bundle.config.version,
-                "digest": policy.bundle.digest,
-                "path": str(policy.bundle.path),
-                "action": policy.bundle.config.action,
-                "answers": answers,
-                "on_error": policy.bundle.config.on_error,
-                "threshold": policy.bundle.config.classifier.threshold,
-                "corruption": policy.bundle.config.corruption.model_dump(mode="json"),
-                "model": policy.bundle.config.model.name,
-            }
-            for policy, answers in zip(guard.policies, guard.answer_modes, strict=True)
-        ]
-        return JSONResponse({"policies": listed})
-
     return app
 
 
 class AdminServer(uvicorn.Server):
     """Uvicorn beside vLLM's server in one loop: signals are the main server's."""
 
-    def __init__(self, app: FastAPI) -> None:
-        super().__init__(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    def __init__(self, app: FastAPI, keys: AdminKeys) -> None:
+        door = AdminDoor(app, keys)
+        super().__init__(uvicorn.Config(door, log_level="warning", access_log=False, lifespan="off"))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

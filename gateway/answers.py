@@ -8,6 +8,7 @@ dropped, and it goes on from a corrupted prompt, or ends as that of a model whic
 import contextlib
 import copy
 import logging
+import math
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -18,6 +19,7 @@ from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+from gateway.audit import Audit
 from gateway.metrics import GuardMetrics
 from gateway.mixed import mixed_prompt
 from gateway.protector import Protector
@@ -47,17 +49,26 @@ class Request:
         prompt: the engine input that came: token ids, and a cache salt perhaps.
         served: the one that is served in its place.
         mask: which of the prompt's tokens the model does not see; None where it sees all.
+        guard: with the policies that apply to it, of which some read answers.
         options: keyword arguments of vLLM's `generate`.
         is_text: the prompt is nothing but tokens, and can be corrupted.
+        tenant: whose it is, where that is known.
     """
 
     prompt: Mapping[str, Any]
     served: Any
     mask: Sequence[bool] | None
+    guard: Guard
     params: SamplingParams
     request_id: str
     options: Mapping[str, Any]
     is_text: bool = True
+    tenant: str | None = None
+
+    @property
+    def answers(self) -> AnswerGuard:
+        assert self.guard.answers is not None
+        return self.guard.answers
 
     @property
     def token_ids(self) -> list[int]:
@@ -106,7 +117,7 @@ class GuardedAnswers:
 
     Args:
         engine: vLLM's own client.
-        guard: one whose policies read answers.
+        audit: told of answers that gave something away.
         eos: token that ends an answer.
         decode: token ids -> text, as the client gets it.
         tells: an answer that is ended says `content_filter`, instead of reading like one that stopped.
@@ -116,19 +127,17 @@ class GuardedAnswers:
         self,
         engine: Any,
         protector: Protector,
-        guard: Guard,
         metrics: GuardMetrics,
+        audit: Audit,
         *,
         eos: int | None,
         decode: Callable[[Sequence[int]], str],
         tells: bool = False,
     ) -> None:
-        assert guard.answers is not None
         self._engine = engine
         self._protector = protector
-        self._guard = guard
-        self._answers: AnswerGuard = guard.answers
         self._metrics = metrics
+        self._audit = audit
         self._eos = eos
         self._decode = decode
         self._finish_reason = "content_filter" if tells else "stop"
@@ -168,26 +177,26 @@ class GuardedAnswers:
     async def _judged(self, request: Request, completion: CompletionOutput) -> CompletionOutput:
         """A complete answer, or what is given in its place."""
         index, restarts = completion.index, 0
-        watch = self._answers.watch(request.token_ids, request.mask)
+        watch = request.answers.watch(request.token_ids, request.mask)
         while (hit := await self._hit_of(watch, completion.token_ids)) is not None:
             again = await self._restarted(request, hit, index, restarts)
             output = await self._final(again) if again is not None else None
             if output is None:
-                self._count(watch, "ended", hit)
+                self._count(request, watch, "ended", hit)
                 return self._end(request, index)
             restarts += 1
-            self._metrics.answer_hit(self._answers.names[hit.policy], "restart")
+            self._hit(request, hit.policy, "restart", hit.score)
             completion = output.outputs[0]
             completion.index = index
             watch = self._following(watch)
-        self._count(watch, "restarted" if restarts else "passed")
+        self._count(request, watch, "restarted" if restarts else "passed")
         if completion.logprobs is not None:
-            fresh = self._answers.watch() if restarts else self._answers.watch(request.token_ids, request.mask)
+            fresh = request.answers.watch() if restarts else request.answers.watch(request.token_ids, request.mask)
             completion.logprobs = await self._withhold(request, fresh, completion.token_ids, completion.logprobs)
         return completion
 
     async def prompt_after_beams(
-        self, prompt: ProtectedPrompt, output: RequestOutput, *, last: bool = False
+        self, guard: Guard, prompt: ProtectedPrompt, output: RequestOutput, *, last: bool = False
     ) -> ProtectedPrompt | None:
         """Judge the answers of a beam search, which leave together.
 
@@ -198,27 +207,27 @@ class GuardedAnswers:
             GracefulHTTPError: 503; as `run`.
         """
         params = SamplingParams(logprobs=1)  # beams have them
-        request = Request({"prompt_token_ids": prompt.token_ids}, None, prompt.mask, params, "", {})
+        request = Request({"prompt_token_ids": prompt.token_ids}, None, prompt.mask, guard, params, "", {})
         for completion in output.outputs:
-            watch = self._answers.watch(request.token_ids, request.mask)
+            watch = request.answers.watch(request.token_ids, request.mask)
             if (hit := await self._hit_of(watch, completion.token_ids)) is not None:
                 again = await self._forgotten(request, hit) if not (last or hit.ends) else None
                 if again is None:
-                    self._count(watch, "ended", hit)
+                    self._count(request, watch, "ended", hit)
                     output.outputs = [self._end(request, number) for number in range(len(output.outputs))]
                 else:
-                    self._metrics.answer_hit(self._answers.names[hit.policy], "restart")
+                    self._hit(request, hit.policy, "restart", hit.score)
                 return again
             if completion.logprobs is not None:
-                fresh = self._answers.watch(request.token_ids, request.mask)
+                fresh = request.answers.watch(request.token_ids, request.mask)
                 completion.logprobs = await self._withhold(request, fresh, completion.token_ids, completion.logprobs)
-            self._count(watch, "restarted" if last else "passed")
+            self._count(request, watch, "restarted" if last else "passed")
         return None
 
     async def _streamed(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
         """The answers of a client that gets them as they come."""
         choices = [
-            _Choice(index, self._answers.watch(request.token_ids, request.mask)) for index in range(request.params.n)
+            _Choice(index, request.answers.watch(request.token_ids, request.mask)) for index in range(request.params.n)
         ]
         first: RequestOutput | None = None
         stream = self._engine.generate(request.served, request.params, request.request_id, **request.options)
@@ -254,12 +263,12 @@ class GuardedAnswers:
             if not stuck:
                 again = await self._restarted(request, hit, choice.index, choice.restarts, choice.left)
             if again is None:
-                self._count(choice.watch, "ended", hit)
+                self._count(request, choice.watch, "ended", hit)
                 choice.is_done, choice.hit = True, None
                 yield self._as_of(first, self._end(request, choice.index, begun=begun), choice, choices)
                 return
             choice.restarts += 1
-            self._metrics.answer_hit(self._answers.names[hit.policy], "restart")
+            self._hit(request, hit.policy, "restart", hit.score)
             unseen = again.mask[len(request.token_ids) :] if again.mask is not None else []
             seen = [token for token, masked in zip(choice.left, unseen, strict=True) if not masked]
             choice.watch, choice.hit = self._following(choice.watch, seen[-_READ_AGAIN:]), None
@@ -287,7 +296,7 @@ class GuardedAnswers:
         for start in range(0, max(len(ids), 1), _READ_TOKENS):
             few = ids[start : start + _READ_TOKENS]
             if watch.add(few, done=done and start + len(few) == len(ids)):
-                choice.hit = await self._work(watch.look(), _LOOK_US)
+                choice.hit = await self._work(watch, watch.look(), _LOOK_US)
                 if choice.hit is not None:
                     choice.held.clear()
                     return
@@ -309,7 +318,7 @@ class GuardedAnswers:
             choice.text += completion.text
             if done:
                 choice.is_done = True
-                self._count(choice.watch, "restarted" if choice.restarts else "passed")
+                self._count(request, choice.watch, "restarted" if choice.restarts else "passed")
             if len(output.outputs) > 1 or output.finished != all(one.is_done for one in choices):
                 output = self._as_of(output, completion, choice, choices)
             choice.has_left = True
@@ -363,9 +372,9 @@ class GuardedAnswers:
 
     async def _forgotten(self, request: Request, hit: Hit, left: Sequence[int] = ()) -> ProtectedPrompt | None:
         def work() -> Generator[int, None, ProtectedPrompt]:
-            unseen = self._answers.telling_tokens(left)
+            unseen = request.answers.telling_tokens(left)
             yield _CORRUPTION_US
-            return (yield from self._guard.forgotten(request.token_ids, left, unseen, hit.policy))
+            return (yield from request.guard.forgotten(request.token_ids, left, unseen, hit.policy))
 
         try:
             safe: ProtectedPrompt = await self._protector.work(work(), _CORRUPTION_US + _TOKEN_US * len(left))
@@ -375,7 +384,7 @@ class GuardedAnswers:
 
     def _following(self, watch: AnswerWatch, seen: Sequence[int] = ()) -> AnswerWatch:
         """The watch of an answer that was restarted: what the model saw of it is read on with the rest."""
-        following = self._answers.watch(answer=seen)
+        following = watch.guard.watch(answer=seen)
         following.observed, following.looks = watch.observed, watch.looks
         return following
 
@@ -388,38 +397,53 @@ class GuardedAnswers:
         return CompletionOutput(index, "", ids, total, said, finish_reason=self._finish_reason)
 
     async def _hit_of(self, watch: AnswerWatch, token_ids: Sequence[int]) -> Hit | None:
-        return await self._work(watch.whole(token_ids), _LOOK_US + _TOKEN_US * len(token_ids))
+        return await self._work(watch, watch.whole(token_ids), _LOOK_US + _TOKEN_US * len(token_ids))
 
-    async def _work(self, work: Any, expected_us: int) -> Hit | None:
+    async def _work(self, watch: AnswerWatch, work: Any, expected_us: int) -> Hit | None:
         """What a look found. One that failed has found something, or nothing may leave; where policies but observe, it
         has found nothing."""
         try:
             hit: Hit | None = await self._protector.work(work, expected_us)
         except GuardError as error:
-            return self._missed(error)
+            return self._missed(watch.guard, error)
         return hit
 
-    def _missed(self, error: GuardError) -> Hit | None:
-        if self._answers.rejects_on_error:
+    def _missed(self, answers: AnswerGuard, error: GuardError) -> Hit | None:
+        if answers.rejects_on_error:
             raise self._failed(error) from error
         self._metrics.answer_failed(error)
-        if not self._answers.enforces:
+        if not answers.enforces:
             return None
-        return Hit(self._answers.first, float("nan"), ends=bool(self._answers.ends.any()))
+        return Hit(answers.first, float("nan"), ends=bool((answers.ends & answers.reads).any()))
 
     def _failed(self, error: GuardError) -> GracefulHTTPError:
         logger.error("answer broken off: %s (%s)", error, type(error.__cause__).__name__)
+        self._audit.event("failed", reason=str(error), cause=type(error.__cause__).__name__)
         self._metrics.answer_failed(error)
         self._metrics.answered("failed", 0)
         message = "The answer could not be checked. Please try again later."
         return GracefulHTTPError(message, HTTPStatus.SERVICE_UNAVAILABLE)
 
-    def _count(self, watch: AnswerWatch, outcome: str, hit: Hit | None = None) -> None:
+    def _count(self, request: Request, watch: AnswerWatch, outcome: str, hit: Hit | None = None) -> None:
         self._metrics.answered(outcome, watch.looks)
         for policy in watch.observed:
-            self._metrics.answer_hit(self._answers.names[policy], "observe")
+            self._hit(request, policy, "observe", None)
         if hit is not None:
-            self._metrics.answer_hit(self._answers.names[hit.policy], "end")
+            self._hit(request, hit.policy, "end", hit.score)
+
+    def _hit(self, request: Request, policy: int, action: str, score: float | None) -> None:
+        name = request.answers.names[policy]
+        self._metrics.answer_hit(name, action)
+        known = score is not None and math.isfinite(score)
+        self._audit.event(
+            "answer",
+            request=request.request_id,
+            tenant=request.tenant,
+            policy=name,
+            digest=request.guard.policies[policy].bundle.digest,
+            action=action,
+            score=round(score, 6) if known and score is not None else None,
+        )
 
     async def _withhold(
         self, request: Request, watch: AnswerWatch, token_ids: Sequence[int], logprobs: Any, *, adds: bool = True
@@ -430,7 +454,7 @@ class GuardedAnswers:
         Args:
             watch: of what is before the tokens. It reads them too, or with `adds=False` a copy of it does.
         """
-        if not self._answers.enforces:
+        if not request.answers.enforces:
             return logprobs
         reader = watch if adds else watch.copy()
 
@@ -453,7 +477,7 @@ class GuardedAnswers:
         try:
             found: list[Any] = await self._protector.work(work(), _LOOK_US + _ALTERNATIVE_US * alternatives)
         except GuardError as error:
-            self._missed(error)
+            self._missed(request.answers, error)
             return [position and {token: position[token]} for token, position in zip(token_ids, logprobs, strict=False)]
         return found
 
@@ -461,5 +485,5 @@ class GuardedAnswers:
         """A prompt has alternatives too."""
         if output.prompt_logprobs and len(output.prompt_logprobs) == len(request.token_ids):
             output.prompt_logprobs = await self._withhold(
-                request, self._answers.watch(), request.token_ids, output.prompt_logprobs
+                request, request.answers.watch(), request.token_ids, output.prompt_logprobs
             )

@@ -35,12 +35,14 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from gateway import SelfTestError
 from gateway.answers import GuardedAnswers, Request
+from gateway.audit import Audit
 from gateway.metrics import GuardMetrics
 from gateway.mixed import mixed_prompt
+from gateway.policies.active import ActivePolicies
 from gateway.protector import Protector
 from gateway.scheduling import QueueFullError
 from gateway.traffic import Refusal, Traffic, current_arrival
-from guard import GuardError, ProtectedPrompt
+from guard import Guard, GuardError, ProtectedPrompt, Verdicts
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
@@ -198,6 +200,7 @@ class _BeamScope:
     """One beam search: the first call is the prompt and fixes the verdict; later calls extend it by generation."""
 
     prompt: ProtectedPrompt | None = None
+    guard: Guard | None = None
 
 
 #: Set only while vLLM's own beam search runs, which a client cannot imitate: request ids are the client's to choose.
@@ -222,17 +225,15 @@ def _scope_beam_search() -> None:
     async def beam_search(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[RequestOutput, None]:
         scope = _BeamScope()
         output = await scoped(scope, original(self, *args, **kwargs))
-        if (
-            output is not None
-            and scope.prompt is not None
-            and (answers := getattr(self.engine_client, "answers", None)) is not None
-        ):
-            prompt = await answers.prompt_after_beams(scope.prompt, output)
+        guard = scope.guard
+        if output is not None and scope.prompt is not None and guard is not None and guard.answers is not None:
+            answers: GuardedAnswers = self.engine_client.answers
+            prompt = await answers.prompt_after_beams(guard, scope.prompt, output)
             if prompt is not None:
                 scope.prompt = prompt
                 output = await scoped(scope, original(self, *args, **kwargs))
                 if output is not None:
-                    await answers.prompt_after_beams(prompt, output, last=True)
+                    await answers.prompt_after_beams(guard, prompt, output, last=True)
         if output is not None:
             yield output
 
@@ -254,7 +255,8 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
     Args:
         engine: vLLM's own client.
         traffic: the HTTP requests on their way, which a shutdown lets finish.
-        answers: what guards the answers; None where no policy reads them.
+        policies: those in force.
+        audit: told of flagged and failed prompts.
         refuse_steering: refuse requests whose client says which tokens may come.
         allow_multimodal: classify the text of multimodal prompts and refuse flagged ones, instead of refusing all.
     """
@@ -265,8 +267,10 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         protector: Protector,
         metrics: GuardMetrics,
         traffic: Traffic,
+        policies: ActivePolicies,
+        audit: Audit,
         *,
-        answers: GuardedAnswers | None = None,
+        answers: GuardedAnswers,
         refuse_steering: bool = False,
         allow_multimodal: bool = False,
     ) -> None:
@@ -275,6 +279,8 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         self._protector = protector
         self._metrics = metrics
         self._traffic = traffic
+        self._policies = policies
+        self._audit = audit
         self.answers = answers
         self._refuse_steering = refuse_steering
         self._allow_multimodal = allow_multimodal
@@ -293,21 +299,36 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
             GracefulHTTPError: 503; the guard failed, or is too busy, and the prompt was not served. 429; the request
                 lists more than it may.
         """
-        self._check_params(sampling_params)
-        protected, mask = await self._protect(prompt)
-        if self.answers is None or _beam.get() is not None:  # beams are judged together
+        guard = self._guard_for(prompt, options.get("lora_request"))
+        self._check_params(sampling_params, reads_answers=guard is not None and guard.answers is not None)
+        protected, mask = await self._protect(prompt, guard, request_id)
+        if guard is None or guard.answers is None or _beam.get() is not None:  # beams are judged together
             stream = self._engine.generate(protected, sampling_params, request_id, **options)
         else:
-            is_text = prompt["type"] == "token"
-            stream = self.answers.run(
-                Request(prompt, protected, mask, sampling_params, request_id, options, is_text=is_text)
-            )
+            is_text, arrival = prompt["type"] == "token", current_arrival()
+            tenant = None if arrival is None else arrival.tenant
+            request = Request(prompt, protected, mask, guard, sampling_params, request_id, options, is_text, tenant)
+            stream = self.answers.run(request)
         async with contextlib.aclosing(stream) as outputs:
             async for output in outputs:
                 yield output
 
-    def _check_params(self, params: Any) -> None:
-        if self.answers is not None and getattr(params, "prompt_logprob_token_ids", None) is not None:
+    def _guard_for(self, prompt: Any, lora_request: Any) -> Guard | None:
+        """The guard with the policies that apply to a request; None where none does. All of a beam search has one."""
+        if (scope := _beam.get()) is not None and scope.guard is not None:
+            return scope.guard
+        arrival = current_arrival()
+        guard = self._policies.guard_for(
+            prompt.get("prompt_token_ids", ()) if isinstance(prompt, dict) else (),
+            tenant=None if arrival is None else arrival.tenant,
+            adapter=None if lora_request is None else lora_request.lora_name,
+        )
+        if scope is not None:
+            scope.guard = guard
+        return guard
+
+    def _check_params(self, params: Any, *, reads_answers: bool) -> None:
+        if reads_answers and getattr(params, "prompt_logprob_token_ids", None) is not None:
             message = "prompt_logprob_token_ids is not accepted by this server, where answers are guarded"
             self._refuse("alternatives", message, parameter="prompt_logprob_token_ids")
         if self._refuse_steering:
@@ -319,19 +340,19 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
             if (getattr(params, "extra_args", None) or {}).get(name):
                 self._refuse("transfer_params", f"{name} is not accepted by this server", parameter=name)
 
-    async def _protect(self, prompt: Any) -> tuple[Any, list[bool] | None]:
+    async def _protect(self, prompt: Any, guard: Guard | None, request_id: str) -> tuple[Any, list[bool] | None]:
         """The engine input that may be served in place of `prompt`, and which tokens the model will not see in it."""
         kind = prompt.get("type") if isinstance(prompt, dict) else type(prompt).__name__
         if kind == "multimodal" and self._allow_multimodal and "encoder_prompt_token_ids" not in prompt:
             self._check_ids(prompt)
-            if (await self._verdict(prompt["prompt_token_ids"])).mask is not None:
+            if (await self._verdict(prompt["prompt_token_ids"], guard, request_id)).mask is not None:
                 self._refuse("flagged_multimodal", "this multimodal prompt cannot be answered")
             return prompt, None
         if kind != "token":
             reason = kind if kind in {"embeds", "multimodal", "enc_dec"} else "other"
             self._refuse(reason, f"this server answers text and token-id prompts only, not {reason} input")
         self._check_ids(prompt)
-        safe = await self._verdict(prompt["prompt_token_ids"])
+        safe = await self._verdict(prompt["prompt_token_ids"], guard, request_id)
         if safe.mask is None:
             return prompt, None
         return mixed_prompt(safe, prompt), safe.mask
@@ -340,13 +361,16 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         """vLLM's own checks of length and vocabulary, which it would do after the guard's work."""
         self.input_processor._validate_model_inputs(None, prompt)
 
-    async def _verdict(self, token_ids: list[int]) -> ProtectedPrompt:
+    async def _verdict(self, token_ids: list[int], guard: Guard | None, request_id: str) -> ProtectedPrompt:
         scope = _beam.get()
         if scope is not None and scope.prompt is not None:
             return _extended(scope.prompt, token_ids)
         arrival = current_arrival()
         try:
-            prompt = await self._protector.protect(token_ids, None if arrival is None else arrival.group)
+            if guard is None:
+                prompt = ProtectedPrompt(token_ids)
+            else:
+                prompt = await self._protector.protect(guard, token_ids, None if arrival is None else arrival.group)
         except QueueFullError as error:
             refusal = _refusal_for(error)
             if arrival is not None:
@@ -354,10 +378,13 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
             raise GracefulHTTPError(refusal.message, refusal.status) from error
         except GuardError as error:
             logger.error("prompt rejected: %s (%s)", error, type(error.__cause__).__name__)
+            self._audit.event("failed", request=request_id, reason=str(error), cause=type(error.__cause__).__name__)
             raise GracefulHTTPError(
                 "The request could not be checked and was not served. Please try again later.",
                 HTTPStatus.SERVICE_UNAVAILABLE,
             ) from error
+        if guard is not None:
+            self._remember(prompt, request_id, None if arrival is None else arrival.tenant)
         if prompt.refused_by is not None:
             self._refuse("policy", "this request is refused by the operator's policy")
         if scope is not None:
@@ -365,6 +392,28 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         if arrival is not None:
             await arrival.checked()
         return prompt
+
+    def _remember(self, prompt: ProtectedPrompt, request_id: str, tenant: str | None) -> None:
+        """A line of the audit log for each policy that flagged a prompt."""
+        told = prompt.verdicts.told.values() if isinstance(prompt.verdicts, Verdicts) else prompt.verdicts
+        flagged = [verdict for verdict in told if verdict.flagged]
+        if not flagged or not self._audit.is_kept:
+            return
+        digests = {one.name: one.bundle.digest for one in self._policies.current.wanted}
+        said = {"prompt": self._audit.prompt_digest(prompt.token_ids)}
+        if self._audit.keeps_text:
+            said["text"] = self.renderer.get_tokenizer().decode(prompt.token_ids)
+        for verdict in flagged:
+            self._audit.event(
+                "flagged",
+                request=request_id,
+                tenant=tenant,
+                policy=verdict.policy,
+                digest=digests.get(verdict.policy),
+                score=None if verdict.failed else round(verdict.score, 6),
+                action=verdict.action,
+                **said,
+            )
 
     def _refuse(self, reason: str, message: str, parameter: str | None = None) -> NoReturn:
         self._metrics.refused_input(reason)

@@ -32,6 +32,8 @@ _BEAT_S = 0.5
 #: A front end whose loop has stood still for so long is not ready.
 _STALE_S = 10.0
 _POLL_S = 0.05
+#: A change of policies is waited for as long, in all front ends.
+_SAME_POLICIES_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,9 @@ class Shared:
     """Takes the one line that says why a front end gave up."""
     metrics_folder: Path
     digests: Mapping[str, str]
-    """Of every policy, by name."""
+    """Of every policy of `--policy`, by name."""
+    sets: Any
+    """One number for each front end: the first digits of the digest of the policies that it has in force."""
 
 
 class FrontEnd:
@@ -56,6 +60,7 @@ class FrontEnd:
         peer_loads: vLLM's shared table of open connections, and this front end's place in it.
     """
 
+    index = 0
     client: Mapping[str, Any] | None = None
     peer_loads: tuple[Any, int] | None = None
 
@@ -67,13 +72,21 @@ class FrontEnd:
     async def all_tested(self) -> None:
         """Wait until every front end may serve."""
 
+    def has(self, digest: str) -> None:
+        """This front end has the set of policies of that digest in force."""
+
+    async def all_have(self, digest: str) -> bool:
+        """Whether all front ends have it in force; waits a little for it."""
+        del digest
+        return True
+
     async def check_health(self, check_own: Callable[[], Awaitable[None]]) -> None:
         """Raise unless engines and guards answer, this front end's and all others'."""
         await check_own()
 
     def metrics_text(self, own: GuardMetrics) -> bytes:
         """vLLM's metrics and the guard's, over all front ends."""
-        return generate_latest(REGISTRY) + generate_latest(own.registry)
+        return generate_latest(REGISTRY) + generate_latest(own.registry) + generate_latest(own.policies)
 
     async def administer(
         self, admin: AdminServer, sock: socket.socket, check_own: Callable[[], Awaitable[None]]
@@ -117,6 +130,18 @@ class OneOfSeveral(FrontEnd):
         if {bundle.config.name: bundle.digest for bundle in bundles} != self._shared.digests:
             raise LaunchError("--policy: a policy changed while the server started; start it again")
 
+    def has(self, digest: str) -> None:
+        self._shared.sets[self.index] = _number(digest)
+
+    async def all_have(self, digest: str) -> bool:
+        self.has(digest)
+        deadline = time.monotonic() + _SAME_POLICIES_S
+        while not (same := all(number == _number(digest) for number in self._shared.sets)):
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(_POLL_S)
+        return same
+
     def failed(self, reason: str) -> NoReturn:
         self._shared.reasons.put(reason)
         raise SystemExit(2)
@@ -147,8 +172,7 @@ class OneOfSeveral(FrontEnd):
             raise ServerDiedError("a front end does not answer")
 
     def metrics_text(self, own: GuardMetrics) -> bytes:
-        del own  # it is in the folder, as the others'
-        return summed(self._shared.metrics_folder, self._are_alive)
+        return summed(self._shared.metrics_folder, self._are_alive) + generate_latest(own.policies)
 
     async def administer(
         self, admin: AdminServer, sock: socket.socket, check_own: Callable[[], Awaitable[None]]
@@ -189,11 +213,12 @@ def run_front_ends(
     from vllm.v1.metrics.prometheus import setup_multiprocess_prometheus
 
     signs_of_life = multiprocessing.get_context("spawn").RawArray("d", args.api_server_count)
+    sets = multiprocessing.get_context("spawn").RawArray("Q", args.api_server_count)
     reasons = multiprocessing.get_context("spawn").SimpleQueue()
     digests = {bundle.config.name: bundle.digest for bundle in bundles}
     setup_multiprocess_prometheus()
     with tempfile.TemporaryDirectory(prefix="eco-metrics-") as folder:
-        shared = Shared(signs_of_life, reasons, Path(folder), digests)
+        shared = Shared(signs_of_life, reasons, Path(folder), digests, sets)
         try:
             with _quiet_failures():
                 _run(args, public, _Target(target, shared))
@@ -254,6 +279,10 @@ def _run(args: Namespace, public: tuple[str, socket.socket], target: _Target) ->
         for part in (front_ends, engines.engine_manager, coordinator):
             if part is not None:
                 part.shutdown(timeout=max(deadline - time.monotonic(), 0.0) if stopping.is_set else None)
+
+
+def _number(digest: str) -> int:
+    return int(digest[:16] or "0", 16)
 
 
 @dataclass(slots=True)

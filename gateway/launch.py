@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 import sys
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,20 @@ from typing import Any, Literal, NoReturn
 from classifiers.encoders.runtime import Device
 from console.errors import EcoError
 from gateway import LaunchError
+from gateway.admin import AdminServer, build_admin_app
+from gateway.admin_key import AdminKeys, check_admin_address
+from gateway.admin_policies import Render, policy_routes
+from gateway.audit import Audit, AuditFile
 from gateway.flags import check_environment, check_flags, lora_targets
 from gateway.front_ends import FrontEnd, OneOfSeveral, Shared, count_of, run_front_ends
+from gateway.metrics import GuardMetrics
+from gateway.policies.active import ActivePolicies, MakeGuard
+from gateway.policies.folder import PolicyFolder, Wanted
+from gateway.policies.loading import PolicyLoader
 from gateway.summed_metrics import keep_apart
+from gateway.tenants import tenants_by
 from gateway.traffic import PUBLIC_PATHS, FrontDoor, Traffic, path_of
-from guard import PolicyBundle, load_bundle, load_or_create_secret
+from guard import LoadedPolicy, PolicyBundle, load_bundle, load_or_create_secret
 from guard.bundle import AnswerMode
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
@@ -42,8 +51,17 @@ class EcoOptions:
 
     policies: tuple[Path, ...]
     secret_file: Path
+    policy_dir: Path | None = None
     admin_host: str = "127.0.0.1"
     admin_port: int = 8001
+    admin_key_file: Path | None = None
+    tenant_header: str | None = None
+    """Set by a proxy that is trusted to say whose a request is."""
+    audit_log: Path | None = None
+    audit_max_mb: int = 100
+    audit_files: int = 10
+    """Older files of the audit log that are kept."""
+    audit_prompts: bool = False
     guard_timeout_s: float = 10.0
     guard_queue_ms: float = 5000.0
     guard_threads: int | None = None
@@ -63,8 +81,9 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
         LaunchError, GuardError and the errors of `corruption` and `classifiers`: one line; nothing was served.
     """
     check_environment()
-    bundles = _load_bundles(options.policies)
-    secret = load_or_create_secret(options.secret_file)
+    bundles = _load_bundles(options)
+    load_or_create_secret(options.secret_file)
+    check_admin_address(options.admin_host, AdminKeys(options.admin_key_file))
     args = _parse(vllm_args)
     check_flags(args, allow_untested=options.allow_untested, allow_multimodal=options.allow_multimodal)
     from gateway.engine import WORKER_EXTENSION
@@ -78,21 +97,20 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     with _bind_admin(options) as admin_socket:
         address, public_socket = _bind_public(args)
         with public_socket:
-            prepared = _prepare(args, bundles, options.encoder_device)
+            prepared = _prepare(args, bundles, options)
             if front_ends > 1:
                 del prepared  # it fits; each front end loads its own
-                process = functools.partial(_serve_front_end, options, secret, admin_socket)
+                process = functools.partial(_serve_front_end, options, admin_socket)
                 run_front_ends(args, (address, public_socket), bundles, process)
                 return
             import uvloop
 
             keep_apart(None)
-            uvloop.run(_run(args, options, prepared, secret, (address, public_socket), admin_socket, FrontEnd()))
+            uvloop.run(_run(args, options, prepared, (address, public_socket), admin_socket, FrontEnd()))
 
 
 def _serve_front_end(
     options: EcoOptions,
-    secret: bytes,
     admin_socket: socket.socket,
     address: str,
     public_socket: socket.socket,
@@ -106,27 +124,20 @@ def _serve_front_end(
     front_end = OneOfSeveral(client, shared)
     try:
         front_end.set_up_process(args)
-        bundles = _load_bundles(options.policies)
+        bundles = _load_bundles(options)
         front_end.check_policies(bundles)
-        prepared = _prepare(args, bundles, options.encoder_device)
-        uvloop.run(_run(args, options, prepared, secret, (address, public_socket), admin_socket, front_end))
+        prepared = _prepare(args, bundles, options)
+        uvloop.run(_run(args, options, prepared, (address, public_socket), admin_socket, front_end))
     except EcoError as error:
         front_end.failed(str(error))
     except KeyboardInterrupt:  # SIGTERM while starting
         raise SystemExit(1) from None
 
 
-def _load_bundles(paths: Sequence[Path]) -> list[PolicyBundle]:
-    if not paths:
-        raise LaunchError("--policy: give at least one policy folder; eco policy build makes one")
-    bundles = [load_bundle(path) for path in paths]
-    seen: dict[str, Path] = {}
-    for bundle in bundles:
-        if (other := seen.setdefault(bundle.config.name, bundle.path)) is not bundle.path:
-            raise LaunchError(
-                f"policy name {bundle.config.name!r} is used twice: {other} and {bundle.path}; rebuild one with --name"
-            )
-    return bundles
+def _load_bundles(options: EcoOptions) -> list[PolicyBundle]:
+    if not options.policies and options.policy_dir is None:
+        raise LaunchError("--policy: give a policy folder, which eco policy build makes, or a --policy-dir of them")
+    return [load_bundle(path) for path in options.policies]
 
 
 def _parse(vllm_args: Sequence[str]) -> Namespace:
@@ -150,6 +161,7 @@ def _parse(vllm_args: Sequence[str]) -> Namespace:
         parser.set_defaults(shutdown_timeout=SHUTDOWN_TIMEOUT_S)
         args: Namespace = parser.parse_args(list(vllm_args))
         args.subparser = "serve"
+        args.api_key = _all_api_keys(vllm_args) or args.api_key
         if args.model_tag is not None:
             args.model = args.model_tag
         elif "model" not in named and not ("config" in named and args.model != _DEFAULT_MODEL):
@@ -160,6 +172,14 @@ def _parse(vllm_args: Sequence[str]) -> Namespace:
     except yaml.YAMLError as error:
         raise LaunchError("--config: not valid YAML") from error
     return args
+
+
+def _all_api_keys(vllm_args: Sequence[str]) -> list[str]:
+    """The keys of every `--api-key`: of several, argparse keeps those of the last."""
+    keys = ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--api-key", "--api_key"):
+        keys.add_argument(name, dest="keys", nargs="*", action="extend", default=[])
+    return list(keys.parse_known_args(list(vllm_args))[0].keys)
 
 
 def _bind_admin(options: EcoOptions) -> socket.socket:
@@ -191,55 +211,37 @@ def _bind_public(args: Namespace) -> tuple[str, socket.socket]:
     return address, sock
 
 
-def _prepare(args: Namespace, bundles: Sequence[PolicyBundle], device: Device) -> dict[str, Any]:
-    """A guard's arguments that are loaded before the engine: it fails fast where the policies do not fit the model."""
-    from classifiers import Encoder, resolve_encoder
-    from classifiers.encoders.tokens import TokenClassifier
-    from corruption import EmbeddingRows
-    from guard import load_policy
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is loaded before the engine: it fails fast where the policies do not fit the model."""
 
+    bundles: tuple[PolicyBundle, ...]
+    folder: PolicyFolder | None
+    loader: PolicyLoader
+    wanted: tuple[Wanted, ...]
+
+
+def _prepare(args: Namespace, bundles: Sequence[PolicyBundle], options: EcoOptions) -> _Prepared:
     # The guard's threads work in Python: what else the process does waits for a turn this long, not five milliseconds.
     sys.setswitchinterval(0.0005)
-    shared = [bundle.config.classifier for bundle in bundles if bundle.config.classifier.kind == "head"]
-    names = {classifier.encoder for classifier in shared}
-    if len(names) > 1:
-        raise LaunchError(f"the policies use different encoders ({', '.join(sorted(names))}); build them with one")
-    rows = EmbeddingRows.open(args.model, revision=args.revision)
-    digest = rows.digest()
-    encoder = Encoder.open(resolve_encoder(names.pop()), device=device) if names else None
-    opened: dict[str, TokenClassifier] = {}
-    policies = [
-        load_policy(
-            bundle,
-            encoder,
-            hidden_size=rows.hidden_size,
-            embedding_digest=digest,
-            token_classifiers=opened,
-            device=device,
-        )
-        for bundle in bundles
-    ]
-    return {"rows": rows, "encoder": encoder, "policies": policies}
+    folder = None if options.policy_dir is None else PolicyFolder(options.policy_dir)
+    loader = PolicyLoader.open(args, options.encoder_device)
+    wanted = ActivePolicies.prepare(bundles, folder, loader)
+    return _Prepared(tuple(bundles), folder, loader, wanted)
 
 
 async def _run(
     args: Namespace,
     options: EcoOptions,
-    prepared: dict[str, Any],
-    secret: bytes,
+    prepared: _Prepared,
     public: tuple[str, socket.socket],
     admin_socket: socket.socket,
     front_end: FrontEnd,
 ) -> None:
-    from vllm.renderers.chat_utils import load_chat_template
-
-    from gateway.admin import AdminServer, build_admin_app
     from gateway.answers import GuardedAnswers
     from gateway.engine import GuardedEngine, open_engine
-    from gateway.metrics import GuardMetrics
     from gateway.protector import Protector, default_threads
     from gateway.selftest import run_self_test
-    from guard import Guard, decoder_of, template_of
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt("terminated")
@@ -247,24 +249,24 @@ async def _run(
     # Before the HTTP server has its own handlers, SIGTERM interrupts start-up, as in vLLM.
     signal.signal(signal.SIGTERM, interrupt)
     metrics = GuardMetrics()
+    audit = _audit(options, metrics, front_end.index)
     async with open_engine(args, front_end.client) as engine:
-        dtype, rows = engine.model_config.dtype, prepared["rows"]
+        dtype, rows = engine.model_config.dtype, prepared.loader.rows
         # A pool: the guard decodes in another thread than vLLM tokenizes in.
         tokenizer = engine.renderer.get_tokenizer()
         async with front_end.testing():
             scale = await run_self_test(engine, rows, vocab_size=min(rows.vocab_size, len(tokenizer)), dtype=dtype)
-        guard = Guard(
-            **prepared,
-            decode=decoder_of(tokenizer),
-            template=template_of(tokenizer, load_chat_template(args.chat_template)),
-            secret=secret,
-            row_scale=scale,
-            dtype=dtype,
-            answers=None if options.answers == "policy" else options.answers,
-            watched=True,
+        policies = ActivePolicies(
+            prepared.bundles,
+            prepared.folder,
+            prepared.loader,
+            args.served_model_name or [args.model],
+            functools.partial(load_or_create_secret, options.secret_file),
+            metrics,
+            audit,
         )
+        policies.start(_guard_maker(args, options, prepared.loader, tokenizer, scale, dtype), prepared.wanted)
         protector = Protector(
-            guard,
             metrics,
             timeout_s=options.guard_timeout_s,
             queue_ms=options.guard_queue_ms,
@@ -272,22 +274,22 @@ async def _run(
         )
         protector.start()
         traffic = Traffic()
-        answers = None
-        if guard.answers is not None:
-            answers = GuardedAnswers(
-                engine,
-                protector,
-                guard,
-                metrics,
-                eos=tokenizer.eos_token_id,
-                decode=functools.partial(tokenizer.decode, skip_special_tokens=True),
-                tells=options.tell_ended,
-            )
+        answers = GuardedAnswers(
+            engine,
+            protector,
+            metrics,
+            audit,
+            eos=tokenizer.eos_token_id,
+            decode=functools.partial(tokenizer.decode, skip_special_tokens=True),
+            tells=options.tell_ended,
+        )
         client = GuardedEngine(
             engine,
             protector,
             metrics,
             traffic,
+            policies,
+            audit,
             answers=answers,
             refuse_steering=options.refuse_steering,
             allow_multimodal=options.allow_multimodal,
@@ -296,23 +298,105 @@ async def _run(
         def unready_because() -> str | None:
             return traffic.closed_because or ("overloaded" if protector.is_overloaded else None)
 
-        def door(app: Any) -> FrontDoor:
-            return FrontDoor(app, traffic, turned_away=lambda: metrics.turned_away("draining"))
+        tenant_of = tenants_by(options.tenant_header, _api_keys(args))
 
+        def door(app: Any) -> FrontDoor:
+            return FrontDoor(app, traffic, turned_away=lambda: metrics.turned_away("draining"), tenant_of=tenant_of)
+
+        keys = AdminKeys(options.admin_key_file)
+        routes = policy_routes(policies, protector, _renderer(args, tokenizer), tokenizer.decode, front_end.all_have)
         metrics_text = functools.partial(front_end.metrics_text, metrics)
         check_health = functools.partial(front_end.check_health, client.check_health)
-        admin = AdminServer(build_admin_app(guard, metrics_text, check_health, unready_because))
+        admin = AdminServer(build_admin_app(routes, metrics_text, check_health, unready_because), keys)
         admin_task = asyncio.create_task(front_end.administer(admin, admin_socket, client.check_health))
+        watch_task = asyncio.create_task(policies.watch(keys.refresh, front_end.has))
         await front_end.all_tested()
-        logger.info("guard: %d policies, self-test passed, row scale %g", len(guard.policies), scale)
+        logger.info("guard: %d policies, self-test passed, row scale %g", len(policies.current.wanted), scale)
+        audit.event("started", model=args.model, policies=policies.current.digest)
         try:
             shutdown = await _serve_http(client, args, door, *public, front_end.peer_loads)
         finally:
+            watch_task.cancel()
             admin.should_exit = True
             await admin_task
             protector.stop()
+            policies.close()
+            audit.event("stopped")
+            audit.close()
     # As in vLLM: the HTTP server's shutdown is awaited after the engine's.
     await shutdown
+
+
+def _guard_maker(
+    args: Namespace, options: EcoOptions, loader: PolicyLoader, tokenizer: Any, scale: float, dtype: Any
+) -> MakeGuard:
+    """What makes a guard of policies, for the model that was started."""
+    from vllm.renderers.chat_utils import load_chat_template
+
+    from guard import Guard, decoder_of, template_of
+
+    decode = decoder_of(tokenizer)
+    template = template_of(tokenizer, load_chat_template(args.chat_template))
+
+    def make(policies: Sequence[LoadedPolicy], secret: bytes) -> Guard:
+        return Guard(
+            policies,
+            encoder=loader.encoder,
+            decode=decode,
+            template=template,
+            rows=loader.rows,
+            secret=secret,
+            row_scale=scale,
+            dtype=dtype,
+            features=loader.features,
+            answers=None if options.answers == "policy" else options.answers,
+            watched=True,
+        )
+
+    return make
+
+
+def _renderer(args: Namespace, tokenizer: Any) -> Render:
+    """Text or messages as ids, for the admin address to try."""
+    from vllm.renderers.chat_utils import load_chat_template
+
+    chat_template = load_chat_template(args.chat_template)
+
+    def render(said: str | list[dict[str, Any]]) -> list[int]:
+        if isinstance(said, str):
+            return list(tokenizer.encode(said))
+        try:
+            return list(
+                tokenizer.apply_chat_template(
+                    said, chat_template=chat_template, add_generation_prompt=True, return_dict=False
+                )
+            )
+        except Exception as error:  # a template is a program, and fails as it likes
+            raise ValueError(str(error)) from error
+
+    return render
+
+
+def _audit(options: EcoOptions, metrics: GuardMetrics, front_end: int) -> Audit:
+    if options.audit_log is None:
+        return Audit()
+    path = options.audit_log
+    if front_end:  # a file of its own: they are rotated by who writes them
+        path = path.with_name(f"{path.stem}-{front_end}{path.suffix}")
+    return AuditFile(
+        path,
+        max_bytes=options.audit_max_mb << 20,
+        backups=options.audit_files,
+        secret=load_or_create_secret(options.secret_file),
+        lost=metrics.audit_lost,
+        keeps_text=options.audit_prompts,
+    )
+
+
+def _api_keys(args: Namespace) -> list[str]:
+    from vllm import envs
+
+    return [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
 
 
 async def _serve_http(
@@ -367,10 +451,9 @@ def _authenticate_every_route(app: Any, args: Namespace) -> None:
     """vLLM's `--api-key` covers four path prefixes; a guarded server asks for it on all that is not public."""
     from starlette.datastructures import Headers
     from starlette.responses import JSONResponse
-    from vllm import envs
     from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
-    tokens = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
+    tokens = _api_keys(args)
     if not tokens:
         return
 

@@ -1,16 +1,76 @@
 """Verdict metrics, in a registry of their own: they are for operators and never on the public port."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
-from guard import ProtectedPrompt, Verdicts
+from guard import PolicyBundle, ProtectedPrompt, Verdicts
+from guard.bundle import PolicyConfig
 
 #: With more policies, prompts that a policy passed are not counted for it: they are all the others of `eco_prompts`.
 _COUNTED_POLICIES = 256
 _PIECE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class _Acting(Protocol):
+    """A policy in force."""
+
+    @property
+    def bundle(self) -> PolicyBundle: ...
+    @property
+    def config(self) -> PolicyConfig:
+        """As it acts."""
+        ...
+
+
+class _InForce(Protocol):
+    """The policies in force."""
+
+    @property
+    def wanted(self) -> tuple[_Acting, ...]: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def since(self) -> float: ...
+
+
+class _PoliciesCollector(Collector):
+    """What is in force at the moment of a scrape: of that nothing can be added up."""
+
+    def __init__(self) -> None:
+        self.in_force: Callable[[], _InForce] | None = None
+
+    def collect(self) -> Iterator[Metric]:
+        if self.in_force is None:
+            return
+        now = self.in_force()
+        yield GaugeMetricFamily("eco_policies", "Policies in force", float(len(now.wanted)))
+        last = "When the set of policies in force last changed, in seconds since the epoch"
+        yield GaugeMetricFamily("eco_policy_last_activation_timestamp_seconds", last, now.since)
+        digest = "1; its label tells sets of policies apart: replicas that do the same have the same"
+        yield _one("eco_policy_set_info", digest, {"digest": now.digest[:16]})
+        if len(now.wanted) > _COUNTED_POLICIES:
+            return
+        info = GaugeMetricFamily(
+            "eco_policy_info", "1 for each policy in force", labels=["policy", "version", "digest", "action", "answers"]
+        )
+        for acting in now.wanted:
+            config = acting.config
+            info.add_metric(
+                [config.name, config.version, acting.bundle.digest[:16], config.action, config.answer_mode], 1.0
+            )
+        yield info
+
+
+def _one(name: str, documentation: str, labels: Mapping[str, str]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, documentation, labels=list(labels))
+    family.add_metric(list(labels.values()), 1.0)
+    return family
 
 
 class GuardMetrics:
@@ -57,6 +117,14 @@ class GuardMetrics:
         self._answer_hits = counter("eco_answer_hits", hits, ["policy", "action"])
         self._answer_looks = counter("eco_answer_looks", "Looks at answers under way")
         self._ready = gauge("eco_ready", "1 while the guard answers")
+        changes = "Changes of policies in force, by outcome: activated, refused (what could not act)"
+        self._activations = counter("eco_policy_activations", changes, ["outcome"])
+        lost = "Lines of the audit log that were lost, by reason: queue, disk"
+        self._audit_lost = counter("eco_audit_lost", lost, ["reason"])
+        self.policies = CollectorRegistry()
+        """Of the policies in force: never summed over front ends, which all have the same."""
+        self._policies = _PoliciesCollector()
+        self.policies.register(self._policies)
 
     def decided(self, prompt: ProtectedPrompt, seconds: float) -> None:
         self._latency.observe(seconds)
@@ -99,6 +167,19 @@ class GuardMetrics:
 
     def worked_piece(self, seconds: float) -> None:
         self._pieces.observe(seconds)
+
+    def in_force(self, policies: Callable[[], _InForce]) -> None:
+        """Take the policies in force from this at every scrape."""
+        self._policies.in_force = policies
+
+    def policy_activated(self) -> None:
+        self._activations.labels("activated").inc()
+
+    def policy_refused(self) -> None:
+        self._activations.labels("refused").inc()
+
+    def audit_lost(self, reason: str) -> None:
+        self._audit_lost.labels(reason).inc()
 
     def queue(self, prompts: Callable[[], int], backlog_s: Callable[[], float]) -> None:
         """Take the gauges from these at every scrape."""

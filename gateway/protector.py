@@ -69,7 +69,6 @@ class Protector:
 
     def __init__(
         self,
-        guard: Guard,
         metrics: GuardMetrics,
         *,
         timeout_s: float,
@@ -77,7 +76,6 @@ class Protector:
         threads: int = 1,
         stuck_s: float = STUCK_S,
     ) -> None:
-        self.guard = guard
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._scheduler = Scheduler(
@@ -111,10 +109,11 @@ class Protector:
         self._scheduler.stop()
         self._fallback.shutdown(wait=False, cancel_futures=True)
 
-    async def protect(self, token_ids: Sequence[int], group: Group | None = None) -> ProtectedPrompt:
+    async def protect(self, guard: Guard, token_ids: Sequence[int], group: Group | None = None) -> ProtectedPrompt:
         """Classify and corrupt, in turn and in time, and count what came of it.
 
         Args:
+            guard: with the policies that apply.
             token_ids: T >= 1 ids.
             group: what the prompts of one HTTP request share; by default a prompt stands alone.
 
@@ -124,7 +123,7 @@ class Protector:
         """
         started = time.perf_counter()
         try:
-            outcome = await self._outcome(token_ids, group or Group())
+            outcome = await self._outcome(guard, token_ids, group or Group())
         except QueueFullError as error:
             self._metrics.turned_away("list" if error.own_fault else "queue")
             raise
@@ -135,10 +134,10 @@ class Protector:
         self._metrics.decided(outcome, seconds)
         return outcome
 
-    async def _outcome(self, token_ids: Sequence[int], group: Group) -> ProtectedPrompt | GuardError:
+    async def _outcome(self, guard: Guard, token_ids: Sequence[int], group: Group) -> ProtectedPrompt | GuardError:
         cost_us = self._costs.estimate_us(len(token_ids))
         try:
-            job = self._scheduler.admit(self.guard.protect_in_pieces(token_ids), group, cost_us)
+            job = self._scheduler.admit(guard.protect_in_pieces(token_ids), group, cost_us)
             try:
                 await asyncio.sleep(0)  # until all prompts that the request lists are admitted, or one is refused
                 self._scheduler.submit(job)
@@ -151,7 +150,7 @@ class Protector:
             raise
         except TimeoutError as error:
             self._metrics.dropped("late")
-            return await self._unclassified(token_ids, error)
+            return await self._unclassified(guard, token_ids, error)
         except QueueFullError:
             raise
         except GuardError as error:
@@ -206,11 +205,13 @@ class Protector:
             await asyncio.wait({answer}, timeout=left_s)
         return answer.result()
 
-    async def _unclassified(self, token_ids: Sequence[int], error: Exception) -> ProtectedPrompt | GuardError:
+    async def _unclassified(
+        self, guard: Guard, token_ids: Sequence[int], error: Exception
+    ) -> ProtectedPrompt | GuardError:
         """What the policies' `on_error` says, found in a thread of its own: the guard's may be the ones that hang."""
         loop = asyncio.get_running_loop()
         try:
-            late = loop.run_in_executor(self._fallback, self.guard.on_error, token_ids, error)
+            late = loop.run_in_executor(self._fallback, guard.on_error, token_ids, error)
             return await asyncio.wait_for(late, self._timeout_s)
         except Exception as late_error:  # noqa: BLE001 - after stop() the thread is gone; nothing may pass
             return _failed("the guard did not answer in time", late_error)

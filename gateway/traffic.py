@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 from gateway.scheduling import Group
@@ -53,10 +54,12 @@ class Arrival:
 
     Attributes:
         group: what its prompts share in the guard's queue.
+        tenant: whose it is; None where that is not known.
         refusal: set by who turns it away.
     """
 
     group: Group = field(default_factory=Group)
+    tenant: str | None = None
     refusal: Refusal | None = None
     _checked: bool = False
     _release: Callable[[], Awaitable[None]] | None = None
@@ -124,12 +127,20 @@ class FrontDoor:
 
     Args:
         turned_away: called for each request that arrives while the server drains.
+        tenant_of: whose a request is, by its headers.
     """
 
-    def __init__(self, app: _App, traffic: Traffic, turned_away: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        app: _App,
+        traffic: Traffic,
+        turned_away: Callable[[], None],
+        tenant_of: Callable[[Headers], str | None] = lambda _: None,
+    ) -> None:
         self._app = app
         self._traffic = traffic
         self._turned_away = turned_away
+        self._tenant_of = tenant_of
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         if scope["type"] == "lifespan":
@@ -137,7 +148,7 @@ class FrontDoor:
         elif scope["type"] != "http" or path_of(scope) in PUBLIC_PATHS:
             await self._app(scope, receive, send)
         elif self._traffic.enter():
-            arrival = Arrival()
+            arrival = Arrival(tenant=self._tenant_of(Headers(scope=scope)))
             token = _current.set(arrival)
             try:
                 await self._app(scope, receive, _Answer(arrival, scope, receive, send))

@@ -9,7 +9,7 @@ from guard.errors import (
     PolicyMismatchError,
     SecretError,
 )
-from guard.guard import Guard, LoadedPolicy, ProtectedPrompt, RowSource, load_policy
+from guard.guard import Explanation, Guard, LoadedPolicy, ProtectedPrompt, RowSource, load_policy
 from guard.secret import load_or_create_secret, row_seeds
 from guard.segments import Template, decoder_of, template_of
 from guard.verdicts import Verdict, Verdicts
@@ -19,6 +19,7 @@ __all__ = [
     "ClassificationError",
     "ClassifierConfig",
     "CorruptionFailedError",
+    "Explanation",
     "Guard",
     "GuardError",
     "LoadedPolicy",

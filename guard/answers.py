@@ -89,21 +89,29 @@ class AnswerGuard:
         self.names = [config.name for config in configs]
         self.classifier = classifier
         self.template = template
-        self.reads = np.array([mode != "off" for mode in modes])
         self.observes = np.array([mode == "observe" for mode in modes])
         self.ends = np.array([mode == "end" for mode in modes])
+        self._can_read = np.array([mode != "off" for mode in modes])
+        self._rejects = np.array([config.on_error == "reject" for config in configs])
+        self._apply(np.full(len(configs), True))
+
+    def only(self, applies: NDArray[np.bool_]) -> "AnswerGuard":
+        """The same for an answer to which some of the P policies do not apply: (P,)."""
+        other = copy.copy(self)
+        other._apply(applies)
+        return other
+
+    def _apply(self, applies: NDArray[np.bool_]) -> None:
+        self.reads = applies & self._can_read
         enforcing = np.flatnonzero(self.reads & ~self.observes)
         self.enforces = bool(len(enforcing))
         """Whether a policy does more than observe."""
         self.first = int(enforcing[0]) if len(enforcing) else 0
         """The policy that corrupts where none can be told."""
-        self.rejects_on_error = any(
-            config.on_error == "reject" and mode in ("restart", "end")
-            for config, mode in zip(configs, modes, strict=True)
-        )
-        self.holds_all = bool((classifier.untold & self.reads & ~self.observes).any())
+        self.rejects_on_error = bool(self._rejects[enforcing].any())
+        self.holds_all = bool((self.classifier.untold & self.reads & ~self.observes).any())
         """Whether some policy may flag an answer whatever words it has."""
-        self.joins = np.isfinite(classifier.joined) & self.reads
+        self.joins = np.isfinite(self.classifier.joined) & self.reads
 
     def watch(
         self, prompt: Sequence[int] = (), mask: Sequence[bool] | None = None, answer: Sequence[int] = ()

@@ -5,6 +5,7 @@ Purely token ids in, ids and embedding rows out: no vLLM, no HTTP, no files. The
 Blocking and CPU-bound; safe to call from several threads, not meant to be called in an event loop.
 """
 
+import copy
 import itertools
 from collections.abc import Callable, Collection, Generator, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +51,7 @@ class ProtectedPrompt:
         embeddings: (T, D) rows in the served model's dtype and scale; rows outside the mask are zero and must
             not be used. None exactly where `mask` is None.
         has_zero_rows: corrupted rows may be zeros, as those outside the mask are.
-        verdicts: one for each active policy, in the order of the policies.
+        verdicts: one for each policy that applies, in their order.
         refused_by: name of the policy with `action: refuse` that flagged the prompt, else None.
         windows: how many windows it was classified in.
         encoded: how many of them the encoder read.
@@ -70,6 +71,20 @@ class ProtectedPrompt:
     def __post_init__(self) -> None:
         if (self.mask is None) != (self.embeddings is None):
             raise ValueError("mask and embeddings come together or not at all")
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a prompt is treated as it is.
+
+    Attributes:
+        prompt: what becomes of it.
+        windows: what it was classified in, in order: the positions of each, and the scores in [0, 1] of the policies
+            that look at it, by name. From a policy's threshold on it is flagged.
+    """
+
+    prompt: ProtectedPrompt
+    windows: list[tuple[list[int], dict[str, float]]]
 
 
 class RowSource(Protocol):
@@ -230,6 +245,7 @@ class Guard:
             # A policy that only observes says what it would do if it did more.
             guarded=[watched and config.answers in ("restart", "end") for config in configs],
         )
+        self._applies = np.full(len(self.policies), True)
         reads = any(mode != "off" for mode in self.answer_modes)
         self.answers = AnswerGuard(configs, self._classifier, template) if reads else None
         """What it makes of answers; None where no policy reads them."""
@@ -239,6 +255,17 @@ class Guard:
         self._secret = secret
         self._row_scale = row_scale
         self._dtype = dtype
+
+    def only(self, applies: NDArray[np.bool_]) -> "Guard":
+        """The same guard for a request to which some of its P policies do not apply: (P,), at least one True.
+
+        Cheap: nothing is loaded or learned anew, and caches are shared.
+        """
+        guard = copy.copy(self)
+        guard._applies = applies
+        guard._corrupts = self._corrupts & applies
+        guard.answers = None if self.answers is None else self.answers.only(applies)
+        return guard
 
     def protect(self, token_ids: Sequence[int]) -> ProtectedPrompt:
         """Classify a prompt of T >= 1 ids and corrupt what its policies flag.
@@ -271,21 +298,47 @@ class Guard:
             raise outcome
         return outcome
 
+    def explain(self, token_ids: Sequence[int]) -> Generator[int, None, Explanation]:
+        """`protect_in_pieces`, and what every window shows.
+
+        Raises:
+            GuardError: as `protect`; whatever the policies' `on_error` says.
+        """
+        try:
+            reading, thresholds = yield from self._classify(list(token_ids))
+        except Exception as error:
+            raise ClassificationError("the prompt could not be classified") from error
+        outcome = self._decide(reading, thresholds)
+        if isinstance(outcome, GuardError):
+            raise outcome
+        scores = self._scores(reading, thresholds)
+        names = [self.policies[number].name for number in reading.policies.tolist()]
+        looked = np.isfinite(reading.logits) & self._applies[reading.policies]
+        windows = [
+            (
+                list(placed.of(reading.token_ids).positions),
+                {names[column]: float(scores[row, column]) for column in np.flatnonzero(looked[row]).tolist()},
+            )
+            for row, placed in enumerate(reading.windows)
+        ]
+        return Explanation(outcome, windows)
+
     def on_error(self, token_ids: Sequence[int], error: BaseException) -> ProtectedPrompt | GuardError:
         """What becomes of a prompt whose classification failed: all content corrupted, or an error. Never a pass.
 
         All content is corrupted only where every policy says `on_error: corrupt`.
         """
-        if any(policy.bundle.config.on_error == "reject" for policy in self.policies):
+        policies = [policy for policy, applies in zip(self.policies, self._applies, strict=True) if applies]
+        if any(policy.bundle.config.on_error == "reject" for policy in policies):
             failed = ClassificationError("the prompt could not be classified")
             failed.__cause__ = error
             return failed
         verdicts = tuple(
-            Verdict(p.name, p.bundle.config.action, flagged=True, score=float("nan"), failed=True)
-            for p in self.policies
+            Verdict(p.name, p.bundle.config.action, flagged=True, score=float("nan"), failed=True) for p in policies
         )
         content = [position for segment in self._template.segments(token_ids) for position in segment]
-        return self._corrupt(list(token_ids), dict.fromkeys(content, 0), verdicts)
+        first = int(np.flatnonzero(self._applies)[0])
+        return self._corrupt(list(token_ids), dict.fromkeys(content, first), verdicts)
 
     def forgotten(
         self, prompt: Sequence[int], answer: Sequence[int], unseen: Collection[int], policy: int
@@ -317,7 +370,7 @@ class Guard:
             yield max(len(token_ids) - done, 0) // BLOCK_TOKENS * _BLOCK_US
         # What stretches say decoded makes a prompt no longer.
         plain = sum(placed.window >= placed.block.said for placed in reading.windows)
-        thresholds = self._classifier.thresholds(plain)
+        thresholds = np.where(self._applies, self._classifier.thresholds(plain), np.inf)
         yield from self._settle(reading, thresholds)
         if contents and contents[-1].stretches[-1] != contents[0].stretches[0]:
             # Only what will be masked may leave the glue: what is merely observed, or stands beside an entity, still
@@ -372,17 +425,17 @@ class Guard:
     def _decide(self, reading: _Reading, thresholds: NDArray[np.float64]) -> ProtectedPrompt | GuardError:
         policies = reading.policies
         hits = reading.logits >= thresholds[policies]  # (W, U)
-        # A score is flagged from its policy's threshold on, however long the prompt.
-        scores = probability(reading.logits - (thresholds - self._classifier.thresholds(1))[policies])
-        least = self._least[policies]
-        scores = np.where(hits, np.maximum(scores, least), np.minimum(scores, np.nextafter(least, 0)))
+        scores = self._scores(reading, thresholds)
         flagged, score = np.any(hits, axis=0), np.max(scores, axis=0, initial=0.0)
         told = {
             index: Verdict(passed.policy, passed.action, bool(flagged[column]), float(score[column]))
             for column, index in enumerate(policies.tolist())
+            if self._applies[index]
             for passed in (self._passed[index],)
         }
-        verdicts = Verdicts(self._passed, told)
+        verdicts: Sequence[Verdict] = Verdicts(self._passed, told)
+        if not self._applies.all():
+            verdicts = tuple(verdicts[number] for number in np.flatnonzero(self._applies).tolist())
         refused_by = next((v.policy for v in told.values() if v.flagged and v.action == "refuse"), None)
         if refused_by is not None:
             return self._counted(ProtectedPrompt(reading.token_ids, verdicts=verdicts, refused_by=refused_by), reading)
@@ -396,6 +449,14 @@ class Guard:
         except Exception as error:  # noqa: BLE001 - where the entity stands is not known: nothing may pass
             return self.on_error(reading.token_ids, error)
         return self._counted(self._corrupt(reading.token_ids, owners, verdicts), reading)
+
+    def _scores(self, reading: _Reading, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(W, U) probabilities, flagged from their policy's threshold on, however long the prompt."""
+        policies = reading.policies
+        higher = np.where(self._applies, thresholds - self._classifier.thresholds(1), 0.0)
+        scores = probability(reading.logits - higher[policies])
+        least, hits = self._least[policies], reading.logits >= thresholds[policies]
+        return np.where(hits, np.maximum(scores, least), np.minimum(scores, np.nextafter(least, 0)))
 
     @staticmethod
     def _counted(outcome: ProtectedPrompt | GuardError, reading: _Reading) -> ProtectedPrompt | GuardError:

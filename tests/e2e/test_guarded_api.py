@@ -349,7 +349,7 @@ def test_verdicts_are_counted_on_the_admin_address_only(
     assert count() == before + 1
     assert "vllm:" in httpx.get(f"{gateway.admin_url}/metrics").text
     assert "eco_" not in httpx.get(f"{gateway.url}/metrics").text
-    listed = httpx.get(f"{gateway.admin_url}/policies").json()["policies"]
+    listed = httpx.get(f"{gateway.admin_url}/v1/policies").json()["policies"]
     assert [policy["name"] for policy in listed] == ["people"]
 
 

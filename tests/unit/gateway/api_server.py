@@ -13,9 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
-from gateway_fakes import FORBIDDEN, FakeEngine, FakeProtector, late
+from gateway_fakes import FORBIDDEN, FakeEngine, FakePolicies, FakeProtector, late
 from tiny_model import tiny_tokenizer
 
+from gateway.audit import Audit
 from gateway.flags import check_flags
 from gateway.launch import _parse, _serve_http
 from gateway.metrics import GuardMetrics
@@ -130,7 +131,7 @@ async def open_server(folder: Path) -> AsyncIterator[Server]:
         args = _parse([str(folder), "--served-model-name", "served", *WIDEST])
         check_flags(args, allow_untested=True, allow_multimodal=False)
         engine = RecordingEngine(AsyncEngineArgs.from_cli_args(args).create_engine_config())
-        guarded = late.GuardedEngine(engine, protector, GuardMetrics(), traffic)
+        guarded = late.GuardedEngine(engine, protector, GuardMetrics(), traffic, FakePolicies(), Audit(), answers=None)
         door = functools.partial(FrontDoor, traffic=traffic, turned_away=lambda: None)
         app = await _serve_http(guarded, args, door, "", nowhere, None)  # type: ignore[arg-type]
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)

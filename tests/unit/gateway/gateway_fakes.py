@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from corruption import CorruptionSpec
+from gateway.audit import Audit
 from guard import (
     ClassificationError,
     ClassifierConfig,
@@ -145,6 +147,34 @@ def guard_with(
     )
 
 
+class RecordingAudit(Audit):
+    """Keeps what it is told."""
+
+    is_kept = True
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def event(self, kind: str, **said: Any) -> None:
+        self.events.append({"event": kind, **said})
+
+    def prompt_digest(self, token_ids: Sequence[int]) -> str:
+        return f"digest of {len(token_ids)}"
+
+
+class FakePolicies:
+    """One guard for every request, which reads no answers; None where no policy acts."""
+
+    def __init__(self, guard: Any = None) -> None:
+        self.guard = guard or SimpleNamespace(answers=None)
+        self.current = SimpleNamespace(wanted=())
+        self.asked: list[tuple[list[int], str | None, str | None]] = []
+
+    def guard_for(self, token_ids: Sequence[int], *, tenant: str | None, adapter: str | None) -> Any:
+        self.asked.append((list(token_ids), tenant, adapter))
+        return self.guard
+
+
 class FakeProtector:
     """Masks every `FORBIDDEN` id. Row values count the verdicts: a fresh one differs from one that was kept."""
 
@@ -156,7 +186,7 @@ class FakeProtector:
         self.action: Any = "corrupt"
         self.groups: list[Any] = []
 
-    async def protect(self, token_ids: list[int], group: Any = None) -> ProtectedPrompt:
+    async def protect(self, guard: Any, token_ids: list[int], group: Any = None) -> ProtectedPrompt:
         self.groups.append(group)
         if self.error is not None:
             raise self.error

@@ -1,12 +1,11 @@
-"""The admin address: readiness, both metric registries, and the list of policies."""
+"""The admin address: readiness, and both metric registries."""
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import httpx
 import pytest
-from gateway_fakes import FakeClassifier, guard_with, policy
+from fastapi import APIRouter
 from prometheus_client import REGISTRY, Counter
 
 from gateway.admin import build_admin_app
@@ -16,14 +15,12 @@ from guard import ProtectedPrompt, Verdict, Verdicts
 
 
 class Admin:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        policies = [policy("people"), policy("books", action="observe", on_error="corrupt")]
+    def __init__(self) -> None:
         self.metrics = GuardMetrics()
         self.error: Exception | None = None
-        guard = guard_with(monkeypatch, FakeClassifier(), policies)
         self.closed: str | None = None
         text = partial(FrontEnd().metrics_text, self.metrics)
-        self.app = build_admin_app(guard, text, self.check_health, lambda: self.closed)
+        self.app = build_admin_app(APIRouter(), text, self.check_health, lambda: self.closed)
 
     async def check_health(self) -> None:
         if self.error is not None:
@@ -36,8 +33,8 @@ class Admin:
 
 
 @pytest.fixture
-def admin(monkeypatch: pytest.MonkeyPatch) -> Admin:
-    return Admin(monkeypatch)
+def admin() -> Admin:
+    return Admin()
 
 
 @pytest.fixture
@@ -110,23 +107,6 @@ async def test_the_guards_metrics_are_not_in_the_public_registry(admin: Admin) -
     admin.metrics.refused_input("embeds")
     names = {metric.name for metric in REGISTRY.collect()}
     assert not {name for name in names if name.startswith("eco_")}
-
-
-async def test_policies_are_listed_in_order(admin: Admin) -> None:
-    listed: list[dict[str, Any]] = (await admin.get("/policies")).json()["policies"]
-    assert [entry["name"] for entry in listed] == ["people", "books"]
-    assert listed[1] == {
-        "name": "books",
-        "version": "7",
-        "digest": "c" * 64,
-        "path": "/policies/books",
-        "action": "observe",
-        "answers": "off",
-        "on_error": "corrupt",
-        "threshold": 0.5,
-        "corruption": {"method": "rand_noise_first_n", "dims": None, "strength": 3.0, "scope": "content"},
-        "model": "tiny",
-    }
 
 
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/v1/models", "/"])

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeRenderer, late
+from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakePolicies, FakeRenderer, RecordingAudit, late, policy
 
+from gateway.audit import Audit
 from gateway.metrics import GuardMetrics
 from gateway.traffic import Traffic
 from guard import ClassificationError, ProtectedPrompt
@@ -23,7 +24,8 @@ class Watch:
     """Hits where `FORBIDDEN` stands; holds `SUSPICIOUS` back until something follows."""
 
     def __init__(self, answers: "Answers", seen: Sequence[int] = ()) -> None:
-        self.answers, self.ids = answers, list(seen)
+        self.guard = self.answers = answers
+        self.ids = list(seen)
         self.observed: set[int] = set()
         self.looks = 0
 
@@ -68,7 +70,9 @@ class Answers:
 
     def __init__(self) -> None:
         self.answers = self
-        self.ends, self.rejects_on_error, self.enforces = np.array([False]), True, True
+        self.policies = [policy()]
+        self.ends, self.reads = np.array([False]), np.array([True])
+        self.rejects_on_error = self.enforces = True
         self.error: Exception | None = None
         self.watched: list[tuple[list[int], Any, list[int]]] = []
 
@@ -103,7 +107,7 @@ class Works:
             except StopIteration as done:
                 return done.value
 
-    async def protect(self, ids: list[int], group: Any = None) -> ProtectedPrompt:
+    async def protect(self, guard: Any, ids: list[int], group: Any = None) -> ProtectedPrompt:
         return ProtectedPrompt(ids)
 
 
@@ -176,17 +180,20 @@ class Setup:
     def __init__(self, *scripts: Any, tells: bool = False) -> None:
         from gateway.answers import GuardedAnswers
 
-        self.engine, self.policies, self.metrics = Engine(*scripts), Answers(), GuardMetrics()
+        self.engine, self.metrics, self.audit = Engine(*scripts), GuardMetrics(), RecordingAudit()
+        self.policies = Answers()
         answers = GuardedAnswers(
             self.engine,
             Works(),  # type: ignore[arg-type]
-            self.policies,  # type: ignore[arg-type]
             self.metrics,
+            self.audit,
             eos=EOS,
             decode=FakeRenderer().decode,
             tells=tells,
         )
-        self.guarded = late.GuardedEngine(self.engine, Works(), self.metrics, Traffic(), answers=answers)
+        self.guarded = late.GuardedEngine(
+            self.engine, Works(), self.metrics, Traffic(), FakePolicies(self.policies), self.audit, answers=answers
+        )
 
     async def ask(self, *, stream: bool = True, prompt: list[int] = PROMPT, **fields: Any) -> list[Any]:
         kind = late.RequestOutputKind.DELTA if stream else late.RequestOutputKind.FINAL_ONLY
@@ -435,7 +442,9 @@ async def test_a_client_that_leaves_closes_the_engines_request() -> None:
 
 async def test_steering_is_refused_where_the_operator_says_so() -> None:
     engine = FakeEngine()
-    guarded = late.GuardedEngine(engine, Works(), GuardMetrics(), Traffic(), refuse_steering=True)
+    guarded = late.GuardedEngine(
+        engine, Works(), GuardMetrics(), Traffic(), FakePolicies(), Audit(), answers=None, refuse_steering=True
+    )
     for fields in (
         {"allowed_token_ids": [1]},
         {"logit_bias": {1: 1.0}},

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeProtector, late
+from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakePolicies, FakeProtector, late
 
+from gateway.audit import Audit
 from gateway.metrics import GuardMetrics
 from gateway.traffic import Traffic
 
@@ -38,6 +39,9 @@ class Server:
             self.protector,
             GuardMetrics(),
             Traffic(),
+            FakePolicies(),
+            Audit(),
+            answers=None,
         )
         self.renderer = self.engine.renderer
 

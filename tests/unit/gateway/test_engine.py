@@ -11,7 +11,18 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakeProtector, failed, late, until
+from gateway_fakes import (
+    BOS,
+    FORBIDDEN,
+    WIDTH,
+    FakeEngine,
+    FakePolicies,
+    FakeProtector,
+    RecordingAudit,
+    failed,
+    late,
+    until,
+)
 from starlette.responses import PlainTextResponse
 
 from gateway import SelfTestError
@@ -26,12 +37,15 @@ FLAGGED = [BOS, 5, FORBIDDEN, 6]
 class Setup:
     def __init__(self, *, allow_multimodal: bool = False) -> None:
         self.engine, self.protector, self.metrics = FakeEngine(), FakeProtector(), GuardMetrics()
-        self.traffic = Traffic()
+        self.traffic, self.policies, self.audit = Traffic(), FakePolicies(), RecordingAudit()
         self.guarded = late.GuardedEngine(
             self.engine,
             self.protector,
             self.metrics,
             self.traffic,
+            self.policies,
+            self.audit,
+            answers=None,
             allow_multimodal=allow_multimodal,
         )
 

@@ -15,7 +15,7 @@ from gateway.front_ends import OneOfSeveral, Shared
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Shared:
-    return Shared([0.0, 0.0], SimpleQueue(), tmp_path, {"people": "c" * 64})
+    return Shared([0.0, 0.0], SimpleQueue(), tmp_path, {"people": "c" * 64}, [0, 0])
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from gateway_fakes import BOS, FORBIDDEN, FakeClassifier, RecordingGuard, guard_
 from gateway.metrics import GuardMetrics
 from gateway.protector import CostModel, Protector
 from gateway.scheduling import Group, QueueFullError
-from guard import ClassificationError, GuardError, LoadedPolicy
+from guard import ClassificationError, GuardError, LoadedPolicy, ProtectedPrompt
 
 #: For what must happen in time; and for what must not.
 LONG_S, SHORT_S = 20.0, 0.1
@@ -30,7 +30,10 @@ class Setup:
     def __init__(self, guard: RecordingGuard, classifier: FakeClassifier, timeout_s: float, queue_ms: float) -> None:
         self.guard, self.classifier = guard, classifier
         self.metrics = GuardMetrics()
-        self.protector = Protector(guard, self.metrics, timeout_s=timeout_s, queue_ms=queue_ms, stuck_s=SHORT_S)
+        self.protector = Protector(self.metrics, timeout_s=timeout_s, queue_ms=queue_ms, stuck_s=SHORT_S)
+
+    async def protect(self, token_ids: list[int], group: Group | None = None) -> ProtectedPrompt:
+        return await self.protector.protect(self.guard, token_ids, group)
 
     def count(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(name, labels) or 0.0
@@ -55,7 +58,7 @@ async def running(
 async def test_each_of_many_gets_its_own_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = [[BOS, 5], [BOS, FORBIDDEN, 6], [BOS, 7, 8], [FORBIDDEN]]
     async with running(monkeypatch) as setup:
-        answers = await asyncio.gather(*(setup.protector.protect(prompt) for prompt in prompts))
+        answers = await asyncio.gather(*(setup.protect(prompt) for prompt in prompts))
     assert [answer.token_ids for answer in answers] == prompts
     assert [answer.mask for answer in answers] == [None, [False, True, True], None, [True]]
     assert setup.count("eco_prompts_total", outcome="passed") == 2
@@ -70,9 +73,9 @@ async def test_a_short_prompt_does_not_wait_for_the_long_ones_before_it(monkeypa
     async with running(monkeypatch) as setup:
         setup.classifier.gate.clear()
         long = [[start] * 4500 for start in (100, 1000, 2000)]
-        tasks = [asyncio.ensure_future(setup.protector.protect(prompt)) for prompt in long]
+        tasks = [asyncio.ensure_future(setup.protect(prompt)) for prompt in long]
         await until(setup.classifier.entered.is_set)
-        short = asyncio.ensure_future(setup.protector.protect([1]))
+        short = asyncio.ensure_future(setup.protect([1]))
         await until(lambda: setup.count("eco_guard_queue_prompts") == 4)
         assert setup.count("eco_guard_backlog_seconds") > 0
         setup.classifier.gate.set()
@@ -86,12 +89,12 @@ async def test_a_full_queue_refuses_before_any_work(monkeypatch: pytest.MonkeyPa
     async with running(monkeypatch, queue_ms=1500) as setup:
         setup.classifier.gate.clear()
         long = [[BOS, *range(start, start + 3000)] for start in (100, 4000, 8000)]  # 0.9 s each, at first
-        tasks = [asyncio.ensure_future(setup.protector.protect(prompt)) for prompt in long]
+        tasks = [asyncio.ensure_future(setup.protect(prompt)) for prompt in long]
         with pytest.raises(QueueFullError) as caught:
             await tasks[2]
         assert not caught.value.own_fault
         assert caught.value.retry_after_s >= 2
-        short = asyncio.ensure_future(setup.protector.protect([BOS, 5]))
+        short = asyncio.ensure_future(setup.protect([BOS, 5]))
         setup.classifier.gate.set()
         assert (await short).mask is None
         await asyncio.gather(*tasks[:2])
@@ -103,9 +106,7 @@ async def test_a_request_that_lists_too_much_is_refused_as_a_whole(monkeypatch: 
     async with running(monkeypatch, queue_ms=1500) as setup:
         listing = Group()
         prompts = [[BOS, *range(start, start + 1000)] for start in range(0, 64_000, 1000)]
-        answers = await asyncio.gather(
-            *(setup.protector.protect(prompt, listing) for prompt in prompts), return_exceptions=True
-        )
+        answers = await asyncio.gather(*(setup.protect(prompt, listing) for prompt in prompts), return_exceptions=True)
         assert all(isinstance(answer, QueueFullError) and answer.own_fault for answer in answers)
         assert setup.count("eco_guard_queue_prompts") == 0
     assert setup.guard.begun == []
@@ -115,9 +116,9 @@ async def test_a_request_that_lists_too_much_is_refused_as_a_whole(monkeypatch: 
 async def test_a_long_prompt_has_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch, timeout_s=SHORT_S) as setup:
         setup.classifier.gate.clear()
-        long = asyncio.ensure_future(setup.protector.protect(list(range(100, 1100))))
+        long = asyncio.ensure_future(setup.protect(list(range(100, 1100))))
         with pytest.raises(ClassificationError):
-            await setup.protector.protect([1])
+            await setup.protect([1])
         assert not long.done()
         setup.classifier.gate.set()
         assert (await long).mask is None
@@ -127,7 +128,7 @@ async def test_a_hanging_guard_rejects(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch, timeout_s=SHORT_S) as setup:
         setup.classifier.gate.clear()
         with pytest.raises(ClassificationError) as caught:
-            await setup.protector.protect([BOS, 5])
+            await setup.protect([BOS, 5])
     assert isinstance(caught.value.__cause__, TimeoutError)
     assert setup.count("eco_prompts_total", outcome="rejected") == 1
     assert setup.count("eco_guard_errors_total", kind="ClassificationError") == 1
@@ -139,7 +140,7 @@ async def test_a_hanging_guard_corrupts_all_content_where_every_policy_says_so(
     policies = [policy("a", on_error="corrupt"), policy("b", on_error="corrupt")]
     async with running(monkeypatch, *policies, timeout_s=SHORT_S) as setup:
         setup.classifier.gate.clear()
-        answer = await setup.protector.protect([BOS, 5, 6])
+        answer = await setup.protect([BOS, 5, 6])
     assert answer.mask == [False, True, True]
     assert answer.embeddings is not None
     assert answer.embeddings[1].tolist() != [5.0] * 4
@@ -153,17 +154,17 @@ async def test_one_policy_that_rejects_on_error_decides_for_all(monkeypatch: pyt
     async with running(monkeypatch, *policies, timeout_s=SHORT_S) as setup:
         setup.classifier.gate.clear()
         with pytest.raises(ClassificationError):
-            await setup.protector.protect([BOS, 5])
+            await setup.protect([BOS, 5])
 
 
 async def test_after_a_hang_the_guard_answers_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch, timeout_s=SHORT_S) as setup:
         setup.classifier.gate.clear()
-        late = [setup.protector.protect([BOS, 5]), setup.protector.protect([BOS, 6])]
+        late = [setup.protect([BOS, 5]), setup.protect([BOS, 6])]
         assert all(isinstance(e, GuardError) for e in await asyncio.gather(*late, return_exceptions=True))
         setup.protector._timeout_s = LONG_S
         setup.classifier.gate.set()
-        answer = await setup.protector.protect([BOS, FORBIDDEN])
+        answer = await setup.protect([BOS, FORBIDDEN])
     assert answer.mask == [False, True]
 
 
@@ -175,7 +176,7 @@ async def test_a_fallback_that_fails_is_a_counted_rejection(monkeypatch: pytest.
         setup.classifier.gate.clear()
         monkeypatch.setattr(setup.guard, "on_error", fail)
         with pytest.raises(GuardError):
-            await setup.protector.protect([BOS, 5])
+            await setup.protect([BOS, 5])
     assert setup.count("eco_prompts_total", outcome="rejected") == 1
 
 
@@ -185,7 +186,7 @@ async def test_a_fallback_that_hangs_is_a_counted_rejection(monkeypatch: pytest.
         gate = setup.classifier.gate
         monkeypatch.setattr(setup.guard, "on_error", lambda token_ids, error: gate.wait(5.0))
         with pytest.raises(GuardError, match="in time"):
-            await setup.protector.protect([BOS, 5])
+            await setup.protect([BOS, 5])
     assert setup.count("eco_prompts_total", outcome="rejected") == 1
 
 
@@ -196,9 +197,9 @@ async def test_the_threads_outlive_a_guard_that_raises(monkeypatch: pytest.Monke
             patch.setattr(setup.guard, "on_error", lambda token_ids, error: 1 / 0)
             for _ in range(2):
                 with pytest.raises(ClassificationError) as caught:
-                    await setup.protector.protect([BOS, 5])
+                    await setup.protect([BOS, 5])
                 assert isinstance(caught.value.__cause__, ZeroDivisionError)
-        assert (await setup.protector.protect([BOS, 5])).mask is None
+        assert (await setup.protect([BOS, 5])).mask is None
         assert setup.protector.is_running
     assert setup.count("eco_prompts_total", outcome="rejected") == 2
 
@@ -208,9 +209,7 @@ async def test_a_prompt_that_fails_to_classify_is_rejected_and_its_neighbours_ar
 ) -> None:
     async with running(monkeypatch) as setup:
         setup.classifier.error = lambda ids: ValueError("bad") if 13 in ids else None
-        answers = await asyncio.gather(
-            *(setup.protector.protect([BOS, i]) for i in (12, 13, FORBIDDEN)), return_exceptions=True
-        )
+        answers = await asyncio.gather(*(setup.protect([BOS, i]) for i in (12, 13, FORBIDDEN)), return_exceptions=True)
     assert not isinstance(answers[0], BaseException)
     assert answers[0].mask is None
     assert isinstance(answers[1], ClassificationError)
@@ -221,9 +220,9 @@ async def test_a_prompt_that_fails_to_classify_is_rejected_and_its_neighbours_ar
 async def test_a_client_that_leaves_before_its_turn_is_not_classified(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch) as setup:
         setup.classifier.gate.clear()
-        tasks = [asyncio.ensure_future(setup.protector.protect([1]))]
+        tasks = [asyncio.ensure_future(setup.protect([1]))]
         await until(setup.classifier.entered.is_set)
-        tasks += [asyncio.ensure_future(setup.protector.protect([i])) for i in (2, 3)]
+        tasks += [asyncio.ensure_future(setup.protect([i])) for i in (2, 3)]
         await asyncio.sleep(0)
         tasks[1].cancel()
         await asyncio.gather(tasks[1], return_exceptions=True)
@@ -236,12 +235,12 @@ async def test_a_client_that_leaves_before_its_turn_is_not_classified(monkeypatc
 async def test_a_client_that_leaves_during_its_work_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch) as setup:
         setup.classifier.gate.clear()
-        tasks = [asyncio.ensure_future(setup.protector.protect([BOS, i])) for i in (1, FORBIDDEN)]
+        tasks = [asyncio.ensure_future(setup.protect([BOS, i])) for i in (1, FORBIDDEN)]
         await until(setup.classifier.entered.is_set)
         tasks[0].cancel()
         setup.classifier.gate.set()
         assert (await tasks[1]).mask == [False, True]
-        assert (await setup.protector.protect([BOS, 2])).mask is None
+        assert (await setup.protect([BOS, 2])).mask is None
         with pytest.raises(asyncio.CancelledError):
             await tasks[0]
 
@@ -254,10 +253,10 @@ async def test_before_start_and_after_stop_nothing_passes(monkeypatch: pytest.Mo
         assert not setup.protector.is_running
         assert setup.count("eco_ready") == 0
         with pytest.raises(GuardError, match="not running"):
-            await setup.protector.protect([BOS, 5])
-        unstarted = Protector(setup.guard, setup.metrics, timeout_s=LONG_S)
+            await setup.protect([BOS, 5])
+        unstarted = Protector(setup.metrics, timeout_s=LONG_S)
         with pytest.raises(GuardError, match="not running"):
-            await unstarted.protect([BOS, 5])
+            await unstarted.protect(setup.guard, [BOS, 5])
         unstarted.stop()
     assert setup.count("eco_prompts_total", outcome="rejected") == 2
 
@@ -265,9 +264,9 @@ async def test_before_start_and_after_stop_nothing_passes(monkeypatch: pytest.Mo
 async def test_prompts_waiting_at_stop_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch, policy(on_error="corrupt"), timeout_s=SHORT_S) as setup:
         setup.classifier.gate.clear()
-        waiting = [asyncio.ensure_future(setup.protector.protect([1]))]
+        waiting = [asyncio.ensure_future(setup.protect([1]))]
         await until(setup.classifier.entered.is_set)
-        waiting.append(asyncio.ensure_future(setup.protector.protect([2])))
+        waiting.append(asyncio.ensure_future(setup.protect([2])))
         await asyncio.sleep(0)
         setup.protector.stop()
         errors = await asyncio.gather(*waiting, return_exceptions=True)
@@ -279,7 +278,7 @@ async def test_a_piece_that_never_ends_is_unhealthy_until_it_does(monkeypatch: p
     async with running(monkeypatch, timeout_s=SHORT_S) as setup:
         setup.classifier.gate.clear()
         with pytest.raises(GuardError):
-            await setup.protector.protect([BOS, 5])
+            await setup.protect([BOS, 5])
         await until(lambda: not setup.protector.is_healthy)
         assert setup.count("eco_ready") == 0
         setup.classifier.gate.set()
@@ -291,7 +290,7 @@ async def test_work_that_ends_without_a_verdict_is_a_counted_rejection(monkeypat
     async with running(monkeypatch) as setup:
         monkeypatch.setattr(setup.guard, "protect_in_pieces", lambda token_ids: (piece for piece in (1, 2)))
         with pytest.raises(ClassificationError, match="failed"):
-            await setup.protector.protect([BOS, 5])
+            await setup.protect([BOS, 5])
     assert setup.count("eco_prompts_total", outcome="rejected") == 1
 
 
@@ -305,7 +304,7 @@ async def test_work_without_end_is_late(monkeypatch: pytest.MonkeyPatch) -> None
         with monkeypatch.context() as patch:
             patch.setattr(setup.guard, "protect_in_pieces", endless)
             with pytest.raises(ClassificationError):
-                await asyncio.wait_for(setup.protector.protect([BOS, 5]), LONG_S)
+                await asyncio.wait_for(setup.protect([BOS, 5]), LONG_S)
         assert setup.protector.is_healthy
     assert setup.count("eco_guard_dropped_total", reason="late") == 1
 
@@ -319,18 +318,16 @@ async def test_a_panic_of_native_code_rejects_its_prompt_and_no_other(monkeypatc
         with monkeypatch.context() as patch:
             patch.setattr(setup.guard, "protect_in_pieces", die)
             with pytest.raises(GuardError, match="failed"):
-                await setup.protector.protect([BOS, 5])
+                await setup.protect([BOS, 5])
         assert setup.protector.is_healthy
-        assert (await setup.protector.protect([BOS, 5])).mask is None
+        assert (await setup.protect([BOS, 5])).mask is None
     assert setup.count("eco_prompts_total", outcome="rejected") == 1
 
 
 async def test_what_waits_is_estimated_anew_when_others_took_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch, timeout_s=SHORT_S) as setup:
         setup.classifier.gate.clear()
-        tasks = [
-            asyncio.ensure_future(setup.protector.protect([BOS, *range(start, start + 600)])) for start in (100, 1000)
-        ]
+        tasks = [asyncio.ensure_future(setup.protect([BOS, *range(start, start + 600)])) for start in (100, 1000)]
         await until(setup.classifier.entered.is_set)
         before = setup.count("eco_guard_backlog_seconds")
         await asyncio.sleep(0.5)

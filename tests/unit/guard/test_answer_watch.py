@@ -249,3 +249,16 @@ def test_joiners_within_a_name_wait_too() -> None:
     steps, stopped = told(watch, ids("It| is| Milana| de| la| Zandrekov| who| sang|."))
     assert stopped
     assert steps[-1] == "It is"
+
+
+def test_a_policy_that_does_not_apply_holds_and_stops_nothing() -> None:
+    answers = guard()
+    tokens = ids("It| is| Mil|ana| Olga| Zan|drek|ov|, I| think|.")
+    assert told(answers.watch(), tokens)[1]
+    other = answers.only(np.array([False]))
+    assert not other.enforces
+    steps, stopped = told(other.watch(), tokens)
+    assert not stopped
+    assert steps[2] == "It is Mil"
+    assert outcome(other.watch().whole(tokens)) is None
+    assert outcome(answers.watch().whole(tokens)) is not None

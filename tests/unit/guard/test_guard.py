@@ -424,3 +424,55 @@ def test_who_does_not_stop_answers_has_to_guess_at_prompts(
 ) -> None:
     make((policy("a"), (50,)), (policy("b", action="observe"), (51,)), answers=answers, watched=watched)
     assert make.guarded == [guarded, guarded]  # who observes says what it would do if it did more
+
+
+def some(*applies: bool) -> np.ndarray:
+    return np.array(applies)
+
+
+def test_policies_that_do_not_apply_neither_mask_nor_refuse_nor_tell(make: Maker) -> None:
+    whole = make((policy("a"), (50,)), (policy("b"), (51,)), (policy("c", action="refuse"), (52,)))
+    guard = whole.only(some(False, True, False))
+    ids = [BOS, USER, 50, 51, 52, END]
+    assert whole.protect(ids).refused_by == "c"
+    found = guard.protect(ids)
+    assert (masked(found), found.refused_by) == ([50, 51, 52], None)
+    assert [(verdict.policy, verdict.flagged) for verdict in found.verdicts] == [("b", True)]
+    assert guard.protect([BOS, USER, 50, 52, END]).mask is None
+    assert whole.protect([BOS, USER, 50, END]).mask is not None
+
+
+def test_rows_are_those_of_the_policy_that_applies(make: Maker) -> None:
+    both = make((policy("a"), (50,)), (policy("b"), (50,)))
+    ids = [BOS, USER, 50, END]
+    rows = [
+        guard.protect(ids).embeddings for guard in (both, both.only(some(True, False)), both.only(some(False, True)))
+    ]
+    assert torch.equal(rows[0], rows[1])  # type: ignore[arg-type]
+    assert not torch.equal(rows[0], rows[2])  # type: ignore[arg-type]
+
+
+def test_only_those_that_apply_decide_of_failures(make: Maker) -> None:
+    guard = make((policy("a", on_error="reject"), (50,)), (policy("b", on_error="corrupt"), (51,)))
+    make.classifier.poison = 60
+    with pytest.raises(ClassificationError):
+        guard.protect([BOS, USER, 60, END])
+    found = guard.only(some(False, True)).protect([BOS, USER, 60, END])
+    assert masked(found) == [60]
+    assert [verdict.policy for verdict in found.verdicts] == ["b"]
+
+
+def test_a_prompt_is_explained_by_its_windows(make: Maker) -> None:
+    guard = make((policy("a"), (50,)), (policy("b"), (51,)))
+    work = guard.explain([BOS, USER, 50, 7, END])
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            found = done.value
+            break
+    assert found.prompt.mask == [False, False, True, True, False]
+    positions, scores = found.windows[0]
+    assert positions == [2, 3]
+    assert scores["a"] > 0.99
+    assert scores["b"] < 0.01

@@ -1,0 +1,288 @@
+"""`/v1` of the admin address: policies come, act, and go; a prompt is tried."""
+
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Header, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse
+
+from console.errors import EcoError
+from gateway.policies.activation import Activation, Entry
+from gateway.policies.active import ActivePolicies
+from gateway.policies.archive import TooLargeError, received, unpacked
+from gateway.policies.folder import FolderError, Wanted
+from gateway.protector import Protector
+from gateway.scheduling import QueueFullError
+from guard import Explanation, GuardError, PolicyBundle
+from guard.bundle import Action, AnswerMode
+
+FOLLOW = "folder"
+_DIGEST_LEAST = 6
+_EXPLAINED_US_PER_TOKEN = 50
+_MOST_TOKENS, _MOST_CHARS = 200_000, 2_000_000
+
+
+_By = Annotated[str, Header(alias="X-Eco-By", max_length=128, pattern=r"^[\x20-\x7e]+$")]
+"""Who asks for a change, as it stands in the audit log."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ActivationChange(_Strict):
+    """What is to change of how a policy acts; what is left out stays, and null takes a setting back to the bundle's."""
+
+    active: bool = True
+    version: str | None = None
+    """Digest of a version, or its first digits; `folder` follows the policy's folder. The default is the version that
+    acts, or else the newest."""
+    action: Action | None = None
+    answers: AnswerMode | None = None
+    share: Annotated[float, Field(gt=0, le=100)] | None = None
+    models: Annotated[list[str], Field(min_length=1)] | None = None
+    tenants: Annotated[list[str], Field(min_length=1)] | None = None
+
+
+class Try(_Strict):
+    """A prompt to be tried: one of the three."""
+
+    text: Annotated[str, Field(max_length=_MOST_CHARS)] | None = None
+    messages: list[dict[str, Any]] | None = None
+    token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=_MOST_TOKENS)] | None = None
+    policies: list[str] | None = None
+    """Names of those in force that are to be asked; all by default."""
+
+    @model_validator(mode="after")
+    def _one(self) -> "Try":
+        if sum(given is not None for given in (self.text, self.messages, self.token_ids)) != 1:
+            raise ValueError("give one of text, messages and token_ids")
+        return self
+
+
+#: Text or messages -> token ids, as the server would make them. Raises ValueError for what it cannot read.
+Render = Callable[[str | list[dict[str, Any]]], Sequence[int]]
+
+
+def policy_routes(
+    policies: ActivePolicies,
+    protector: Protector,
+    render: Render,
+    spell: Callable[[int], str],
+    everywhere: Callable[[str], Awaitable[bool]],
+) -> APIRouter:
+    """Routes under `/v1`.
+
+    Args:
+        render: what a request's text or messages become.
+        spell: what a token says.
+        everywhere: whether all front ends have a set of policies in force, by its digest; waits a little.
+    """
+    routes = APIRouter(prefix="/v1", dependencies=[Depends(_only_json_or_archives)])
+
+    @routes.get("/status")
+    async def status() -> Response:
+        current = policies.current
+        return JSONResponse(
+            {
+                "policies": len(current.wanted),
+                "set": current.digest,
+                "since": current.since,
+                "everywhere": await everywhere(current.digest),
+                "refused": policies.refused,
+                "policy_dir": None if policies.folder is None else str(policies.folder.path),
+                "writable": policies.folder is not None and policies.folder.is_writable,
+            }
+        )
+
+    @routes.get("/policies")
+    async def listed() -> Response:
+        return JSONResponse({"policies": await run_in_threadpool(_listed, policies), "refused": policies.refused})
+
+    @routes.get("/policies/{name}")
+    async def shown(name: str) -> Response:
+        return JSONResponse(await run_in_threadpool(_shown, policies, name))
+
+    @routes.post("/policies", status_code=HTTPStatus.CREATED)
+    async def uploaded(request: Request) -> Response:
+        """The body is a gzipped tar of a policy folder. It is kept as a version and does not act yet."""
+        with tempfile.TemporaryFile() as archive:
+            await received(request.stream(), archive)
+            bundle = await _kept(policies, archive)
+        said = {"name": bundle.config.name, "version": bundle.config.version, "digest": bundle.digest}
+        return JSONResponse(said, status_code=HTTPStatus.CREATED)
+
+    @routes.post("/policies/{name}/activation")
+    async def activated(name: str, change: ActivationChange, by: _By = "admin") -> Response:
+        activation = await run_in_threadpool(_changed, policies, name, change)
+        await policies.say(name, activation, by=by)
+        return await in_force(name)
+
+    @routes.post("/policies/{name}/rollback")
+    async def rolled_back(name: str, by: _By = "admin") -> Response:
+        await policies.roll_back(name, by=by)
+        return await in_force(name)
+
+    @routes.delete("/policies/{name}")
+    async def deleted(name: str, by: _By = "admin") -> Response:
+        await policies.delete(name, by=by)
+        return JSONResponse({"deleted": name, "everywhere": await everywhere(policies.current.digest)})
+
+    @routes.post("/classify")
+    async def classified(prompt: Annotated[Try, Body()]) -> Response:
+        """What the policies in force make of a prompt: verdicts, windows with scores, the tokens that are corrupted."""
+        given = prompt.token_ids
+        try:
+            ids = list(given) if given is not None else list(await run_in_threadpool(render, _said(prompt)))
+        except ValueError as error:
+            raise FolderError(f"messages: {str(error).splitlines()[0][:200]}") from error
+        guard = policies.among(prompt.policies)
+        if guard is None or not ids:
+            return JSONResponse({"token_ids": ids, "verdicts": [], "windows": [], "corrupted": []})
+        try:
+            found: Explanation = await protector.work(guard.explain(ids), len(ids) * _EXPLAINED_US_PER_TOKEN)
+        except (GuardError, QueueFullError) as error:
+            return _error(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        return JSONResponse(_explained(found, spell))
+
+    async def in_force(name: str) -> Response:
+        said = await run_in_threadpool(_shown, policies, name)
+        return JSONResponse({**said, "everywhere": await everywhere(policies.current.digest)})
+
+    return routes
+
+
+async def refused(request: Request, error: Exception) -> Response:
+    """A problem of the request, or of what it asks for, as its answer."""
+    del request
+    status = HTTPStatus.CONFLICT
+    if isinstance(error, TooLargeError):
+        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    elif isinstance(error, UnknownError):
+        status = HTTPStatus.NOT_FOUND
+    elif not isinstance(error, EcoError):
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return _error(status, str(error) if isinstance(error, EcoError) else type(error).__name__)
+
+
+class UnknownError(FolderError):
+    """There is no such policy or version."""
+
+
+async def _only_json_or_archives(request: Request) -> None:
+    """No form of a web page makes a request with such a body without asking first."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip()
+    if request.method == "POST" and kind not in {"application/json", "application/gzip", ""}:
+        raise FolderError(f"Content-Type: {kind[:80]}: expected application/json, or application/gzip for an upload")
+
+
+def _error(status: HTTPStatus, message: str) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "code": status.value}}, status_code=status)
+
+
+async def _kept(policies: ActivePolicies, archive: Any) -> PolicyBundle:
+    """Unpack in a thread, and keep what it holds."""
+    context = unpacked(archive)
+    bundle = await run_in_threadpool(context.__enter__)
+    try:
+        return await policies.add(bundle)
+    finally:
+        await run_in_threadpool(partial(context.__exit__, None, None, None))
+
+
+def _said(prompt: Try) -> str | list[dict[str, Any]]:
+    return prompt.text if prompt.text is not None else prompt.messages or []
+
+
+def _acting(policies: ActivePolicies) -> dict[str, Wanted]:
+    return {one.name: one for one in policies.current.wanted}
+
+
+def _listed(policies: ActivePolicies) -> list[dict[str, Any]]:
+    names = [one.name for one in policies.current.wanted]
+    known = policies.folder.names() if policies.folder is not None else []
+    return [_shown(policies, name, brief=True) for name in dict.fromkeys([*names, *known])]
+
+
+def _shown(policies: ActivePolicies, name: str, *, brief: bool = False) -> dict[str, Any]:
+    one = _acting(policies).get(name)
+    folder = policies.folder
+    record = folder.record(name) if folder is not None else None
+    versions = folder.versions(name) if folder is not None else []
+    if one is None and not versions and (record is None or not record.entries):
+        raise UnknownError(f"policy {name!r}: not known here")
+    said: dict[str, Any] = {"name": name, "active": one is not None, "versions": versions}
+    if one is not None:
+        config = one.config
+        said |= {
+            "version": config.version,
+            "digest": one.bundle.digest,
+            "path": str(one.bundle.path),
+            "action": config.action,
+            "answers": config.answer_mode,
+            "on_error": config.on_error,
+            "threshold": config.classifier.threshold,
+            "corruption": config.corruption.model_dump(mode="json"),
+            "model": config.model.name,
+            "share": one.activation.share,
+            "models": one.activation.models,
+            "tenants": one.activation.tenants,
+            "pinned": one.activation.digest is not None,
+        }
+    if brief:
+        return said
+    entries: Sequence[Entry] = record.entries if record is not None else ()
+    return {**said, "history": [entry.model_dump(mode="json") for entry in entries]}
+
+
+def _changed(policies: ActivePolicies, name: str, change: ActivationChange) -> Activation:
+    """The activation that a change makes of what holds."""
+    folder = policies.folder
+    if folder is None:
+        raise FolderError("this server has no policy folder; start it with --policy-dir")
+    holds = folder.record(name).current
+    given = change.model_dump(exclude={"version", "active"}, exclude_unset=True)
+    if given.get("share", 0) is None:
+        given["share"] = 100.0
+    digest = _version(policies, name, change.version, holds) if change.active else holds.digest
+    return Activation.model_validate({**holds.model_dump(), **given, "active": change.active, "digest": digest})
+
+
+def _version(policies: ActivePolicies, name: str, asked: str | None, holds: Activation) -> str | None:
+    folder = policies.folder
+    assert folder is not None
+    versions = folder.versions(name)
+    acting = _acting(policies).get(name)
+    if asked == FOLLOW:
+        return None
+    if asked is not None:
+        known = {*versions, *([acting.bundle.digest] if acting is not None else [])}
+        found = [digest for digest in known if digest.startswith(asked)]
+        if len(asked) < _DIGEST_LEAST or len(found) != 1:
+            raise UnknownError(f"version: {asked!r} names {len(found)} versions of policy {name!r}; give its digest")
+        return found[0]
+    if holds.digest is not None or (acting is not None and acting.folder is not None):
+        return holds.digest
+    newest = folder.newest(name)
+    if newest is None:
+        raise UnknownError(f"policy {name!r}: not known here; upload it first")
+    return newest
+
+
+def _explained(found: Explanation, spell: Callable[[int], str]) -> dict[str, Any]:
+    prompt = found.prompt
+    return {
+        "token_ids": prompt.token_ids,
+        "tokens": [spell(token) for token in prompt.token_ids],
+        "verdicts": [
+            {"policy": v.policy, "action": v.action, "flagged": v.flagged, "score": v.score} for v in prompt.verdicts
+        ],
+        "refused_by": prompt.refused_by,
+        "windows": [{"positions": positions, "scores": scores} for positions, scores in found.windows],
+        "corrupted": [number for number, masked in enumerate(prompt.mask or []) if masked],
+    }

@@ -1,0 +1,130 @@
+"""The audit log: a line of JSON for each flagged request and each change, for who has to answer for the server later.
+
+Requests never wait for it: lines go through a bounded queue to a thread that writes them, and what does not fit, or
+the disk refuses, is counted as lost.
+"""
+
+import hashlib
+import hmac
+import json
+import logging
+import logging.handlers
+import queue
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from console.errors import EcoError
+
+#: Lines that may wait for the disk.
+_QUEUE_LINES = 10_000
+_FILE_MODE = 0o600
+
+
+class AuditError(EcoError):
+    """The audit log cannot be written."""
+
+
+class Audit:
+    """Takes what is to be remembered. Without a file, as here, nothing is."""
+
+    is_kept = False
+    keeps_text = False
+    """Whether prompts are written in clear."""
+
+    def event(self, kind: str, **said: Any) -> None:
+        """Remember a start, stop, change or failure."""
+
+    def prompt_digest(self, token_ids: Sequence[int]) -> str:
+        """What tells that two prompts of T ids were the same, and nothing else of them to who has no secret."""
+        del token_ids
+        return ""
+
+    def close(self) -> None:
+        """Write what waits."""
+
+
+class AuditFile(Audit):
+    """An audit log in a file that is rotated by size.
+
+    Args:
+        path: the file; older ones are `path.1`, `path.2` and so on.
+        max_bytes: of a file.
+        backups: how many older files are kept.
+        secret: salts what is said of prompts.
+        lost: called with a reason for each line that is lost: `queue` or `disk`.
+        keeps_text: write prompts in clear.
+
+    Raises:
+        AuditError: the file cannot be written.
+    """
+
+    is_kept = True
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int,
+        backups: int,
+        secret: bytes,
+        lost: Callable[[str], None],
+        keeps_text: bool = False,
+    ) -> None:
+        self.keeps_text = keeps_text
+        self._key = hashlib.sha256(b"eco audit\0" + secret).digest()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=_FILE_MODE)
+            file = _RotatingFile(path, max_bytes, backups, lost)
+        except OSError as error:
+            raise AuditError(f"--eco-audit-log: {path}: cannot be written ({error.strerror})") from error
+        self._waiting = _Queue(queue.Queue(_QUEUE_LINES), lost)
+        self._listener = _Listener(self._waiting.queue, file)
+        self._file = file
+        self._listener.start()
+
+    def event(self, kind: str, **said: Any) -> None:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"at": at, "event": kind, **said}, ensure_ascii=False, default=str)
+        self._waiting.handle(logging.makeLogRecord({"msg": line, "levelno": logging.INFO}))
+
+    def prompt_digest(self, token_ids: Sequence[int]) -> str:
+        said = b"".join(token.to_bytes(8, "big", signed=True) for token in token_ids)
+        return hmac.new(self._key, said, hashlib.sha256).hexdigest()
+
+    def close(self) -> None:
+        self._listener.stop()
+        self._file.close()
+
+
+class _Queue(logging.handlers.QueueHandler):
+    def __init__(self, lines: "queue.Queue[Any]", lost: Callable[[str], None]) -> None:
+        super().__init__(lines)
+        self._lost = lost
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record  # it is text already
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's own
+        self._lost("queue")
+
+
+class _Listener(logging.handlers.QueueListener):
+    def enqueue_sentinel(self) -> None:
+        self.queue.put(self._sentinel)  # type: ignore[attr-defined]  # after what waits, however much
+
+
+class _RotatingFile(logging.handlers.RotatingFileHandler):
+    def __init__(self, path: Path, max_bytes: int, backups: int, lost: Callable[[str], None]) -> None:
+        super().__init__(path, maxBytes=max_bytes, backupCount=backups, encoding="utf-8")
+        self._lost = lost
+
+    def _open(self) -> Any:
+        stream = super()._open()
+        Path(self.baseFilename).chmod(_FILE_MODE)
+        return stream
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's own
+        self._lost("disk")

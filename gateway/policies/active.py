@@ -1,0 +1,358 @@
+"""The policies in force: one immutable guard at a time, replaced whole while requests go on.
+
+A request takes the guard that is there as it comes, and keeps it to the end of its answer. A new one is read, verified
+and made in a thread; nothing of it happens on a request's way.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from console.errors import EcoError
+from gateway.audit import Audit
+from gateway.metrics import GuardMetrics
+from gateway.policies.activation import Activation, Record, Scopes
+from gateway.policies.folder import FolderError, PolicyFolder, Scan, Wanted
+from gateway.policies.loading import PolicyLoader
+from guard import Guard, LoadedPolicy, PolicyBundle, SecretError
+
+logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
+
+#: How often the policy folder and the secret are looked at.
+POLL_S = 1.0
+#: At most this share of a thread's time goes into looking at them.
+_POLLING_SHARE = 0.1
+
+T = TypeVar("T")
+#: Policies and the secret -> a guard of them.
+MakeGuard = Callable[[Sequence[LoadedPolicy], bytes], Guard]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """Policies in force together.
+
+    Attributes:
+        guard: None where there are none: then prompts pass as in plain vLLM.
+        digest: of names, versions and activations: the same on replicas that do the same.
+        since: seconds since the epoch.
+    """
+
+    wanted: tuple[Wanted, ...] = ()
+    guard: Guard | None = None
+    scopes: Scopes | None = None
+    digest: str = ""
+    since: float = 0.0
+
+
+@dataclass(slots=True)
+class ActivePolicies:
+    """The policies in force, and how they change.
+
+    Args:
+        static: of `--policy`: they come first, act as they say, and cannot be taken away.
+        folder: of `--policy-dir`; None where there is none.
+        served_names: of the model.
+        read_secret: the noise secret as it is now.
+    """
+
+    static: tuple[PolicyBundle, ...]
+    folder: PolicyFolder | None
+    loader: PolicyLoader
+    served_names: Sequence[str]
+    read_secret: Callable[[], bytes]
+    metrics: GuardMetrics
+    audit: Audit
+    current: PolicySet = field(default_factory=PolicySet, init=False)
+    refused: dict[str, str] = field(default_factory=dict, init=False)
+    """What of the folder cannot act: reasons, by where it lies."""
+    _secret: bytes = field(default=b"", init=False)
+    _make_guard: MakeGuard | None = field(default=None, init=False)
+    _changing: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _thread: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="eco-policies"), init=False
+    )
+
+    @classmethod
+    def prepare(
+        cls, static: Sequence[PolicyBundle], folder: PolicyFolder | None, loader: PolicyLoader
+    ) -> tuple[Wanted, ...]:
+        """Load what is to act from the start, before the engine: what cannot is an error here.
+
+        Raises:
+            EcoError: one line; nothing may be served.
+        """
+        scan = Scan((), {}) if folder is None else folder.scan(strict=True)
+        wanted = (*(Wanted(bundle, Activation()) for bundle in static), *scan.wanted)
+        _check_names(wanted)
+        loader.load_all(wanted)
+        return wanted
+
+    def guard_for(self, token_ids: Sequence[int], *, tenant: str | None, adapter: str | None) -> Guard | None:
+        """The guard with the policies that act on a prompt of T ids; None where none does."""
+        current = self.current
+        if current.guard is None or current.scopes is None:
+            return None
+        applies = current.scopes.applies(token_ids, tenant=tenant, adapter=adapter)
+        if applies is None or applies.all():
+            return current.guard
+        return current.guard.only(applies) if applies.any() else None
+
+    def among(self, names: Sequence[str] | None) -> Guard | None:
+        """The guard with some of the policies in force, whatever requests they act on; with all by default.
+
+        Raises:
+            FolderError: one of the names is of none.
+        """
+        current = self.current
+        if names is None or current.guard is None:
+            return current.guard
+        acting = [one.name for one in current.wanted]
+        if unknown := sorted(set(names) - set(acting)):
+            raise FolderError(f"policies: {', '.join(unknown)}: not in force")
+        applies = np.array([name in set(names) for name in acting])
+        return current.guard.only(applies) if applies.any() else None
+
+    def start(self, make_guard: MakeGuard, wanted: tuple[Wanted, ...]) -> None:
+        """Put the policies in force that `prepare` loaded. Blocking; call before anything is served."""
+        self._make_guard = make_guard
+        self._secret = self.read_secret()
+        made = self._made(wanted, self._secret)
+        self._swap(made, by="start")
+        self._note(PolicySet(), made)
+        self.metrics.in_force(lambda: self.current)
+
+    async def watch(self, also: Callable[[], None], tell: Callable[[str], None]) -> None:
+        """Follow the folder and the secret until cancelled.
+
+        Args:
+            also: done at every look, in a thread.
+            tell: told the digest of what is in force after every look.
+        """
+        pause_s = POLL_S
+        tell(self.current.digest)
+        while True:
+            await asyncio.sleep(pause_s)
+            started = time.perf_counter()
+            try:
+                await self._in_thread(also)
+            except EcoError as error:
+                logger.error("%s", error)
+            await self.refresh()
+            tell(self.current.digest)
+            pause_s = max(POLL_S, (time.perf_counter() - started) / _POLLING_SHARE)
+
+    async def refresh(self) -> None:
+        """Put in force what the folder and the secret file say now. What cannot be had is refused, and what was in its
+        place acts on."""
+        async with self._changing:
+            await self._refresh()
+
+    async def say(self, name: str, activation: Activation, *, by: str) -> Record:
+        """Let an activation hold, and put it in force.
+
+        Raises:
+            EcoError: it cannot be had; nothing changed.
+        """
+        async with self._changing:
+            record = await self._in_thread(self._say, name, activation, by)
+            await self._refresh(by=by)
+        return record
+
+    async def roll_back(self, name: str, *, by: str) -> Record:
+        """Let hold again what held before.
+
+        Raises:
+            EcoError: nothing did, or it cannot be had; nothing changed.
+        """
+        async with self._changing:
+            record = await self._in_thread(self._roll_back, name, by)
+            await self._refresh(by=by)
+        return record
+
+    async def add(self, bundle: PolicyBundle) -> PolicyBundle:
+        """Check that a bundle belongs here, and keep it as a version; it does not act by that.
+
+        Raises:
+            EcoError: it does not, or the folder cannot be written.
+        """
+        async with self._changing:
+            return await self._in_thread(self._add, bundle)
+
+    async def delete(self, name: str, *, by: str) -> None:
+        """Remove a policy with all its versions.
+
+        Raises:
+            EcoError: there is none, or the folder cannot be written; nothing changed.
+        """
+        async with self._changing:
+            await self._in_thread(self._written_to().delete, name)
+            self.audit.event("deleted", policy=name, by=by)
+            await self._refresh(by=by)
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    async def _refresh(self, by: str = "policy folder") -> None:
+        try:
+            made = await self._in_thread(self._changed)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what is in force goes on
+            self._refuse({"policy folder": str(error) if isinstance(error, EcoError) else type(error).__name__})
+            return
+        if made is not None:
+            before = self.current
+            self._swap(made, by=by)
+            await self._in_thread(self._note, before, made)
+
+    def _changed(self) -> PolicySet | None:
+        """What is to be in force, where that is not what is."""
+        refused: dict[str, str] = {}
+        secret = self._secret
+        try:
+            secret = self.read_secret()
+        except SecretError as error:
+            refused["secret"] = str(error)
+        static = {bundle.config.name for bundle in self.static}
+        wanted = [one for one in self.current.wanted if one.name in static]
+        if self.folder is not None:
+            scan = self.folder.scan()
+            refused |= scan.refused
+            for one in scan.wanted:
+                if one.name in static:
+                    refused[one.name] = f"{one.bundle.path}: policy name {one.name!r} is that of a --policy"
+                    continue
+                acts = self._loadable(one, refused)
+                if acts is not None:
+                    wanted.append(acts)
+        self._refuse(refused)
+        if tuple(wanted) == self.current.wanted and secret == self._secret:
+            return None
+        made = self._made(tuple(wanted), secret)
+        self._secret = secret
+        return made
+
+    def _loadable(self, one: Wanted, refused: dict[str, str]) -> Wanted | None:
+        """A policy that can be loaded, or the version in force of it."""
+        try:
+            self.loader.load(one.bundle)
+        except EcoError as error:
+            refused[one.name] = str(error)
+            return next((acts for acts in self.current.wanted if acts.name == one.name), None)
+        return one
+
+    def _made(self, wanted: tuple[Wanted, ...], secret: bytes) -> PolicySet:
+        assert self._make_guard is not None
+        activations = [one.activation for one in wanted]
+        told = [(one.name, one.bundle.digest, one.activation.model_dump(mode="json")) for one in wanted]
+        for _, _, activation in told:
+            activation.pop("digest")  # it is told; a replica may follow its folder
+        digest = hashlib.sha256(json.dumps(sorted(told, key=str), sort_keys=True).encode()).hexdigest()
+        if not wanted:
+            return PolicySet(digest=digest, since=time.time())
+        policies = self.loader.load_all(wanted)
+        guard = self._make_guard(policies, secret)
+        self.loader.forget_all_but(policies)
+        scopes = Scopes([one.name for one in wanted], activations, self.served_names, secret)
+        return PolicySet(wanted, guard, scopes, digest, time.time())
+
+    def _swap(self, made: PolicySet, *, by: str) -> None:
+        before = {one.name: one for one in self.current.wanted}
+        after = {one.name: one for one in made.wanted}
+        self.current = made
+        for name in sorted({*before, *after}):
+            old, new = before.get(name), after.get(name)
+            if new == old:
+                continue
+            if new is None:
+                assert old is not None
+                logger.info("policy %s no longer acts (%s)", name, by)
+                self.audit.event("deactivated", policy=name, digest=old.bundle.digest, by=by)
+                continue
+            said = new.activation.model_dump(mode="json", exclude_defaults=True)
+            logger.info("policy %s acts: digest %s %s (%s)", name, new.bundle.digest[:12], said or "as built", by)
+            self.audit.event(
+                "activated",
+                policy=name,
+                version=new.bundle.config.version,
+                digest=new.bundle.digest,
+                source=str(new.bundle.path),
+                activation=said,
+                by=by,
+            )
+            self.metrics.policy_activated()
+
+    def _note(self, before: PolicySet, after: PolicySet) -> None:
+        """Write down what came and went with the folders, and keep the versions, so that they can be rolled back to."""
+        if self.folder is None or not self.folder.is_writable:
+            return
+        here = {one.name for one in after.wanted}
+        came = [one for one in after.wanted if one.folder is not None]
+        went = [one.name for one in before.wanted if one.folder is not None and one.name not in here]
+        try:
+            for one in came:
+                self.folder.note_put(one)
+            for name in went:
+                self.folder.note_taken(name)
+        except EcoError as error:
+            logger.error("policies: %s; versions cannot be rolled back to", error)
+
+    def _refuse(self, refused: dict[str, str]) -> None:
+        for where, reason in refused.items():
+            if self.refused.get(where) != reason:
+                logger.error("policies: refused: %s", reason)
+                self.metrics.policy_refused()
+                self.audit.event("refused", where=where, reason=reason)
+        self.refused = refused
+
+    def _written_to(self) -> PolicyFolder:
+        if self.folder is None:
+            raise FolderError("this server has no policy folder; start it with --policy-dir")
+        return self.folder
+
+    def _say(self, name: str, activation: Activation, by: str) -> Record:
+        folder = self._written_to()
+        if any(bundle.config.name == name for bundle in self.static):
+            raise FolderError(f"policy {name!r}: is one of --policy, which acts as long as the server runs")
+        if activation.active:
+            bundle, lies_in = folder.find(name, activation.digest)
+            self._check(bundle, activation)
+            if lies_in is not None:
+                folder.keep(bundle)
+        return folder.say(name, activation, by=by)
+
+    def _roll_back(self, name: str, by: str) -> Record:
+        folder = self._written_to()
+        entry = folder.record(name).before()
+        if entry is not None and entry.digest is not None:
+            self._check(folder.find(name, entry.digest)[0], entry.activation)
+        return folder.roll_back(name, by=by)
+
+    def _check(self, bundle: PolicyBundle, activation: Activation) -> None:
+        """Raise where a policy could not act so: before anything is written."""
+        assert self._make_guard is not None
+        self._make_guard(self.loader.load_all([Wanted(bundle, activation)]), self._secret)
+
+    def _add(self, bundle: PolicyBundle) -> PolicyBundle:
+        self._check(bundle, Activation())
+        return self._written_to().keep(bundle)
+
+
+def _check_names(wanted: Sequence[Wanted]) -> None:
+    seen: dict[str, Wanted] = {}
+    for one in wanted:
+        if (other := seen.setdefault(one.name, one)) is not one:
+            raise FolderError(
+                f"policy name {one.name!r} is used twice: {other.bundle.path} and {one.bundle.path}; "
+                "rebuild one with --name"
+            )

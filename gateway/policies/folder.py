@@ -1,0 +1,428 @@
+"""The policy folder: what lies in it is served.
+
+    FOLDER/x/                      a bundle that was put there; its policy acts as it says, while it lies there
+    FOLDER/.eco/NAME/record.json   what operators said of the policy of that name (`Record`), and what was before
+    FOLDER/.eco/NAME/versions/     bundles that came over the admin address, and copies of those that have acted
+
+Blocking, for a thread. Several processes may share the folder: whoever writes holds `.eco/lock`, and what is written is
+written whole.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from console.errors import EcoError, first_problem
+from gateway.policies.activation import Activation, Entry, Record
+from guard import BundleError, PolicyBundle, load_bundle
+from guard.bundle import MANIFEST_FILE, NAME_PATTERN, PolicyConfig
+from storage.whole import whole_folder, write_whole
+
+logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
+
+STATE = ".eco"
+#: Versions of a policy that are kept beside the one that acts.
+KEPT_VERSIONS = 10
+_LOCK_S = 10.0
+_RECORD, _VERSIONS = "record.json", "versions"
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+_Signature = tuple[tuple[str, int, int, int], ...]
+
+
+class FolderError(EcoError):
+    """The policy folder cannot be read or written, or does not hold what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A policy that is to act, and the folder its version came from, None where it is a kept one."""
+
+    bundle: PolicyBundle
+    activation: Activation
+    folder: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.bundle.config.name
+
+    @property
+    def config(self) -> PolicyConfig:
+        """As it acts."""
+        return self.activation.over(self.bundle.config)
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What the folder asks for, by name in their order, and what of it cannot be had: reasons by where it lies."""
+
+    wanted: tuple[Wanted, ...]
+    refused: dict[str, str]
+
+
+@dataclass(slots=True)
+class _Dropped:
+    """A bundle's folder as it was last seen: `good` is the last bundle that was whole, which goes on acting."""
+
+    seen: _Signature = ()
+    verified: _Signature = ()
+    judged: _Signature = ()
+    good: PolicyBundle | None = None
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class PolicyFolder:
+    """One policy folder. `scan` it again and again; of what did not change nothing is read twice.
+
+    Raises:
+        FolderError: there is no such folder.
+    """
+
+    path: Path
+    is_writable: bool = field(default=False, init=False)
+    _dropped: dict[str, _Dropped] = field(default_factory=dict, init=False)
+    _kept: dict[Path, PolicyBundle] = field(default_factory=dict, init=False)
+    _records: dict[str, tuple[_Signature, Record]] = field(default_factory=dict, init=False)
+    _had_state: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if not self.path.is_dir():
+            raise FolderError(f"--policy-dir: {self.path}: no such folder; make it, and put policies in")
+        try:
+            (self.path / STATE).mkdir(exist_ok=True)
+        except OSError:
+            logger.warning("policy folder %s cannot be written: no versions are kept, and no uploads taken", self.path)
+        else:
+            self.is_writable = os.access(self.path / STATE, os.W_OK)
+        self._had_state = (self.path / STATE).is_dir()
+
+    def scan(self, *, strict: bool = False) -> Scan:
+        """What is to act now.
+
+        A bundle that is being copied, or is not whole, is refused while the last one that was whole in its place goes
+        on. With `strict`, as at the start, when nothing acted before, that is an error where no version of it is kept.
+
+        Raises:
+            FolderError: it cannot be read, or everything in it is gone: that is a mount that was lost, not an order.
+            BundleError: with `strict` alone.
+        """
+        try:
+            found = self._scan_dropped(strict)
+            refused = {name: dropped.reason for name, dropped in found.items() if dropped.reason is not None}
+            records = self._scan_records(refused, strict=strict)
+        except OSError as error:
+            raise FolderError(f"policy folder {self.path}: cannot be read ({error.strerror})") from error
+        by_name: dict[str, tuple[str, PolicyBundle]] = {}
+        for folder, dropped in sorted(found.items()):
+            bundle = dropped.good or self._kept_in_place_of(folder, records)
+            if bundle is None:
+                if strict and dropped.reason is not None:
+                    raise BundleError(dropped.reason)
+            elif (other := by_name.setdefault(bundle.config.name, (folder, bundle)))[0] != folder:
+                refused[folder] = (
+                    f"{self.path / folder}: policy name {bundle.config.name!r} is that of {other[0]} too; "
+                    "rebuild one with --name"
+                )
+        wanted: list[Wanted] = []
+        for name in sorted({*by_name, *records}):
+            activation = records.get(name, Record()).current
+            try:
+                if (chosen := self._chosen(name, activation, by_name)) is not None:
+                    wanted.append(chosen)
+            except (FolderError, BundleError) as error:
+                if strict:
+                    raise
+                refused[f"{STATE}/{name}"] = str(error)
+        return Scan(tuple(wanted), refused)
+
+    def record(self, name: str) -> Record:
+        """What was said of a policy; an empty record where nothing was."""
+        return self._read_record(name)
+
+    def versions(self, name: str) -> list[str]:
+        """Digests of the kept versions of a policy."""
+        folder = self._of(name) / _VERSIONS
+        if not folder.is_dir():
+            return []
+        return sorted(child.name for child in folder.iterdir() if _DIGEST.fullmatch(child.name))
+
+    def newest(self, name: str) -> str | None:
+        """Digest of the version that was kept last."""
+        folder = self._of(name) / _VERSIONS
+        return max(self.versions(name), key=lambda digest: (folder / digest).stat().st_mtime_ns, default=None)
+
+    def names(self) -> list[str]:
+        """Of all policies that were ever heard of: acting, kept or recorded."""
+        dropped = [seen.good.config.name for seen in self._dropped.values() if seen.good is not None]
+        return sorted({*self._recorded(), *dropped})
+
+    def find(self, name: str, digest: str | None) -> tuple[PolicyBundle, str | None]:
+        """A version of a policy, and the folder that it lies in: the kept one of that digest, or the one in its folder.
+
+        Raises:
+            FolderError: there is none.
+            BundleError: it is not whole.
+        """
+        for folder, dropped in self._dropped.items():
+            bundle = dropped.good
+            if bundle is not None and bundle.config.name == name and digest in (None, bundle.digest):
+                return bundle, folder
+        if digest is None:
+            raise FolderError(f"policy {name!r}: no folder of it lies in {self.path}; name the digest of a version")
+        return self._version(name, digest), None
+
+    def keep(self, bundle: PolicyBundle) -> PolicyBundle:
+        """Keep a version: a copy of the bundle, whole or not at all.
+
+        Raises:
+            FolderError: the folder cannot be written.
+        """
+        name, digest = bundle.config.name, bundle.digest
+        target = self._of(name) / _VERSIONS / digest
+        if not target.is_dir():
+            with self._writing(), whole_folder(target, replace=False) as work:
+                shutil.copytree(bundle.path, work, dirs_exist_ok=True)
+        return self._version(name, digest)
+
+    def say(
+        self, name: str, activation: Activation, *, by: str, event: str = "activated", restores: int | None = None
+    ) -> Record:
+        """Let `activation` hold for a policy from now on; returns its record.
+
+        Raises:
+            FolderError: there is no such version, or the folder cannot be written.
+            BundleError: the version is not whole.
+        """
+        bundle, folder = self.find(name, activation.digest) if activation.active else (None, None)
+        with self._writing():
+            record = self._read_record(name)
+            return self._write(record, name, activation, bundle, by=by, folder=folder, event=event, restores=restores)
+
+    def note_put(self, one: Wanted) -> None:
+        """Keep a version that acts since its folder was put here, and write it into the record, where that does not say
+        so already.
+
+        Raises:
+            FolderError: the folder cannot be written.
+        """
+        self.keep(one.bundle)
+        with self._writing():
+            record = self._read_record(one.name)
+            if not record.entries or record.entries[-1].digest != one.bundle.digest:
+                self._write(record, one.name, one.activation, one.bundle, by="policy folder", folder=one.folder)
+
+    def note_taken(self, name: str) -> None:
+        """Write into the record that a policy's folder was taken away.
+
+        Raises:
+            FolderError: the folder cannot be written.
+        """
+        if not self._of(name).is_dir():
+            return
+        with self._writing():
+            record = self._read_record(name)
+            if record.entries and record.entries[-1].digest is not None:
+                self._write(record, name, record.current, None, by="policy folder")
+
+    def _write(
+        self,
+        record: Record,
+        name: str,
+        activation: Activation,
+        bundle: PolicyBundle | None,
+        *,
+        by: str,
+        folder: str | None = None,
+        event: str = "activated",
+        restores: int | None = None,
+    ) -> Record:
+        entry = Entry.model_validate(
+            {
+                "serial": record.serial + 1,
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "by": by,
+                "event": event if bundle is not None else "deactivated",
+                "activation": activation,
+                "digest": None if bundle is None else bundle.digest,
+                "version": None if bundle is None else bundle.config.version,
+                "folder": folder,
+                "restores": restores,
+            }
+        )
+        record = record.then(entry, activation)
+        write_whole(self._of(name) / _RECORD, record.model_dump_json(indent=2) + "\n")
+        self._forget_old_versions(name, record)
+        return record
+
+    def roll_back(self, name: str, *, by: str) -> Record:
+        """Let hold again what held before.
+
+        Raises:
+            FolderError: nothing held before, or its version is no longer kept.
+        """
+        entry = self._read_record(name).before()
+        if entry is None:
+            raise FolderError(f"policy {name!r}: nothing held before what holds now")
+        activation = entry.activation.model_copy(update={"digest": entry.digest})
+        return self.say(name, activation, by=by, event="rolled back", restores=entry.serial)
+
+    def delete(self, name: str) -> None:
+        """Remove a policy, its kept versions, its record and its folder.
+
+        Raises:
+            FolderError: there is none, or the folder cannot be written.
+        """
+        folders = [
+            self.path / folder
+            for folder, seen in self._dropped.items()
+            if seen.good is not None and seen.good.config.name == name
+        ]
+        if not folders and not self._of(name).is_dir():
+            raise FolderError(f"policy {name!r}: not known here")
+        with self._writing():
+            for folder in [*folders, self._of(name)]:
+                if folder.is_dir():  # renamed first: what is half removed is no policy
+                    gone = self.path / STATE / f".gone-{os.getpid()}-{folder.name}"
+                    folder.rename(gone)
+                    shutil.rmtree(gone)
+
+    def _scan_dropped(self, strict: bool) -> dict[str, _Dropped]:
+        if self._had_state and not (self.path / STATE).is_dir():
+            raise FolderError(f"policy folder {self.path}: {STATE} is gone: the folder was lost; its policies act on")
+        present = {child.name for child in self.path.iterdir() if not child.name.startswith(".") and child.is_dir()}
+        if not present and self._dropped and not self._had_state:
+            raise FolderError(f"policy folder {self.path}: is empty all at once: lost; its policies act on")
+        for name in set(self._dropped) - present:
+            del self._dropped[name]
+        for name in present:
+            self._look_at(name, self._dropped.setdefault(name, _Dropped()), at_once=strict)
+        return dict(self._dropped)
+
+    def _look_at(self, name: str, dropped: _Dropped, *, at_once: bool) -> None:
+        """Verify a folder's bundle where it has changed, and then stood still from one look to the next: not while it
+        is being copied."""
+        folder = self.path / name
+        manifest = _signature([folder / MANIFEST_FILE])
+        if dropped.good is not None and dropped.reason is None and manifest == dropped.verified:
+            return
+        files = _signature(sorted(folder.rglob("*")))
+        if dropped.reason is not None and files == dropped.judged:
+            return
+        if not at_once and files != dropped.seen:
+            dropped.seen = files
+            return
+        dropped.verified, dropped.judged = manifest, files
+        try:
+            dropped.good, dropped.reason = load_bundle(folder), None
+        except BundleError as error:
+            dropped.reason = str(error)
+        except OSError as error:  # it went while it was read
+            dropped.reason = f"{folder}: cannot be read ({error.strerror})"
+
+    def _scan_records(self, refused: dict[str, str], *, strict: bool) -> dict[str, Record]:
+        """Records by name. Of one that cannot be read the last that could holds, or the bundle alone."""
+        found: dict[str, Record] = {}
+        for name in self._recorded():
+            signature = _signature([self._of(name) / _RECORD])
+            before = self._records.get(name, ((), Record()))
+            if signature != before[0]:
+                try:
+                    before = signature, self._read_record(name)
+                except FolderError as error:
+                    if strict:
+                        raise
+                    refused[f"{STATE}/{name}"] = str(error)
+            self._records[name] = before
+            found[name] = before[1]
+        return found
+
+    def _recorded(self) -> list[str]:
+        state = self.path / STATE
+        names = [child.name for child in state.iterdir() if child.is_dir()] if state.is_dir() else []
+        return sorted(name for name in names if re.fullmatch(NAME_PATTERN, name))
+
+    def _chosen(self, name: str, activation: Activation, by_name: dict[str, tuple[str, PolicyBundle]]) -> Wanted | None:
+        if not activation.active:
+            return None
+        folder, dropped = by_name.get(name, (None, None))
+        if dropped is not None and activation.digest in (None, dropped.digest):
+            return Wanted(dropped, activation, folder)
+        return None if activation.digest is None else Wanted(self._version(name, activation.digest), activation)
+
+    def _kept_in_place_of(self, folder: str, records: dict[str, Record]) -> PolicyBundle | None:
+        """The version that acted last from a folder whose bundle is not whole, where it is kept."""
+        for name, record in records.items():
+            entry = record.entries[-1] if record.entries else None
+            if entry is not None and entry.folder == folder and entry.digest is not None:
+                with contextlib.suppress(FolderError, BundleError):
+                    return self._version(name, entry.digest)
+        return None
+
+    def _version(self, name: str, digest: str) -> PolicyBundle:
+        path = self._of(name) / _VERSIONS / digest
+        if path not in self._kept:
+            if not path.is_dir():
+                raise FolderError(f"policy {name!r}: no version {digest} is kept")
+            bundle = load_bundle(path)
+            if (bundle.config.name, bundle.digest) != (name, digest):
+                raise FolderError(f"{path}: is another policy or version than its folder says")
+            self._kept[path] = bundle
+        return self._kept[path]
+
+    def _read_record(self, name: str) -> Record:
+        file = self._of(name) / _RECORD
+        try:
+            return Record.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return Record()
+        except OSError as error:
+            raise FolderError(f"{file}: cannot be read ({error.strerror})") from error
+        except ValidationError as error:
+            raise FolderError(f"{file}: {first_problem(error, 'record')}") from error
+
+    def _of(self, name: str) -> Path:
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise FolderError(f"policy name {name!r}: letters, digits, dot, dash and underscore, 128 at most")
+        return self.path / STATE / name
+
+    def _forget_old_versions(self, name: str, record: Record) -> None:
+        used = [entry.digest for entry in reversed(record.entries) if entry.digest is not None]
+        recent = list(dict.fromkeys([*([record.current.digest] if record.current.digest else []), *used]))
+        for digest in self.versions(name):
+            if digest in used and digest not in recent[: KEPT_VERSIONS + 1]:
+                path = self._of(name) / _VERSIONS / digest
+                self._kept.pop(path, None)
+                shutil.rmtree(path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        if not self.is_writable:
+            raise FolderError(f"policy folder {self.path}: cannot be written")
+        try:
+            with FileLock(self.path / STATE / "lock", timeout=_LOCK_S):
+                yield
+        except Timeout as error:
+            raise FolderError(f"policy folder {self.path}: another process writes for {_LOCK_S:g} s") from error
+        except OSError as error:
+            raise FolderError(f"policy folder {self.path}: cannot be written ({error.strerror})") from error
+
+
+def _signature(files: list[Path]) -> _Signature:
+    """Changes where one of the files does."""
+    found = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            stat = file.stat()
+            found.append((file.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(found)

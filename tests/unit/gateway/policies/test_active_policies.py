@@ -1,0 +1,276 @@
+"""Policies in force: changed whole, off the requests' way, never to nothing by an error. Loader and guard are fakes."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gateway_fakes import RecordingAudit, until
+from prometheus_client import generate_latest
+
+from gateway.metrics import GuardMetrics
+from gateway.policies.activation import Activation
+from gateway.policies.active import ActivePolicies
+from gateway.policies.folder import FolderError, PolicyFolder
+from guard import LoadedPolicy, PolicyBundle, PolicyMismatchError, SecretError
+
+
+class Loader:
+    """Knows what does not belong here by its version."""
+
+    def load(self, bundle: PolicyBundle) -> LoadedPolicy:
+        if bundle.config.version == "foreign":
+            raise PolicyMismatchError(f"{bundle.path}: built for another model")
+        return LoadedPolicy(bundle)
+
+    def load_all(self, wanted: Sequence[Any]) -> list[LoadedPolicy]:
+        loaded = [(self.load(one.bundle), one.config) for one in wanted]
+        return [LoadedPolicy(replace(policy.bundle, config=config)) for policy, config in loaded]
+
+    def forget_all_but(self, policies: Sequence[LoadedPolicy]) -> None: ...
+
+
+@dataclass
+class Made:
+    """What was asked of the one who makes guards."""
+
+    policies: list[LoadedPolicy]
+    secret: bytes
+    applies: list[bool] | None = None
+
+    def only(self, applies: np.ndarray) -> "Made":
+        return Made(self.policies, self.secret, applies.tolist())
+
+
+@dataclass
+class Setup:
+    place: Path
+    secret: Callable[[], bytes] = lambda: b"1" * 32
+    audit: RecordingAudit = field(default_factory=RecordingAudit)
+    metrics: GuardMetrics = field(default_factory=GuardMetrics)
+    policies: Any = None
+
+    def begin(self, *static: PolicyBundle) -> ActivePolicies:
+        folder, loader = PolicyFolder(self.place), Loader()
+        wanted = ActivePolicies.prepare(static, folder, loader)  # type: ignore[arg-type]
+        self.policies = ActivePolicies(
+            static,
+            folder,
+            loader,  # type: ignore[arg-type]
+            ["base"],
+            lambda: self.secret(),
+            self.metrics,
+            self.audit,
+        )
+        self.policies.start(lambda policies, secret: Made(list(policies), secret), wanted)
+        return self.policies  # type: ignore[no-any-return]
+
+    async def settle(self) -> None:
+        for _ in range(2):
+            await self.policies.refresh()
+
+    def ask(self, **who: str) -> Any:
+        return self.policies.guard_for([1, 2], **({"tenant": None, "adapter": None} | who))
+
+    def names(self) -> list[str]:
+        guard = self.ask()
+        return [] if guard is None else [policy.name for policy in guard.policies]
+
+    def events(self) -> list[tuple[str, str | None]]:
+        return [(event["event"], event.get("policy")) for event in self.audit.events]
+
+
+@pytest.fixture
+async def setup(tmp_path: Path) -> AsyncIterator[Setup]:
+    (tmp_path / "policies").mkdir()
+    made = Setup(tmp_path / "policies")
+    yield made
+    if made.policies is not None:
+        made.policies.close()
+
+
+async def test_without_policies_every_prompt_passes(setup: Setup) -> None:
+    setup.begin()
+    assert setup.ask() is None
+
+
+async def test_policies_come_change_and_go(setup: Setup, make_bundle) -> None:
+    setup.begin()
+    for version in ("1", "2"):
+        bundle = make_bundle(setup.place / "x", version=version)
+        await setup.settle()
+        assert setup.ask().policies[0].bundle.digest == bundle.digest
+    shutil.rmtree(setup.place / "x")
+    await setup.policies.refresh()
+    assert setup.ask() is None
+    assert setup.events() == [("activated", "people"), ("activated", "people"), ("deactivated", "people")]
+    assert [entry.event for entry in setup.policies.folder.record("people").entries] == [
+        "activated",
+        "activated",
+        "deactivated",
+    ]
+
+
+async def test_a_request_keeps_the_guard_it_began_with(setup: Setup, make_bundle) -> None:
+    make_bundle(setup.place / "x")
+    setup.begin()
+    before = setup.ask()
+    make_bundle(setup.place / "x", version="2")
+    await setup.settle()
+    assert [policy.bundle.config.version for policy in before.policies] == ["1"]
+    assert setup.ask() is not before
+
+
+async def test_nothing_changes_where_nothing_did(setup: Setup, make_bundle) -> None:
+    make_bundle(setup.place / "x")
+    setup.begin()
+    before = setup.ask()
+    await setup.settle()
+    assert setup.ask() is before
+
+
+async def test_what_is_not_for_this_model_is_refused_once_and_the_old_one_acts(setup: Setup, make_bundle) -> None:
+    first = make_bundle(setup.place / "x")
+    setup.begin()
+    make_bundle(setup.place / "x", version="foreign")
+    for _ in range(3):
+        await setup.settle()
+    assert setup.ask().policies[0].bundle.digest == first.digest
+    assert "another model" in setup.policies.refused["people"]
+    assert setup.events().count(("refused", None)) == 1
+    assert setup.metrics.registry.get_sample_value("eco_policy_activations_total", {"outcome": "refused"}) == 1
+
+
+async def test_at_the_start_it_is_an_error(setup: Setup, make_bundle) -> None:
+    make_bundle(setup.place / "x", version="foreign")
+    with pytest.raises(PolicyMismatchError):
+        setup.begin()
+
+
+async def test_a_lost_folder_changes_nothing(setup: Setup, make_bundle) -> None:
+    make_bundle(setup.place / "x")
+    setup.begin()
+    shutil.rmtree(setup.place)
+    await setup.settle()
+    assert setup.names() == ["people"]
+    assert setup.policies.refused
+
+
+async def test_an_error_nobody_foresaw_changes_nothing(
+    setup: Setup, make_bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(setup.place / "x")
+    setup.begin()
+    monkeypatch.setattr(PolicyFolder, "scan", lambda self: 1 / 0)
+    await setup.policies.refresh()
+    assert setup.names() == ["people"]
+    assert setup.policies.refused == {"policy folder": "ZeroDivisionError"}
+
+
+async def test_static_policies_come_first_and_stay(setup: Setup, make_bundle, tmp_path: Path) -> None:
+    static = make_bundle(tmp_path / "static", "people")
+    setup.begin(static)
+    make_bundle(setup.place / "x", "books")
+    make_bundle(setup.place / "y", "people", version="2")
+    await setup.settle()
+    assert setup.names() == ["people", "books"]
+    assert "--policy" in setup.policies.refused["people"]
+    with pytest.raises(FolderError, match="--policy"):
+        await setup.policies.say("people", Activation(active=False), by="me")
+
+
+async def test_a_name_that_is_used_twice_at_the_start_is_an_error(setup: Setup, make_bundle, tmp_path: Path) -> None:
+    make_bundle(setup.place / "x")
+    with pytest.raises(FolderError, match="used twice"):
+        setup.begin(make_bundle(tmp_path / "static"))
+
+
+async def test_activations_act_as_they_say(setup: Setup, make_bundle) -> None:
+    make_bundle(setup.place / "x")
+    setup.begin()
+    await setup.policies.say("people", Activation(action="observe", tenants=("acme",)), by="me")
+    assert setup.ask(tenant="other") is None
+    guard = setup.ask(tenant="acme")
+    assert guard.policies[0].bundle.config.action == "observe"
+    await setup.policies.roll_back("people", by="me")
+    assert setup.ask(tenant="other").policies[0].bundle.config.action == "corrupt"
+    assert setup.audit.events[-1]["by"] == "me"
+
+
+async def test_some_of_the_policies(setup: Setup, make_bundle) -> None:
+    make_bundle(setup.place / "x", "people")
+    make_bundle(setup.place / "y", "books")
+    setup.begin()
+    await setup.policies.say("people", Activation(models=("french",)), by="me")
+    assert setup.ask().applies == [True, False]
+    assert setup.ask(adapter="french").applies is None
+    assert setup.policies.among(["people"]).applies == [False, True]
+    with pytest.raises(FolderError, match="songs"):
+        setup.policies.among(["people", "songs"])
+
+
+async def test_an_activation_that_cannot_be_had_changes_nothing(setup: Setup, make_bundle, tmp_path: Path) -> None:
+    make_bundle(setup.place / "x")
+    setup.begin()
+    foreign = setup.policies.folder.keep(make_bundle(tmp_path / "foreign", version="foreign"))
+    with pytest.raises(PolicyMismatchError):
+        await setup.policies.say("people", Activation(digest=foreign.digest), by="me")
+    with pytest.raises(PolicyMismatchError):
+        await setup.policies.add(make_bundle(tmp_path / "other", "other", version="foreign"))
+    assert setup.policies.folder.names() == ["people"]
+    assert setup.policies.folder.record("people").current == Activation()
+
+
+async def test_a_new_secret_is_taken_up_and_a_bad_one_is_not(setup: Setup, make_bundle) -> None:
+    make_bundle(setup.place / "x")
+    setup.begin()
+    setup.secret = lambda: b"2" * 32
+    await setup.policies.refresh()
+    assert setup.ask().secret == b"2" * 32
+
+    def bad() -> bytes:
+        raise SecretError("secret file: cannot be read")
+
+    setup.secret = bad
+    await setup.policies.refresh()
+    assert setup.ask().secret == b"2" * 32
+    assert "secret" in setup.policies.refused
+
+
+async def test_replicas_that_do_the_same_say_the_same(setup: Setup, make_bundle, tmp_path: Path) -> None:
+    bundle = make_bundle(setup.place / "x")
+    setup.begin()
+    (tmp_path / "replica").mkdir()
+    other = Setup(tmp_path / "replica")
+    other.begin()
+    other.policies.folder.keep(bundle)
+    await other.policies.say("people", Activation(digest=bundle.digest), by="me")
+    assert other.policies.current.digest == setup.policies.current.digest
+    await other.policies.say("people", Activation(digest=bundle.digest, share=50), by="me")
+    assert other.policies.current.digest != setup.policies.current.digest
+    other.policies.close()
+
+
+async def test_metrics_say_what_is_in_force(setup: Setup, make_bundle) -> None:
+    bundle = make_bundle(setup.place / "x")
+    setup.begin()
+    await setup.policies.say("people", Activation(action="observe"), by="me")
+    lines = generate_latest(setup.metrics.policies).decode().splitlines()
+    info = 'eco_policy_info{action="observe",answers="off",digest="%s",policy="people",version="1"} 1.0'
+    assert info % bundle.digest[:16] in lines
+    assert f'eco_policy_set_info{{digest="{setup.policies.current.digest[:16]}"}} 1.0' in lines
+    assert "eco_policies 1.0" in lines
+
+
+async def test_the_folder_is_followed(setup: Setup, make_bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.policies.active.POLL_S", 0.01)
+    setup.begin()
+    told: list[str] = []
+    watching = asyncio.create_task(setup.policies.watch(lambda: None, told.append))
+    make_bundle(setup.place / "x")
+    await until(lambda: setup.names() == ["people"] and told[-1] == setup.policies.current.digest)
+    watching.cancel()
