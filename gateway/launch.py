@@ -26,7 +26,8 @@ from gateway.audit import Audit, AuditFile
 from gateway.flags import check_environment, check_flags, lora_targets
 from gateway.front_ends import FrontEnd, OneOfSeveral, Shared, count_of, run_front_ends
 from gateway.metrics import GuardMetrics
-from gateway.policies.active import ActivePolicies, MakeGuard
+from gateway.policies import Activation
+from gateway.policies.active import ActivePolicies, MakeGuard, check_names
 from gateway.policies.folder import PolicyFolder, Wanted
 from gateway.policies.loading import PolicyLoader
 from gateway.summed_metrics import keep_apart
@@ -137,7 +138,9 @@ def _serve_front_end(
 def _load_bundles(options: EcoOptions) -> list[PolicyBundle]:
     if not options.policies and options.policy_dir is None:
         raise LaunchError("--policy: give a policy folder, which eco policy build makes, or a --policy-dir of them")
-    return [load_bundle(path) for path in options.policies]
+    bundles = [load_bundle(path) for path in options.policies]
+    check_names(Wanted(bundle, Activation()) for bundle in bundles)
+    return bundles
 
 
 def _parse(vllm_args: Sequence[str]) -> Namespace:

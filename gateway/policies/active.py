@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -92,7 +92,7 @@ class ActivePolicies:
         """
         scan = Scan((), {}) if folder is None else folder.scan(strict=True)
         wanted = (*(Wanted(bundle, Activation()) for bundle in static), *scan.wanted)
-        _check_names(wanted)
+        check_names(wanted)
         loader.load_all(wanted)
         return wanted
 
@@ -348,7 +348,8 @@ class ActivePolicies:
         return self._written_to().keep(bundle)
 
 
-def _check_names(wanted: Sequence[Wanted]) -> None:
+def check_names(wanted: Iterable[Wanted]) -> None:
+    """Raise `FolderError` where two policies have one name."""
     seen: dict[str, Wanted] = {}
     for one in wanted:
         if (other := seen.setdefault(one.name, one)) is not one:
