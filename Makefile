@@ -30,7 +30,7 @@ TEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-fast test-v2-runner check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
+.PHONY: help venv demo serve test test-fast test-v2-runner check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-policies bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +93,9 @@ bench-evaluation: $(STAMP)  ## Every way to forget, on one table (ARGS="--model 
 
 bench-guard: $(STAMP)  ## Time the guard on one core (ARGS="--policy DIR --model DIR", or a model made here)
 	$(RUN) python -m benchmarks.guard $(ARGS)
+
+bench-policies: $(STAMP)  ## Change policies thousands of times while prompts are classified (ARGS="--changes N")
+	$(RUN) python -m benchmarks.policy_changes $(ARGS)
 
 bench-search: $(STAMP)  ## Race the corruption search (ARGS="--model DIR --retain-model DIR --forget FILE --retain FILE")
 	$(RUN) python -m benchmarks.corruption_search $(ARGS)
