@@ -259,6 +259,7 @@ async def _run(
         tokenizer = engine.renderer.get_tokenizer()
         async with front_end.testing():
             scale = await run_self_test(engine, rows, vocab_size=min(rows.vocab_size, len(tokenizer)), dtype=dtype)
+        keys = AdminKeys(options.admin_key_file)
         policies = ActivePolicies(
             prepared.bundles,
             prepared.folder,
@@ -267,6 +268,7 @@ async def _run(
             functools.partial(load_or_create_secret, options.secret_file),
             metrics,
             audit,
+            keys.refresh,
         )
         policies.start(_guard_maker(args, options, prepared.loader, tokenizer, scale, dtype), prepared.wanted)
         protector = Protector(
@@ -306,13 +308,12 @@ async def _run(
         def door(app: Any) -> FrontDoor:
             return FrontDoor(app, traffic, turned_away=lambda: metrics.turned_away("draining"), tenant_of=tenant_of)
 
-        keys = AdminKeys(options.admin_key_file)
         routes = policy_routes(policies, protector, _renderer(args, tokenizer), tokenizer.decode, front_end.all_have)
         metrics_text = functools.partial(front_end.metrics_text, metrics)
         check_health = functools.partial(front_end.check_health, client.check_health)
         admin = AdminServer(build_admin_app(routes, metrics_text, check_health, unready_because), keys)
         admin_task = asyncio.create_task(front_end.administer(admin, admin_socket, client.check_health))
-        watch_task = asyncio.create_task(policies.watch(keys.refresh, front_end.has))
+        watch_task = asyncio.create_task(policies.watch(front_end.has))
         await front_end.all_tested()
         logger.info("guard: %d policies, self-test passed, row scale %g", len(policies.current.wanted), scale)
         audit.event("started", model=args.model, policies=policies.current.digest)

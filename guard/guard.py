@@ -264,7 +264,8 @@ class Guard:
         guard = copy.copy(self)
         guard._applies = applies
         guard._corrupts = self._corrupts & applies
-        guard.answers = None if self.answers is None else self.answers.only(applies)
+        answers = None if self.answers is None else self.answers.only(applies)
+        guard.answers = answers if answers is not None and answers.reads.any() else None
         return guard
 
     def protect(self, token_ids: Sequence[int]) -> ProtectedPrompt:

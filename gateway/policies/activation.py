@@ -128,8 +128,8 @@ class Scopes:
             for number, tenants in self._tenants:
                 acts[number] &= tenant in tenants
         if self._shares:
-            said = np.asarray(token_ids, dtype=np.int64).tobytes()
+            said = hashlib.blake2b(np.asarray(token_ids, dtype=np.int64).tobytes(), key=self._key).digest()
             for number, name, share in self._shares:
-                digest = hashlib.blake2b(said, key=self._key, person=hashlib.sha256(name).digest()[:16]).digest()
-                acts[number] &= int.from_bytes(digest[:8], "big") * 100 < share * (1 << 64)
+                drawn = hashlib.blake2b(said + name, digest_size=8, key=self._key).digest()
+                acts[number] &= int.from_bytes(drawn, "big") * 100 < share * (1 << 64)
         return acts

@@ -62,6 +62,7 @@ class ActivePolicies:
         folder: of `--policy-dir`; None where there is none.
         served_names: of the model.
         read_secret: the noise secret as it is now.
+        also_refresh: done at every look at the folder, in a thread.
     """
 
     static: tuple[PolicyBundle, ...]
@@ -71,6 +72,7 @@ class ActivePolicies:
     read_secret: Callable[[], bytes]
     metrics: GuardMetrics
     audit: Audit
+    also_refresh: Callable[[], None] = lambda: None
     current: PolicySet = field(default_factory=PolicySet, init=False)
     refused: dict[str, str] = field(default_factory=dict, init=False)
     """What of the folder cannot act: reasons, by where it lies."""
@@ -130,11 +132,10 @@ class ActivePolicies:
         self._note(PolicySet(), made)
         self.metrics.in_force(lambda: self.current)
 
-    async def watch(self, also: Callable[[], None], tell: Callable[[str], None]) -> None:
+    async def watch(self, tell: Callable[[str], None]) -> None:
         """Follow the folder and the secret until cancelled.
 
         Args:
-            also: done at every look, in a thread.
             tell: told the digest of what is in force after every look.
         """
         pause_s = POLL_S
@@ -142,10 +143,6 @@ class ActivePolicies:
         while True:
             await asyncio.sleep(pause_s)
             started = time.perf_counter()
-            try:
-                await self._in_thread(also)
-            except EcoError as error:
-                logger.error("%s", error)
             await self.refresh()
             tell(self.current.digest)
             pause_s = max(POLL_S, (time.perf_counter() - started) / _POLLING_SHARE)
@@ -223,12 +220,17 @@ class ActivePolicies:
             secret = self.read_secret()
         except SecretError as error:
             refused["secret"] = str(error)
+        try:
+            self.also_refresh()
+        except EcoError as error:
+            refused["keys"] = str(error)
         static = {bundle.config.name for bundle in self.static}
         wanted = [one for one in self.current.wanted if one.name in static]
         if self.folder is not None:
             scan = self.folder.scan()
             refused |= scan.refused
-            for one in scan.wanted:
+            held = [one for one in self.current.wanted if one.name in scan.unknown - static]
+            for one in sorted((*scan.wanted, *held), key=lambda one: one.name):
                 if one.name in static:
                     refused[one.name] = f"{one.bundle.path}: policy name {one.name!r} is that of a --policy"
                     continue

@@ -68,6 +68,8 @@ class Scan:
 
     wanted: tuple[Wanted, ...]
     refused: dict[str, str]
+    unknown: frozenset[str] = frozenset()
+    """Names of policies of which it cannot be told how they are to act: they go on as they do."""
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ class _Dropped:
     judged: _Signature = ()
     good: PolicyBundle | None = None
     reason: str | None = None
+    is_absent: bool = False
 
 
 @dataclass(slots=True)
@@ -135,6 +138,7 @@ class PolicyFolder:
                     "rebuild one with --name"
                 )
         wanted: list[Wanted] = []
+        unknown: set[str] = set()
         for name in sorted({*by_name, *records}):
             activation = records.get(name, Record()).current
             try:
@@ -144,7 +148,8 @@ class PolicyFolder:
                 if strict:
                     raise
                 refused[f"{STATE}/{name}"] = str(error)
-        return Scan(tuple(wanted), refused)
+                unknown.add(name)
+        return Scan(tuple(wanted), refused, frozenset(unknown))
 
     def record(self, name: str) -> Record:
         """What was said of a policy; an empty record where nothing was."""
@@ -186,13 +191,16 @@ class PolicyFolder:
         """Keep a version: a copy of the bundle, whole or not at all.
 
         Raises:
-            FolderError: the folder cannot be written.
+            FolderError: the folder cannot be written, or the bundle changes meanwhile.
+            BundleError: it is no longer whole.
         """
         name, digest = bundle.config.name, bundle.digest
         target = self._of(name) / _VERSIONS / digest
         if not target.is_dir():
             with self._writing(), whole_folder(target, replace=False) as work:
                 shutil.copytree(bundle.path, work, dirs_exist_ok=True)
+                if load_bundle(work).digest != digest:
+                    raise FolderError(f"{bundle.path}: changed while it was copied; try again")
         return self._version(name, digest)
 
     def say(
@@ -283,11 +291,10 @@ class PolicyFolder:
         Raises:
             FolderError: there is none, or the folder cannot be written.
         """
-        folders = [
-            self.path / folder
-            for folder, seen in self._dropped.items()
-            if seen.good is not None and seen.good.config.name == name
+        dropped = [
+            folder for folder, seen in self._dropped.items() if seen.good is not None and seen.good.config.name == name
         ]
+        folders = [self.path / folder for folder in dropped]
         if not folders and not self._of(name).is_dir():
             raise FolderError(f"policy {name!r}: not known here")
         with self._writing():
@@ -296,6 +303,9 @@ class PolicyFolder:
                     gone = self.path / STATE / f".gone-{os.getpid()}-{folder.name}"
                     folder.rename(gone)
                     shutil.rmtree(gone)
+        for folder_name in dropped:
+            del self._dropped[folder_name]
+        self._records.pop(name, None)
 
     def _scan_dropped(self, strict: bool) -> dict[str, _Dropped]:
         if self._had_state and not (self.path / STATE).is_dir():
@@ -304,7 +314,10 @@ class PolicyFolder:
         if not present and self._dropped and not self._had_state:
             raise FolderError(f"policy folder {self.path}: is empty all at once: lost; its policies act on")
         for name in set(self._dropped) - present:
-            del self._dropped[name]
+            if self._dropped[name].is_absent:  # at two looks: one that is replaced is away for a moment
+                del self._dropped[name]
+            else:
+                self._dropped[name].is_absent = True
         for name in present:
             self._look_at(name, self._dropped.setdefault(name, _Dropped()), at_once=strict)
         return dict(self._dropped)
@@ -312,6 +325,7 @@ class PolicyFolder:
     def _look_at(self, name: str, dropped: _Dropped, *, at_once: bool) -> None:
         """Verify a folder's bundle where it has changed, and then stood still from one look to the next: not while it
         is being copied."""
+        dropped.is_absent = False
         folder = self.path / name
         manifest = _signature([folder / MANIFEST_FILE])
         if dropped.good is not None and dropped.reason is None and manifest == dropped.verified:
@@ -336,7 +350,9 @@ class PolicyFolder:
         for name in self._recorded():
             signature = _signature([self._of(name) / _RECORD])
             before = self._records.get(name, ((), Record()))
-            if signature != before[0]:
+            if not signature and before[1].entries:
+                refused[f"{STATE}/{name}"] = f"{self._of(name) / _RECORD}: is gone; what it said last holds"
+            elif signature != before[0]:
                 try:
                     before = signature, self._read_record(name)
                 except FolderError as error:

@@ -105,7 +105,7 @@ async def test_policies_come_change_and_go(setup: Setup, make_bundle) -> None:
         await setup.settle()
         assert setup.ask().policies[0].bundle.digest == bundle.digest
     shutil.rmtree(setup.place / "x")
-    await setup.policies.refresh()
+    await setup.settle()
     assert setup.ask() is None
     assert setup.events() == [("activated", "people"), ("activated", "people"), ("deactivated", "people")]
     assert [entry.event for entry in setup.policies.folder.record("people").entries] == [
@@ -169,6 +169,17 @@ async def test_an_error_nobody_foresaw_changes_nothing(
     await setup.policies.refresh()
     assert setup.names() == ["people"]
     assert setup.policies.refused == {"policy folder": "ZeroDivisionError"}
+
+
+async def test_a_version_that_was_lost_acts_on(setup: Setup, make_bundle, tmp_path: Path) -> None:
+    setup.begin()
+    bundle = await setup.policies.add(make_bundle(tmp_path / "x"))
+    await setup.policies.say("people", Activation(digest=bundle.digest), by="me")
+    setup.policies.folder._kept.clear()
+    shutil.rmtree(bundle.path)
+    await setup.policies.refresh()
+    assert setup.names() == ["people"]
+    assert "no version" in setup.policies.refused[".eco/people"]
 
 
 async def test_static_policies_come_first_and_stay(setup: Setup, make_bundle, tmp_path: Path) -> None:
@@ -270,7 +281,7 @@ async def test_the_folder_is_followed(setup: Setup, make_bundle, monkeypatch: py
     monkeypatch.setattr("gateway.policies.active.POLL_S", 0.01)
     setup.begin()
     told: list[str] = []
-    watching = asyncio.create_task(setup.policies.watch(lambda: None, told.append))
+    watching = asyncio.create_task(setup.policies.watch(told.append))
     make_bundle(setup.place / "x")
     await until(lambda: setup.names() == ["people"] and told[-1] == setup.policies.current.digest)
     watching.cancel()

@@ -39,7 +39,38 @@ def test_what_is_put_there_acts_and_what_is_taken_away_does_not(place: Path, mak
     people, books = make_bundle(place / "x", "people"), make_bundle(place / "y", "books")
     assert acting(settled(folder)) == {"books": books.digest, "people": people.digest}
     shutil.rmtree(place / "x")
-    assert acting(folder.scan()) == {"books": books.digest}
+    assert acting(settled(folder)) == {"books": books.digest}
+
+
+def test_a_folder_that_is_replaced_acts_all_the_time(place: Path, make_bundle) -> None:
+    folder, first = PolicyFolder(place), make_bundle(place / "x")
+    settled(folder)
+    (place / "x").rename(place / ".aside")
+    assert acting(folder.scan()) == {"people": first.digest}
+    second = make_bundle(place / "x", version="2")
+    assert acting(folder.scan()) == {"people": first.digest}
+    assert acting(folder.scan()) == {"people": second.digest}
+
+
+def test_a_record_that_is_gone_is_no_order(place: Path, make_bundle, tmp_path: Path) -> None:
+    folder = PolicyFolder(place)
+    bundle = kept(folder, make_bundle, tmp_path, "1")
+    folder.say("people", Activation(digest=bundle.digest), by="me")
+    folder.scan()
+    (place / STATE / "people" / "record.json").unlink()
+    scan = folder.scan()
+    assert acting(scan) == {"people": bundle.digest}
+    assert "is gone" in scan.refused[f"{STATE}/people"]
+    shutil.rmtree(place / STATE / "people")
+    assert folder.scan() == Scan((), {})
+
+
+def test_what_changes_while_it_is_copied_is_not_kept(place: Path, make_bundle, tmp_path: Path) -> None:
+    folder, bundle = PolicyFolder(place), make_bundle(tmp_path / "x")
+    (tmp_path / "x" / "head.safetensors").write_bytes(b"other")
+    with pytest.raises(BundleError, match="sha256"):
+        folder.keep(bundle)
+    assert folder.versions("people") == []
 
 
 def test_a_new_version_replaces_the_old_one(place: Path, make_bundle) -> None:
@@ -120,7 +151,7 @@ def test_where_nothing_can_be_written_policies_act_and_nothing_is_taken(
         folder.say("people", Activation(share=50), by="me")
     shutil.rmtree(place / "x")
     with pytest.raises(FolderError, match="empty all at once"):
-        folder.scan()
+        settled(folder)
 
 
 def refuse(*_: object, **__: object) -> None:
@@ -228,7 +259,7 @@ def test_what_came_and_went_with_a_folder_is_written_down(place: Path, make_bund
     folder.note_put(one)
     folder.note_put(one)
     shutil.rmtree(place / "x")
-    folder.scan()
+    settled(folder)
     folder.note_taken("people")
     folder.note_taken("people")
     said = [(entry.event, entry.digest, entry.folder) for entry in folder.record("people").entries]
