@@ -86,8 +86,7 @@ def _evaluated(options: argparse.Namespace, console: Console) -> list[Path]:
     def run(name: str, *arguments: object) -> None:
         out = runs / name
         started = time.monotonic()
-        # HTTP gives no truth ratios, so there is nothing to compare with the retain model's.
-        retain = [] if name in ("retain", "guarded-served") else [f"--retain-run={runs / 'retain'}"]
+        retain = [] if name == "retain" else [f"--retain-run={runs / 'retain'}"]
         limit = [f"--limit={options.limit}"] if options.limit else []
         common = [f"--data={options.tofu}", f"--split={options.split}", f"--out={out}", *limit, *retain]
         if not _is_finished(out):
@@ -111,7 +110,7 @@ def _evaluated(options: argparse.Namespace, console: Console) -> list[Path]:
     server = ServerProcess([*command, *own, *CPU_FLAGS], port=port, log=options.work / "serve.log")
     with nullcontext() if _is_finished(runs / "guarded-served") else server:
         served_as = (f"--target=http://127.0.0.1:{port}/v1", "--label=guarded, served over HTTP (searched)")
-        run("guarded-served", *served_as, "--generated-only", "--kind=guarded", "--force")
+        run("guarded-served", *served_as, "--kind=guarded", "--force")
     run("prompting", f"--target={options.model}", "--prompting")
     for method in options.methods or METHODS:
         run(method, f"--target={_unlearned(method, options)}")

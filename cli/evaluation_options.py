@@ -38,6 +38,13 @@ _options = option_group(
         type=COUNT,
         help="Noise draws with --policy.  [default: 3 with --policy, else 1]",
     ),
+    click.option(
+        "--answers",
+        default=None,
+        type=click.Choice(["served", "eco", "clean"]),
+        help="What a policy does to given answers that are scored. served: corrupts them with the prompt, as eco "
+        "serve; eco: as ECO's own code; clean: nothing.  [default: served]",
+    ),
     click.option("--prompting", is_flag=True, help="The prompting baseline: tell the model to pretend not to know."),
     click.option("--prompt-prefix", default=None, help="What --prompting tells it."),
     click.option(
@@ -67,7 +74,7 @@ _options = option_group(
     click.option(
         "--generated-only",
         is_flag=True,
-        help="Measure only what is generated: for servers without logprobs, or with a guard.",
+        help="Measure only what is generated: for servers without logprobs.",
     ),
     click.option("--label", default=None, help="The run's row in a report.  [default: after target and policy]"),
     click.option(
@@ -112,7 +119,7 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
     from rich.console import Console
 
     from evaluation.runs.run import RunOptions, run_suite, show_run
-    from evaluation.targets.options import PROMPT_PREFIX, NoTarget, TargetOptions, TargetRow, open_target, row_of
+    from evaluation.targets.options import PROMPT_PREFIX, DeferredTarget, NoTarget, TargetOptions, TargetRow, row_of
 
     console = Console()
     if options["target"] is None and not needs_target:
@@ -142,19 +149,20 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
     )
     with ExitStack() as opened:
 
-        def opened_target(of: TargetOptions) -> Any:
-            target = open_target(of)
+        def target_of(of: TargetOptions) -> Any:
+            target = DeferredTarget(of)
             opened.callback(target.close)
             return target
 
-        target = NoTarget() if options["target"] is None else opened_target(target_options)
+        target = NoTarget() if options["target"] is None else target_of(target_options)
 
         def make_suite(asker_of: Callable[[Any], Any]) -> Any:
             def named(option: str, **more: Any) -> Any:
                 if options[option] is None:
                     return None
                 same = {name: options[name] for name in ("runner", "dtype", "tensor_parallel_size", "concurrency")}
-                return asker_of(opened_target(TargetOptions(target=options[option], **same, **more)))
+                # Nothing of theirs is to be corrupted.
+                return asker_of(target_of(TargetOptions(target=options[option], answers="clean", **same, **more)))
 
             return make(named)
 

@@ -1,7 +1,7 @@
 """What a suite asks of a target, and what comes back. One interface for an endpoint, vLLM offline and transformers.
 
-An `Ask` is a prompt with an answer to score, or without one, to be answered. Answer tokens are never corrupted and
-never classified: a policy sees the prompt alone.
+An `Ask` is a prompt with an answer to score, or without one, to be answered. What becomes of an answer's tokens where a
+policy corrupts the prompt is the target's `AnswerProtocol`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +13,19 @@ from storage.digests import sha256_of_json
 Style = Literal["chat", "text"]
 """chat: the prompt is a user's message, put through the model's chat template where it has one (plain text where it has
 none). text: the model continues the prompt as it stands, chat template or not."""
+
+AnswerProtocol = Literal["served", "eco", "clean"]
+"""How a policy treats an answer that is given and scored. What is generated is the same under all three.
+
+served: prompt and answer are one prompt, which the guard classifies and corrupts: what a client of the gateway sees
+    that has an answer scored (echo, prompt_logprobs).
+eco: the verdict is of the prompt alone; where it is flagged, the entity tokens of prompt and answer are corrupted, or
+    all content of both where the policy knows no entities. As ECO's public code scores
+    (`AttackedModel.apply_corruption` of chrisliu298/llm-unlearn-eco), but for what `Guard.corrupt_all` says.
+clean: the prompt alone is classified and corrupted; the answer's tokens stay.
+
+The probability of a token is predicted from the positions before it: under the first two their rows may be corrupted.
+"""
 
 Need = Literal["logprobs", "vocabulary", "logits", "sampling", "requests"]
 """What not every target can do.
@@ -49,7 +62,7 @@ class Ask:
     """One thing asked of a target.
 
     Attributes:
-        prompt: what the policy, if any, sees.
+        prompt: what the policy, if any, sees; of `answer` as the target's `AnswerProtocol` says.
         answer: scored after the prompt where given; None: an answer is generated. With style "chat" and a model
             without a chat template, and with style "text", it is appended as it stands, so it begins with its
             space where it needs one, except that "chat" puts the space in itself.
@@ -104,7 +117,7 @@ class Reply:
         vocabulary_mean: (A,) mean of log p under p itself over the vocabulary, at each answer token, in nats.
         vocabulary_std: (A,) its standard deviation under p.
         next_logits: (V,) logits of the token after the prompt.
-        flagged: whether a policy corrupted the prompt; None where the target cannot tell.
+        flagged: whether a policy corrupted anything of prompt or answer; None where the target cannot tell.
         status: HTTP's answer to an `Ask.request`, 0 where it could not be read; None for a question. `texts` then
             holds every text of the response, whatever its field.
         alternatives: (P, any) the tokens that a response to a request names at each place, chosen or not; an empty
@@ -130,6 +143,11 @@ class Reply:
 
 class Target(Protocol):
     """What is evaluated. `close` it when done."""
+
+    @property
+    def protocol(self) -> AnswerProtocol | None:
+        """How given answers are treated; None where nothing corrupts anything, or no answer is scored."""
+        ...
 
     def describe(self) -> Mapping[str, object]:
         """What identifies it and decides its answers, as JSON values: replies are cached under it.

@@ -109,12 +109,19 @@ class EntityTokens:
 
         Raises whatever the finder raises.
         """
+        return self.found(window, finder) or window.positions
+
+    def found(self, window: Window, finder: EntityFinder) -> tuple[int, ...]:
+        """The entity's positions alone, in order.
+
+        Raises whatever the finder raises.
+        """
         key = (finder.digest, window.token_ids)
         found = self._found.get(key)
         if found is None:
             found = frozenset(entity_positions(window.token_ids, self._decode, finder))
             self._found.put(key, found)
-        return tuple(window.positions[index] for index in sorted(found)) or window.positions
+        return tuple(window.positions[index] for index in sorted(found))
 
 
 def entity_positions(

@@ -359,6 +359,33 @@ class Guard:
         return outcome
         yield 0  # a generator, as all work is
 
+    def corrupt_all(self, token_ids: Sequence[int], policies: Sequence[int]) -> ProtectedPrompt:
+        """A text of T >= 1 ids as policies, by number, corrupt it where they flag it as a whole; nothing is classified.
+
+        Each corrupts the entity tokens in it with `scope: entities`, and all content where it finds none, or has
+        another scope. ECO's public code does so with a prompt and the answer that it scores; without a token classifier
+        it corrupts template tokens as well, and all tokens but the last.
+
+        Raises:
+            CorruptionFailedError: it could not be corrupted.
+        """
+        ids = list(token_ids)
+        content = [position for stretch in self._template.segments(ids) for position in stretch]
+        whole = Window(tuple(range(len(ids))), tuple(ids))
+        owners: dict[int, int] = {}
+        for index in policies:
+            finder = self.policies[index].finder
+            try:
+                found = () if finder is None else self._entities.found(whole, finder)
+            except Exception as error:
+                raise CorruptionFailedError("the entities of a flagged text could not be found") from error
+            for position in set(content).intersection(found) or content:
+                owners.setdefault(position, index)
+        outcome = self._corrupt(ids, owners, ())
+        if isinstance(outcome, GuardError):
+            raise outcome
+        return outcome
+
     def _classify(self, token_ids: list[int]) -> Generator[int, None, tuple[_Reading, NDArray[np.float64]]]:
         """Decide every window; returns them, and the thresholds (P,) that hold for so many, as log odds."""
         reading = _Reading(token_ids, [], np.empty(0, dtype=np.int64), np.empty((0, 0)))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
+from evaluation.replies import AnswerProtocol
 from evaluation.report.load import ReportError, Run
 from evaluation.runs.record import Kind
 
@@ -23,6 +24,7 @@ _TITLES: Final = {
 _TOOLS: Final = frozenset({"encoder", "gate", "judge", "model", "policies", "policy", "reference", "target"})
 #: Where data lie; beside their digest it says nothing.
 _PLACES: Final = frozenset({"file", "passages", "path", "prompts", "source"})
+_PROTOCOLS: Final = (None, *get_args(AnswerProtocol))
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -32,7 +34,7 @@ class SuiteRuns:
 
     Attributes:
         suite: its name.
-        runs: original, retain, guarded by strength, prompting, methods by name, others.
+        runs: original, retain, guarded by protocol of answers and strength, prompting, methods by name, others.
         differing: settings that are not the same in all runs, as one line each; the questions are the same.
     """
 
@@ -57,6 +59,14 @@ class SuiteRuns:
         """Names of all figures, in the order in which they are met."""
         return _united((figure.name for figure in run.record.figures) for run in self.runs)
 
+    def protocols(self, name: str | None = None) -> dict[AnswerProtocol, list[Run]]:
+        """Runs by how the answers that they scored were treated; of those that have a figure, where one is named."""
+        found: dict[AnswerProtocol, list[Run]] = {}
+        for run in self.runs:
+            if run.record.protocol is not None and (name is None or run.value(name) is not None):
+                found.setdefault(run.record.protocol, []).append(run)
+        return found
+
     def of_kind(self, *kinds: str) -> list[Run]:
         return [run for run in self.runs if run.record.kind in kinds]
 
@@ -75,9 +85,10 @@ def compared(runs: Sequence[Run]) -> list[SuiteRuns]:
     found = []
     for suite in suites:
         mine = [run for run in runs if run.record.suite == suite]
-        # By kind and method, then by strength, then by name.
+        # By kind and method, then by protocol, by strength, and by name.
         mine.sort(key=lambda run: (run.label, run.folder))
         mine.sort(key=lambda run: (run.record.strength is None, run.record.strength or 0.0))
+        mine.sort(key=lambda run: _PROTOCOLS.index(run.record.protocol))
         mine.sort(key=lambda run: (get_args(Kind).index(run.record.kind), run.record.method or ""))
         labelled: dict[str, Run] = {}
         for run in mine:
@@ -156,6 +167,8 @@ def _differing(runs: Sequence[Run]) -> Iterator[str]:
                 value = json.dumps(own[name], ensure_ascii=False) if name in own else "not set"
                 labels.setdefault(name, {}).setdefault(value, []).append(run.label)
     for run in runs:
+        if run.record.protocol is not None:
+            labels.setdefault("answers", {}).setdefault(run.record.protocol, []).append(run.label)
         if run.record.reference is not None:
             labels.setdefault("compared with", {}).setdefault(run.record.reference.label, []).append(run.label)
     for name, values in labels.items():

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import context
 
+from evaluation.replies import AnswerProtocol
 from evaluation.report.load import Run
 from evaluation.runs.record import Kind
 
@@ -85,15 +86,29 @@ _LOOKS: Final[dict[Kind, Look]] = {
     "prompting": Look("prompting", "#d9730d", "s"),
 }
 
+#: Of guarded runs whose answers were treated in several ways; None: no answer was scored.
+_GUARDED: Final[dict[AnswerProtocol | None, Look]] = {
+    None: Look("guarded, no answer scored", "#75839a", "d", 7, 2.2),
+    "served": Look("guarded, answers served", "#2f7fd0", "o", 7, 2.2),
+    "eco": Look("guarded, answers eco", "#7f72d9", "H", 7, 2.2),
+    "clean": Look("guarded, answers clean", "#2b8fae", "8", 7, 2.2),
+}
+
 
 def looks(runs: tuple[Run, ...]) -> list[tuple[Look, list[Run]]]:
-    """The runs as series: guarded runs are one, each method is one; the strengths of a series are in order."""
-    series: dict[tuple[Kind, str], list[Run]] = {}
+    """The runs as series: each method is one, guarded runs are one for each way in which answers were treated; the
+    strengths of a series are in order."""
+    series: dict[tuple[Kind, str, AnswerProtocol | None], list[Run]] = {}
     for run in runs:
         kind = run.record.kind
-        series.setdefault((kind, "" if kind in _LOOKS else run.record.method or run.label), []).append(run)
+        own = "" if kind in _LOOKS else run.record.method or run.label
+        series.setdefault((kind, own, run.record.protocol if kind == "guarded" else None), []).append(run)
+    several = [kind for kind, *_ in series].count("guarded") > 1
     free = zip(itertools.cycle(_COLOURS), itertools.cycle(_MARKERS), strict=False)
-    return [(_LOOKS.get(kind) or Look(own, *next(free)), mine) for (kind, own), mine in series.items()]
+    return [
+        (_GUARDED[protocol] if kind == "guarded" and several else _LOOKS.get(kind) or Look(own, *next(free)), mine)
+        for (kind, own, protocol), mine in series.items()
+    ]
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Pictures of figures: forget quality against model utility, and scores against strength."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -161,21 +162,25 @@ def _paint_strengths(axes: Axes, suite: SuiteRuns, guarded: Sequence[Run], name:
         for run in suite.of_kind(kind):
             if (value := run.value(name)) is not None:
                 axes.axhline(value, color=INK, linestyle=line, linewidth=1, label=label(run.label))
-    points = []  # strength, value, and lower and upper end (the value where there is no interval)
-    for run in guarded:
-        if (value := run.value(name)) is not None:
-            low, high = run.figures[name].low, run.figures[name].high
-            ends = (value if low is None else low, value if high is None else high)
-            points.append((run.record.strength or 0.0, value, *ends))
-    look = next(look for look, runs in looks(suite.runs) if runs[0].record.kind == "guarded")
-    strengths, values, lows, highs = zip(*points, strict=True)
-    axes.fill_between(strengths, lows, highs, color=look.colour, alpha=0.18, linewidth=0)
-    axes.plot(strengths, values, color=look.colour, marker=look.marker, markersize=4, label=look.name)
-    if min(strengths) > 0 and max(strengths) / min(strengths) >= _WIDE:
+    places: set[float] = set()
+    least = math.inf
+    for look, runs in looks(tuple(guarded)):
+        points = []  # strength, value, and lower and upper end (the value where there is no interval)
+        for run in runs:
+            if (value := run.value(name)) is not None:
+                low, high = run.figures[name].low, run.figures[name].high
+                ends = (value if low is None else low, value if high is None else high)
+                points.append((run.record.strength or 0.0, value, *ends))
+        if points:
+            strengths, values, lows, highs = zip(*points, strict=True)
+            axes.fill_between(strengths, lows, highs, color=look.colour, alpha=0.18, linewidth=0)
+            axes.plot(strengths, values, color=look.colour, marker=look.marker, markersize=4, label=look.name)
+            places, least = places.union(strengths), min(least, *lows)
+    if min(places) > 0 and max(places) / min(places) >= _WIDE:
         axes.set_xscale("log")
-        axes.set_xticks(strengths, [f"{strength:g}" for strength in strengths])
+        axes.set_xticks(sorted(places), [f"{strength:g}" for strength in sorted(places)])
         axes.minorticks_off()
-    if name == _QUALITY and min(lows) > 0:
+    if name == _QUALITY and least > 0:
         _scale_p_values(axes)
     axes.set_title(name)
 

@@ -12,7 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from console.errors import first_problem
 from evaluation.errors import EvaluationError
-from evaluation.runs.record import ANSWERS, FORMAT, RUN, SCORES, Kind
+from evaluation.replies import AnswerProtocol
+from evaluation.runs.record import ANSWERS, FORMAT, RUN, SCORES, Kind, protocol_of
 from evaluation.suite import Answer, Score
 
 #: Control characters and half surrogate pairs, which neither XML nor UTF-8 can hold.
@@ -63,6 +64,7 @@ class CheckedRecord(_Record):
     target: dict[str, Any] = {}
     suite_settings: dict[str, Any] = {}
     draws: int = Field(default=1, ge=1)
+    protocol: AnswerProtocol | None = None
     reference: ReferenceRecord | None = None
     started: str = ""
     finished: str
@@ -104,10 +106,11 @@ class Run:
 
     @property
     def tag(self) -> str:
-        """What stands below its label: kind and strength, where the label is not the kind itself."""
+        """What stands below its label: kind, where the label is not the kind itself, strength, and protocol."""
         kind = "" if self.label.casefold() == self.kind_name.casefold() else self.kind_name
         strength = "" if self.record.strength is None else f"strength {self.record.strength:g}"
-        return " · ".join(part for part in (kind, strength) if part)
+        answers = "" if self.record.protocol is None else f"answers {self.record.protocol}"
+        return " · ".join(part for part in (kind, strength, answers) if part)
 
     @property
     def model(self) -> str:
@@ -161,7 +164,7 @@ def load_run(folder: str | Path) -> Run:
     if raw.get("finished") is None:
         raise ReportError(f"{path}: finished: the run was interrupted; finish it with the same eco evaluate command")
     try:
-        record = CheckedRecord.model_validate(_printable(raw))
+        record = CheckedRecord.model_validate(_printable({**raw, "protocol": protocol_of(raw)}))
     except ValidationError as error:
         raise ReportError(f"{path}: {first_problem(error)}; run it again") from error
     scores = tuple(_lines(folder / SCORES, Score))

@@ -12,6 +12,11 @@ from evaluation.report.load import FigureRecord, Run
 from evaluation.report.score_plots import gate_plot, group_plots
 
 ABSENT: Final = "–"
+#: Stands at the head of a column whose runs treated answers in several ways.
+MIXED: Final = (
+    "runs under several protocols of answers: where a figure is of given answers that were scored, it compares with "
+    "those under the same protocol only; what was generated compares with all"
+)
 #: Of each subset's examples with answers to read, and of the characters of a text.
 _MOST_READINGS: Final = 8
 _LONGEST_TEXT: Final = 1500
@@ -94,7 +99,8 @@ def table_of(suite: SuiteRuns, names: Sequence[str]) -> Table:
     for name in names:
         notes = {run.figures[name].note for run in suite.runs if run.value(name) is not None}
         shared.append(notes.pop() if len(notes) == 1 else "")  # stands once, at the head of the column
-        columns.append(Column(name, suite.directions.get(name, ""), marks(shared[-1])))
+        mixed = MIXED if len(suite.protocols(name)) > 1 else ""
+        columns.append(Column(name, suite.directions.get(name, ""), (*marks(shared[-1]), *marks(mixed))))
     rows = [
         Row(run, tuple(cell(run.figures.get(name), note) for name, note in zip(names, shared, strict=True)))
         for run in suite.runs

@@ -25,7 +25,7 @@ from evaluation.runs.record import without_nan
 
 DEFAULT_TITLE: Final = "Forgetting, and what it cost"
 _FIGURE_COLUMNS: Final = ("figure", "value", "low", "high", "n", "note")
-LONG_COLUMNS: Final = ("run", "suite", *_FIGURE_COLUMNS, "kind", "method", "strength", "direction")
+LONG_COLUMNS: Final = ("run", "suite", *_FIGURE_COLUMNS, "kind", "method", "strength", "protocol", "direction")
 #: What marks a folder as a report's.
 _KIND: Final = "eco report"
 _FORMAT: Final = 1
@@ -122,7 +122,7 @@ def long_rows(suites: Sequence[SuiteRuns]) -> list[tuple[str | float | int | Non
         for record in (run.record for run in suite.runs):
             for figure in record.figures:
                 measured = (figure.name, figure.value, figure.low, figure.high, figure.n, figure.note)
-                made_by = (record.kind, record.method, record.strength)
+                made_by = (record.kind, record.method, record.strength, record.protocol)
                 rows.append((record.label, record.suite, *measured, *made_by, suite.directions.get(figure.name)))
     return rows
 

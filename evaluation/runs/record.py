@@ -2,6 +2,7 @@
 `replies.jsonl`, from which an interrupted run goes on."""
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from typing import IO, Any, Final, Literal
 
 from console.progress import Show
 from evaluation.errors import RunError
-from evaluation.replies import Ask, Reply, Target, digest_of
+from evaluation.replies import AnswerProtocol, Ask, Reply, Target, digest_of
 from evaluation.suite import Answer, Figure, Score
 from storage.whole import write_whole
 
@@ -51,6 +52,7 @@ class RunRecord:
         suite_settings: what decides the scores beside it.
         draws: noise draws.
         reference: label and folder of the retain model's run; None without one.
+        protocol: how the answers that it scored were treated; None: none was scored, or nothing corrupts them.
         started, finished: ISO 8601, UTC; `finished` is None until it is.
         figures: of the finished run.
         headline: names of the figures a table shows first.
@@ -68,6 +70,7 @@ class RunRecord:
     method: str | None = None
     strength: float | None = None
     reference: Mapping[str, str] | None = None
+    protocol: AnswerProtocol | None = None
     finished: str | None = None
     figures: tuple[Figure, ...] = ()
     headline: tuple[str, ...] = ()
@@ -78,8 +81,18 @@ class RunRecord:
     @property
     def identity(self) -> str:
         """What must be the same for a run to go on in a folder."""
-        own = [self.suite, identifying(self.target), dict(self.suite_settings), self.draws]
-        return json.dumps(own, sort_keys=True)
+        return json.dumps(self.identifying_parts, sort_keys=True)
+
+    @property
+    def identifying_parts(self) -> dict[str, Any]:
+        """What `identity` is made of, by the name of the field."""
+        return {
+            "suite": self.suite,
+            **{f"target.{name}": value for name, value in identifying(self.target).items()},
+            **{f"suite_settings.{name}": value for name, value in self.suite_settings.items()},
+            "draws": self.draws,
+            "protocol": None if self.protocol == "clean" else self.protocol,  # as before there were protocols
+        }
 
     def write(self, folder: Path, scores: Sequence[Score] = (), answers: Sequence[Answer] = ()) -> None:
         """Write the folder's files, each whole or not at all, `run.json` last.
@@ -116,9 +129,17 @@ def read_record(folder: Path) -> RunRecord:
         for figure in raw.pop("figures")
     )
     try:
-        return RunRecord(**{**raw, "headline": tuple(raw["headline"])}, figures=figures)
+        chosen = {"headline": tuple(raw["headline"]), "protocol": protocol_of(raw)}
+        return RunRecord(**{**raw, **chosen}, figures=figures)
     except (TypeError, KeyError) as error:
         raise RunError(f"{folder / RUN}: {error}; evaluate again") from error
+
+
+def protocol_of(raw: Mapping[str, Any]) -> Any:
+    """`RunRecord.protocol` of a `run.json`. Runs from before there were protocols had clean answers."""
+    target = raw.get("target")
+    guarded = isinstance(target, Mapping) and bool(target.get("policies") or target.get("kind") == "endpoint")
+    return raw.get("protocol", "clean" if guarded else None)
 
 
 def read_scores(folder: Path) -> list[Score]:
@@ -226,8 +247,15 @@ class CachedAsker:
         self.target = target
         self.draw = draw
         self._store = store
-        self._identity = json.dumps(identifying(target.describe()), sort_keys=True)
         self._on_reply = on_reply
+
+    @functools.cached_property
+    def _identity(self) -> str:
+        identity = identifying(self.target.describe())
+        protocol = self.target.protocol
+        if protocol not in (None, "clean"):  # these as before there were protocols: replies that are kept stay good
+            identity["protocol"] = protocol
+        return json.dumps(identity, sort_keys=True)
 
     def __call__(self, asks: Mapping[str, Ask], title: str = "") -> dict[str, Reply]:
         drawn = [replace(ask, draw=self.draw) if self.draw else ask for ask in asks.values()]

@@ -1,11 +1,13 @@
 """One run: a suite, a target and a folder. Interrupted, the same command goes on; finished, it asks nothing again."""
 
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -15,7 +17,7 @@ from rich.table import Table
 from console.progress import shown_progress
 from evaluation.errors import RunError
 from evaluation.intervals import mean_figures
-from evaluation.replies import Asker, Target
+from evaluation.replies import Asker, Target, all_needs
 from evaluation.runs.record import (
     ANSWERS,
     REPLIES,
@@ -62,7 +64,9 @@ class RunOptions:
 def run_suite(make: MakeSuite, target: Target, options: RunOptions, console: Console) -> RunRecord:
     """Measure, write the folder, and return its record.
 
-    The target is checked before anything is asked: what a suite needs and a target lacks is an error at once.
+    Data and reference are checked before the target is asked for anything, a description too: one that loads its model
+    then has loaded nothing. The target is checked before it is asked: what a suite needs and a target lacks is an error
+    at once.
 
     Raises:
         EvaluationError: data, target or folder cannot be used. What was answered is kept.
@@ -72,33 +76,39 @@ def run_suite(make: MakeSuite, target: Target, options: RunOptions, console: Con
     with shown_progress(console) as show:
         store = ReplyStore(folder / REPLIES)
         suite = make(lambda other: CachedAsker(other, store, on_reply=show))
+        probe = suite.probe()
         record = RunRecord(
             suite=suite.name,
             label=options.label,
             kind=options.kind,
             method=options.method,
             strength=options.strength,
-            target=dict(target.describe()),
+            target={},
             suite_settings=dict(suite.describe()),
             draws=options.draws,
             started=now(),
             headline=tuple(suite.headline),
             directions=dict(suite.directions),
+            protocol=target.protocol if "logprobs" in all_needs(probe) else None,
         )
-        reference_scores = None
+        reference, reference_scores = None, None
         if options.reference is not None:
             reference, reference_scores = _read_reference(options.reference, record)
             record = replace(record, reference={"label": reference.label, "run": options.reference.name})
+        record = replace(record, target=dict(target.describe()))
+        if options.reference is not None and reference is not None:
+            _check_models(options.reference, reference, record)
         before = read_record(folder) if not options.force and (folder / RUN).is_file() else None
         # Unless it failed before it asked anything.
         if before is not None and (before.finished is not None or (folder / REPLIES).is_file()):
             if before.identity != record.identity:
+                different = ", ".join(_differing(before.identifying_parts, record.identifying_parts))
                 raise RunError(
-                    f"--out: {folder} holds a run of another target, suite or setting "
-                    f"({before.suite}, {before.label}); choose another folder, or --force to replace it"
+                    f"--out: {folder} holds a run of another target, suite or setting ({before.suite}, {before.label}: "
+                    f"{different} differ); choose another folder, or --force to replace it"
                 )
             record = replace(record, started=before.started)
-        target.check(suite.probe())
+        target.check(probe)
         with locked(folder):
             if options.force:
                 clear_folder(folder)
@@ -122,18 +132,39 @@ def _read_reference(folder: Path, run: RunRecord) -> tuple[RunRecord, list[Score
     """The record and scores of the retain model's run that `run` is compared with.
 
     Raises:
-        RunError: it is no finished run, one of another suite or of other questions, of a model with another tokenizer,
-            or of the very model that is evaluated.
+        RunError: it is no finished run, or one of another suite, of other questions, or with answers scored otherwise.
     """
     record = read_record(folder)
     if record.suite != run.suite:
         raise RunError(f"--retain-run: {folder} is a run of {record.suite}; give one of {run.suite}")
-    ours, theirs = run.suite_settings, record.suite_settings
-    if different := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
+    if different := _differing(run.suite_settings, record.suite_settings):
         raise RunError(
             f"--retain-run: {folder} was measured on other questions or settings ({', '.join(different)} differ); "
             "evaluate the retain model with the same options"
         )
+    if run.protocol and record.protocol and run.protocol != record.protocol:
+        raise RunError(
+            f"--retain-run: {folder} was scored with --answers {record.protocol}, this run is with {run.protocol}; "
+            "evaluate the retain model with the same, or offline without a policy, which goes with all"
+        )
+    return record, read_scores(folder)
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Dotted names of what is not the same in two mappings: "data.forget.sha256"."""
+    found: list[str] = []
+    for name in sorted({*one, *other}):
+        mine, theirs = one.get(name), other.get(name)
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            found += [f"{name}.{below}" for below in _differing(mine, theirs)]
+        elif json.dumps(mine, sort_keys=True) != json.dumps(theirs, sort_keys=True):
+            found.append(name)
+    return found
+
+
+def _check_models(folder: Path, record: RunRecord, run: RunRecord) -> None:
+    """Raise `RunError` where a retain model's run is of a model with another tokenizer, or of the very model that is
+    evaluated."""
     tokenizers = {run.target.get("tokenizer_sha256"), record.target.get("tokenizer_sha256")}
     if all(tokenizers) and len(tokenizers) > 1:
         raise RunError(
@@ -143,7 +174,6 @@ def _read_reference(folder: Path, run: RunRecord) -> tuple[RunRecord, list[Score
         raise RunError(
             f"--retain-run: {folder} is of the very model that is evaluated; give the run of one that never learned"
         )
-    return record, read_scores(folder)
 
 
 def check_folder(folder: Path) -> None:
@@ -206,6 +236,8 @@ def show_run(record: RunRecord, folder: Path | None, console: Console) -> None:
         table.add_row(figure.name, _number(figure.value), interval, str(figure.n))
     console.print(table)
     lines = [f"{figure.name}: {figure.note}" for figure in headline if figure.note]
+    if record.protocol is not None:
+        lines.append(f"given answers were scored with --answers {record.protocol}")
     if folder is not None:
         lines.append(f"{len(record.figures)} figures, scores and answers in {folder}")
     for line in lines:

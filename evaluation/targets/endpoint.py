@@ -1,14 +1,15 @@
 """A served model as it is: any server with OpenAI's API, vLLM's and `eco serve` first.
 
 Requests are always in flight up to a limit, so the engine stays busy; the server's own limits lower it for a while.
-Before a run a server is tried: that it can do what is asked, and scores texts as it generates them.
+Before a run a server is tried: that it can do what is asked and, for `--answers clean`, scores texts as it generates
+them.
 """
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from endpoints.background import for_each, results_of, run_in_thread
 from endpoints.server import Connection, EndpointError, RefusedError, Server, base_url
 from evaluation.errors import TargetError
-from evaluation.replies import Ask, Reply, all_needs
+from evaluation.replies import AnswerProtocol, Ask, Reply, all_needs
 from evaluation.targets.endpoint_session import Abilities, GeneratedTokens, Session, texts_of
 
 _SERVER_ERRORS: Final = 500
@@ -43,8 +44,9 @@ class _Served:
 class EndpointTarget:
     """A `Target` (see `evaluation.replies`) behind an OpenAI-compatible URL.
 
-    Generated answers are what a user gets. Scored answers are right where the server treats a text in the prompt as
-    it treats its own answer; `check` finds out. The server is asked for nothing before the first call.
+    Generated answers are what a user gets. A scored answer is part of the prompt: a guarded server corrupts it with the
+    question, which is the protocol `served`. With `clean`, `check` refuses a server that treats a text in the prompt
+    unlike its own answer. The server is asked for nothing before the first call.
 
     Args:
         url: base URL, with or without its /v1.
@@ -54,6 +56,7 @@ class EndpointTarget:
         timeout_s: for one answer.
         max_retries: of one request, where the server is busy, restarts or does not answer in time.
         generated_only: refuse to score answers.
+        protocol: `clean`: make sure that no guard corrupts them.
 
     Raises:
         TargetError: an argument cannot be used.
@@ -69,6 +72,7 @@ class EndpointTarget:
         timeout_s: float = 300.0,
         max_retries: int = 8,
         generated_only: bool = False,
+        protocol: Literal["served", "clean"] = "served",
     ) -> None:
         if concurrency < 1:
             raise TargetError(f"--concurrency: {concurrency} requests at once; give 1 or more")
@@ -83,8 +87,13 @@ class EndpointTarget:
         self._server = Server("--target", base, api_key, concurrency, timeout_s, max_retries)
         self._model = model
         self._generated_only = generated_only
+        self._protocol: Literal["served", "clean"] = protocol
         self._served: _Served | None = None
         self._abilities = Abilities()
+
+    @property
+    def protocol(self) -> AnswerProtocol | None:
+        return None if self._generated_only else self._protocol
 
     def describe(self) -> Mapping[str, object]:
         """See `Target`. Raises `TargetError` where the server does not answer."""
@@ -108,7 +117,8 @@ class EndpointTarget:
                 # One short request of each kind, so that what the server refuses is known before a run.
                 kinds = {(a.style, a.answer is None, a.samples, a.temperature > 0, bool(a.stop)): a for a in asks}
                 await asyncio.gather(*(session.reply(replace(ask, max_new_tokens=1)) for ask in kinds.values()))
-                await _check_consistency(session, asks)
+                if self._protocol == "clean":
+                    await _check_consistency(session, asks)
 
         self._known()
         run_in_thread(check)
@@ -246,8 +256,8 @@ async def _check_consistency(session: Session, asks: Sequence[Ask]) -> None:
     differences = await asyncio.gather(*(probe(session, distinct[place]) for place in sorted(places)))
     if not max((value for of_ask in differences for value in of_ask), default=0.0) <= 1:
         raise TargetError(
-            "--target: the server scores a text unlike what it generates, as a guard does that sees the answer as part "
-            "of the prompt; measure what it generates: --generated-only; or apply the policy offline: "
+            "--answers clean: the server scores a text unlike what it generates, as a guard does that sees the answer "
+            "as part of the prompt; score answers as it does: --answers served; or apply the policy offline: "
             "--target MODEL --policy DIR"
         )
 

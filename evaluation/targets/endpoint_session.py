@@ -5,7 +5,7 @@ same: the server renders and tokenizes the prompt, the answer is tokenized alone
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -25,6 +25,8 @@ _BUSY: Final = frozenset({408, 425, 429, 502, 503, 504})
 _NEUTRAL: Final[dict[str, Any]] = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 #: One more token is always asked for: not every server takes 0.
 _SCORED_EXTRA: Final = {"temperature": 0.0, "max_tokens": 1}
+#: Likeliest tokens that are asked for at each place of a scored answer.
+_ALTERNATIVES: Final = 2
 #: What reading an answer of another shape raises.
 _ILL_SHAPED: Final = (KeyError, TypeError, ValueError, IndexError, AttributeError)
 
@@ -181,20 +183,19 @@ class Session:
         `prompt_logprobs`."""
         if not prompt_ids or not answer_ids:
             raise TargetError("a prompt or an answer has no tokens; give it text")
-        body = {"prompt": [*prompt_ids, *answer_ids, *after], "prompt_logprobs": 1, **_SCORED_EXTRA}
+        body = {"prompt": [*prompt_ids, *answer_ids, *after], "prompt_logprobs": _ALTERNATIVES, **_SCORED_EXTRA}
         entries = (await self._choices("/completions", body, texts))[0].get("prompt_logprobs")
         start, end = len(prompt_ids), len(prompt_ids) + len(answer_ids)
         if not isinstance(entries, list) or len(entries) < end:
             return None
         try:
             places = entries[start:end]  # each holds the token that stands there and the likeliest
-            logprobs = [float(place[str(token)]["logprob"]) for place, token in zip(places, answer_ids, strict=True)]
-            # Not by rank: vLLM ranks both of two tokens second that share the first place.
-            tops = [max(float(entry["logprob"]) for entry in place.values()) for place in places]
+            own = [place[str(token)] for place, token in zip(places, answer_ids, strict=True)]
+            logprobs = [float(entry["logprob"]) for entry in own]
+            greedy = [_is_likeliest(entry, place) for entry, place in zip(own, places, strict=True)]
         except _ILL_SHAPED:
             return None
-        greedy = tuple(own >= top for own, top in zip(logprobs, tops, strict=True))
-        return Reply(logprobs=tuple(logprobs), greedy=greedy, token_ids=tuple(answer_ids))
+        return Reply(logprobs=tuple(logprobs), greedy=tuple(greedy), token_ids=tuple(answer_ids))
 
     async def score_by_echo(self, ask: Ask) -> Reply | None:
         """None where the server echoes no log-probabilities.
@@ -285,6 +286,16 @@ class Session:
         if ask.answer is None:
             raise TargetError("an ask without an answer has nothing to score")
         return f" {ask.answer}" if ask.style == "chat" and not self.abilities.is_chat(ask) else ask.answer
+
+
+def _is_likeliest(own: Mapping[str, Any], place: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether no token is likelier than that of entry `own` at a place of vLLM's `prompt_logprobs`.
+
+    Not by rank alone: vLLM ranks both of two tokens second that share the first place. But where a guard withheld an
+    alternative that gives something away, fewer are left than were asked for, and only the rank tells of it.
+    """
+    top = max(float(entry["logprob"]) for entry in place.values())
+    return float(own["logprob"]) >= top and (len(place) >= _ALTERNATIVES or own["rank"] == 1)
 
 
 def _messages(ask: Ask) -> list[dict[str, str]]:

@@ -1,4 +1,5 @@
-"""Policies applied without a server: the gateway's own guard between a question and an offline model.
+"""Policies applied without a server: the gateway's own guard between a question and an offline model, and before the
+answers that are scored, by each of three protocols (`evaluation.replies.AnswerProtocol`).
 
 With the operator's secret file the noise is the server's own, token for token. Further draws have secrets derived
 from it, so that figures can say how much of them is luck.
@@ -19,20 +20,20 @@ from classifiers import Encoder, resolve_encoder
 from classifiers.encoders.tokens import TokenClassifier
 from corruption import STRENGTHLESS_METHODS, EmbeddingRows
 from evaluation.errors import TargetError
-from guard import Guard, GuardError, LoadedPolicy, decoder_of, load_bundle, load_policy, template_of
+from evaluation.replies import AnswerProtocol
+from guard import Guard, GuardError, LoadedPolicy, ProtectedPrompt, decoder_of, load_bundle, load_policy, template_of
 from guard.classification import FeatureCache
-from scoring.scorer import CorruptedRows
-
-#: Prompts classified together: their windows share encoder batches.
+from scoring.scorer import CorruptedRows, Pair
 
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """What the guard makes of one prompt.
+    """What the guard makes of one prompt, with the answer that is scored after it if there is one.
 
     Attributes:
         flagged: whether any policy that is not merely observing flagged it.
-        rows: what the model must see in place of the prompt's own rows; None: the prompt passes as it is.
+        rows: what the model must see in place of its own rows, an answer's behind the prompt's; None: all passes as it
+            is.
         refused_by: the policy that answers with an error instead; None: none does.
     """
 
@@ -95,21 +96,27 @@ def open_policies(folders: Sequence[Path], model: str, *, strength: float | None
 
 
 class GuardedPrompts:
-    """Protects prompts under numbered noise draws; verdicts do not depend on the draw.
+    """Protects prompts, and the answers that are scored after them, under numbered noise draws; verdicts do not depend
+    on the draw.
 
     Args:
         opened: the policies.
         tokenizer: the model's, of transformers.
         secret: of draw 0; the operator's, for the server's own noise.
+        protocol: what becomes of the answers that are scored.
     """
 
-    def __init__(self, opened: OpenedPolicies, tokenizer: Any, secret: bytes) -> None:
+    def __init__(
+        self, opened: OpenedPolicies, tokenizer: Any, secret: bytes, *, protocol: AnswerProtocol = "served"
+    ) -> None:
+        self.protocol = protocol
         self._opened = opened
         self._decode, self._template = decoder_of(tokenizer), template_of(tokenizer)
         self._features = FeatureCache()
         self._secret = secret
-        self._guards: dict[int, Guard] = {}
-        self._known: dict[tuple[int, tuple[int, ...]], Protection] = {}
+        self._guards: dict[tuple[int, bool], Guard] = {}
+        self._prompts: dict[tuple[int, tuple[int, ...]], _Outcome] = {}
+        self._flagged: dict[Pair, bool] = {}
 
     def describe(self) -> list[dict[str, object]]:
         """Name, digest and corruption of each policy, as JSON values."""
@@ -134,33 +141,59 @@ class GuardedPrompts:
         rows = self._opened.rows
         return rows.rows(range(rows.vocab_size)).float()
 
-    def protect(self, prompts: Sequence[tuple[int, ...]], draw: int) -> list[Protection]:
-        """What each prompt becomes under a draw. Prompts seen before cost nothing.
+    def protect(self, pairs: Sequence[Pair], draw: int) -> list[Protection]:
+        """What each prompt, with its answer if it has one, becomes under a draw.
 
         Raises:
             TargetError: one could not be classified or corrupted.
         """
-        new = [prompt for prompt in dict.fromkeys(prompts) if (draw, prompt) not in self._known]
-        for prompt in new:
-            try:
-                outcome = self._guard(draw).protect(prompt)
-            except GuardError as error:
-                raise TargetError(f"the guard failed on a prompt: {error}") from error
-            rows = None
-            if outcome.refused_by is None and outcome.mask is not None:
-                assert outcome.embeddings is not None
-                positions = [position for position, masked in enumerate(outcome.mask) if masked]
-                rows = CorruptedRows(positions, outcome.embeddings[positions], list(range(len(positions))))
-            flagged = rows is not None or outcome.refused_by is not None
-            self._known[draw, prompt] = Protection(flagged, rows, outcome.refused_by)
-        return [self._known[draw, prompt] for prompt in prompts]
+        try:
+            protections = [self._protected(pair, draw) for pair in pairs]
+        except GuardError as error:
+            raise TargetError(f"the guard failed on a prompt: {error}") from error
+        self._flagged.update(zip(pairs, (protection.flagged for protection in protections), strict=True))
+        return protections
 
-    def _guard(self, draw: int) -> Guard:
-        if draw not in self._guards:
+    def flagged(self, pair: Pair) -> bool:
+        """Whether anything of it is corrupted or refused, under whatever draw.
+
+        Raises:
+            TargetError: it could not be classified or corrupted.
+        """
+        if pair not in self._flagged:
+            self.protect([pair], draw=0)
+        return self._flagged[pair]
+
+    def _protected(self, pair: Pair, draw: int) -> Protection:
+        if not pair.answer_ids or self.protocol == "clean":
+            return self._protected_prompt(pair.prompt_ids, draw).protection
+        whole = pair.prompt_ids + pair.answer_ids
+        if self.protocol == "served":
+            # As the gateway, which reads what it generates, classifies prompts. Not kept: no answer is scored twice.
+            return _protection(self._guard(draw, watched=True).protect(whole))
+        of_prompt = self._protected_prompt(pair.prompt_ids, draw)
+        if not of_prompt.corrupting:
+            return of_prompt.protection
+        return _protection(self._guard(draw).corrupt_all(whole, of_prompt.corrupting))
+
+    def _protected_prompt(self, prompt: tuple[int, ...], draw: int) -> "_Outcome":
+        """By a guard that reads prompts alone. Prompts seen before cost nothing."""
+        if (draw, prompt) not in self._prompts:
+            outcome = self._guard(draw).protect(prompt)
+            corrupting = [
+                number
+                for number, verdict in enumerate(outcome.verdicts)
+                if verdict.flagged and verdict.action == "corrupt" and outcome.refused_by is None
+            ]
+            self._prompts[draw, prompt] = _Outcome(_protection(outcome), tuple(corrupting))
+        return self._prompts[draw, prompt]
+
+    def _guard(self, draw: int, *, watched: bool = False) -> Guard:
+        if (draw, watched) not in self._guards:
             secret = self._secret
             if draw:
                 secret = hmac.new(secret, f"noise draw {draw}".encode(), hashlib.sha256).digest()
-            self._guards[draw] = Guard(
+            self._guards[draw, watched] = Guard(
                 self._opened.policies,
                 encoder=self._opened.encoder,
                 decode=self._decode,
@@ -169,5 +202,23 @@ class GuardedPrompts:
                 features=self._features,
                 secret=secret,
                 dtype=torch.float32,  # in the checkpoint's units: the scorer scales and rounds, as the gateway would
+                watched=watched,
             )
-        return self._guards[draw]
+        return self._guards[draw, watched]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a prompt alone becomes, and the policies, by number, that corrupt it."""
+
+    protection: Protection
+    corrupting: tuple[int, ...]
+
+
+def _protection(outcome: ProtectedPrompt) -> Protection:
+    rows = None
+    if outcome.refused_by is None and outcome.mask is not None:
+        assert outcome.embeddings is not None
+        positions = [position for position, masked in enumerate(outcome.mask) if masked]
+        rows = CorruptedRows(positions, outcome.embeddings[positions], list(range(len(positions))))
+    return Protection(rows is not None or outcome.refused_by is not None, rows, outcome.refused_by)

@@ -1,6 +1,7 @@
 """A model in this process or in vLLM's offline engine, as it is or behind policies.
 
-A policy sees the prompt and never the answer that is scored after it: the mask is of the prompt alone.
+What policies make of an answer that is scored is `evaluation.replies.AnswerProtocol`; what is generated starts from a
+prompt that was classified alone.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ from typing import Any, Final
 
 from evaluation.errors import TargetError
 from evaluation.leakage.probes import CorruptedPrompt
-from evaluation.replies import Ask, Reply, all_needs
+from evaluation.replies import AnswerProtocol, Ask, Reply, all_needs
 from evaluation.targets.guarded import GuardedPrompts, Protection
 from scoring.scorer import Pair, Renderer, Request, Scorer, ScorerError
 
@@ -40,6 +41,10 @@ class OfflineTarget:
         self._rendered: dict[tuple[str, str | None, str, str | None], Pair] = {}
         self._chunk = _VLLM_CHUNK if scorer.describe()["backend"] == "vllm" else _CHUNK
 
+    @property
+    def protocol(self) -> AnswerProtocol | None:
+        return None if self._guard is None else self._guard.protocol
+
     def describe(self) -> Mapping[str, object]:
         facts = dict(self._scorer.describe())
         digests = {"weights_sha256": self._weights_sha256, "tokenizer_sha256": self._tokenizer_sha256}
@@ -63,11 +68,10 @@ class OfflineTarget:
     def canonical(self, asks: Sequence[Ask]) -> list[Ask]:
         if self._guard is None:
             return [replace(ask, draw=0) if ask.draw else ask for ask in asks]
-        # Whether a prompt is flagged does not hang on the draw.
-        protections = self._guard.protect([self._render(ask).prompt_ids for ask in asks], draw=0)
+        guard = self._guard
         return [
-            ask if protection.flagged or not ask.draw else replace(ask, draw=0)
-            for ask, protection in zip(asks, protections, strict=True)
+            ask if not ask.draw or guard.flagged(self._render(ask)) else replace(ask, draw=0)  # whatever the draw
+            for ask in asks
         ]
 
     def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
@@ -92,7 +96,7 @@ class OfflineTarget:
         if self._guard is None:
             return None
         prompt_ids = self._render(ask).prompt_ids
-        rows = self._guard.protect([prompt_ids], ask.draw)[0].rows
+        rows = self._guard.protect([Pair(prompt_ids, ())], ask.draw)[0].rows
         if rows is None:
             return None
         return CorruptedPrompt(tuple(prompt_ids[p] for p in rows.positions), rows.rows, self._guard.table)
@@ -152,7 +156,7 @@ class OfflineTarget:
         by_number: dict[int, Protection] = {}
         for draw in {ask.draw for ask in asks}:
             mine = [number for number, ask in enumerate(asks) if ask.draw == draw]
-            protections = self._guard.protect([rendered[number].prompt_ids for number in mine], draw)
+            protections = self._guard.protect([rendered[number] for number in mine], draw)
             by_number.update(zip(mine, protections, strict=True))
         refused = next((p.refused_by for p in by_number.values() if p.refused_by), None)
         if refused and (asks[0].answer is not None or asks[0].next_logits):

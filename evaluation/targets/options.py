@@ -2,6 +2,7 @@
 forget."""
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from evaluation.errors import TargetError
-from evaluation.replies import Ask, Reply, Target, all_needs
+from evaluation.leakage.probes import CorruptedPrompt, PromptRows
+from evaluation.replies import AnswerProtocol, Ask, Reply, Target, all_needs
 from evaluation.runs.record import Kind
 from guard import load_bundle, load_or_create_secret
 from scoring.load import RUNNERS, Runner, open_scorer, weights_digest
@@ -42,6 +44,7 @@ class TargetOptions:
         timeout_s: of a request.
         retries: of a request that may succeed later.
         generated_only: whether the endpoint is not asked for log-probabilities.
+        answers: how a policy treats the answers that are scored; None: as the gateway does.
     """
 
     target: str
@@ -58,10 +61,48 @@ class TargetOptions:
     timeout_s: float = 300.0
     retries: int = 8
     generated_only: bool = False
+    answers: AnswerProtocol | None = None
 
     @property
     def is_endpoint(self) -> bool:
         return self.target.startswith(("http://", "https://"))
+
+    @property
+    def protocol(self) -> AnswerProtocol:
+        """What `answers` comes to."""
+        return self.answers or "served"
+
+    def check(self) -> None:
+        """Find contradictions before anything is opened.
+
+        Raises:
+            TargetError: options contradict each other.
+        """
+        if self.is_endpoint and (self.policies or self.strength is not None):
+            raise TargetError(
+                "--policy: a server applies its own policies; give the model as --target to apply them here, "
+                "or leave --policy out to measure what the server answers"
+            )
+        if self.strength is not None and not self.policies:
+            raise TargetError("--strength: changes a policy's; give the policy as --policy")
+        if self.secret_file is not None and not self.policies:
+            raise TargetError("--secret-file: seeds a policy's noise; give the policy as --policy, or leave it out")
+        if self.secret_file is not None and not self.secret_file.is_file():
+            raise TargetError(f"--secret-file: {self.secret_file}: no such file; give the one of eco serve")
+        if self.policies and self.prompt_prefix is not None:
+            raise TargetError("--prompting: is measured without a policy; leave --policy out")
+        if not self.is_endpoint and self.runner not in RUNNERS:
+            raise TargetError(f"--runner: {self.runner!r}: expected transformers or vllm")
+        if self.answers in ("served", "eco") and not self.is_endpoint and not self.policies:
+            raise TargetError(
+                f"--answers {self.answers}: says what a policy does to scored answers; give the policy as --policy, or "
+                "leave it out"
+            )
+        if self.is_endpoint and self.answers == "eco":
+            raise TargetError(
+                "--answers eco: a server corrupts the answers that it scores in its own way; use served, or apply the "
+                "policy offline: --target MODEL --policy DIR"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,8 +128,8 @@ def row_of(options: TargetOptions) -> TargetRow:
         number = float(strength) if isinstance(strength, int | float) else None
         names = " + ".join(bundle.config.name for bundle in bundles)
         said = "" if number is None else f", strength {number:.3g}"
-        where = "served" if options.is_endpoint else "guarded"
-        return TargetRow(f"{where}: {names}{said}", "guarded", strength=number)
+        how = "" if options.protocol == "served" else f", answers {options.protocol}"
+        return TargetRow(f"guarded: {names}{said}{how}", "guarded", strength=number)
     if options.prompt_prefix is not None:
         return TargetRow("prompting", "prompting")
     if options.is_endpoint:
@@ -109,21 +150,7 @@ def open_target(options: TargetOptions) -> Target:
         TargetError: options contradict each other, or the server or model cannot be used.
         GuardError, ScorerError, CheckpointError, ClassifierError: policy or model cannot be used.
     """
-    if options.is_endpoint and (options.policies or options.strength is not None):
-        raise TargetError(
-            "--policy: a server applies its own policies; give the model as --target to apply them here, "
-            "or leave --policy out to measure what the server answers"
-        )
-    if options.strength is not None and not options.policies:
-        raise TargetError("--strength: changes a policy's; give the policy as --policy")
-    if options.secret_file is not None and not options.policies:
-        raise TargetError("--secret-file: seeds a policy's noise; give the policy as --policy, or leave it out")
-    if options.secret_file is not None and not options.secret_file.is_file():
-        raise TargetError(f"--secret-file: {options.secret_file}: no such file; give the one of eco serve")
-    if options.policies and options.prompt_prefix is not None:
-        raise TargetError("--prompting: is measured without a policy; leave --policy out")
-    if not options.is_endpoint and options.runner not in RUNNERS:
-        raise TargetError(f"--runner: {options.runner!r}: expected transformers or vllm")
+    options.check()
     target: Target
     if options.is_endpoint:
         from evaluation.targets.endpoint import EndpointTarget
@@ -136,6 +163,7 @@ def open_target(options: TargetOptions) -> Target:
             timeout_s=options.timeout_s,
             max_retries=options.retries,
             generated_only=options.generated_only,
+            protocol="clean" if options.protocol == "clean" else "served",
         )
     else:
         from evaluation.targets.guarded import GuardedPrompts, open_policies
@@ -151,9 +179,55 @@ def open_target(options: TargetOptions) -> Target:
             dtype=options.dtype,
             tensor_parallel_size=options.tensor_parallel_size,
         )
-        guard = None if opened is None else GuardedPrompts(opened, scorer.renderer.tokenizer, secret)
+        guard = None
+        if opened is not None:
+            guard = GuardedPrompts(opened, scorer.renderer.tokenizer, secret, protocol=options.protocol)
         target = OfflineTarget(scorer, guard, weights_sha256=weights_digest(options.target))
     return target if options.prompt_prefix is None else PromptingTarget(target, options.prompt_prefix)
+
+
+class DeferredTarget:
+    """A target that is connected or loaded when it is first asked: data are checked before a model is loaded.
+
+    Raises:
+        TargetError: the options contradict each other.
+    """
+
+    def __init__(self, options: TargetOptions) -> None:
+        options.check()
+        self._options = options
+
+    @functools.cached_property
+    def _target(self) -> Target:
+        return open_target(self._options)
+
+    @property
+    def protocol(self) -> AnswerProtocol | None:
+        if self._options.is_endpoint:
+            return None if self._options.generated_only else self._options.protocol
+        return self._options.protocol if self._options.policies else None
+
+    def describe(self) -> Mapping[str, object]:
+        return self._target.describe()
+
+    def check(self, asks: Sequence[Ask]) -> None:
+        self._target.check(asks)
+
+    def canonical(self, asks: Sequence[Ask]) -> list[Ask]:
+        return self._target.canonical(asks)
+
+    def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
+        return self._target.replies(asks)
+
+    def corrupted_rows(self, ask: Ask) -> CorruptedPrompt | None:
+        """See `evaluation.leakage.probes.PromptRows`; None also where the target shows no rows."""
+        target = self._target
+        return target.corrupted_rows(ask) if isinstance(target, PromptRows) else None
+
+    def close(self) -> None:
+        """Opens nothing."""
+        if "_target" in self.__dict__:
+            self._target.close()
 
 
 class PromptingTarget:
@@ -175,6 +249,10 @@ class PromptingTarget:
             raise TargetError("--prompt-prefix: empty; say what the model is to forget")
         self._target = target
         self._prefix = prefix.strip()
+
+    @property
+    def protocol(self) -> AnswerProtocol | None:
+        return self._target.protocol
 
     def describe(self) -> Mapping[str, object]:
         return {**self._target.describe(), "prompt_prefix": self._prefix}
@@ -201,6 +279,8 @@ class PromptingTarget:
 
 class NoTarget:
     """For what a suite measures without a target, such as the guard's gate: it can be asked nothing."""
+
+    protocol: AnswerProtocol | None = None
 
     def describe(self) -> Mapping[str, object]:
         return {"kind": "none", "model": "none"}

@@ -279,6 +279,11 @@ def check_logs(log: TofuLog, retain: TofuLog) -> tuple[str, ...]:
             f"{both}: different prompts for question {index}: {theirs!r} and {ours!r}; "
             "evaluate both models with the same split and prompt template"
         )
+    if (mine.answer, mine.paraphrased, mine.perturbed) == (other.answer, other.paraphrased, other.perturbed):
+        raise DataError(
+            f"{both}: the same losses for every forget question, so of one model; give the log of a model that never "
+            "learned them as --retain-logs"
+        )
     caveats = {
         "questions not compared: a log has no generated_text": not (mine.texts and other.texts),
         "tokenizers not compared: a log has no num_token_gt": not compared,

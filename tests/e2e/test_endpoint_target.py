@@ -71,9 +71,9 @@ def test_samples_differ_and_come_again_with_their_seed(plain: ServerProcess) -> 
     assert first[0] != first[1]
 
 
-def test_scoring_behind_a_guard_is_refused_where_it_flags(gateway: RecordingGateway) -> None:
-    target = EndpointTarget(gateway.url)
-    with pytest.raises(TargetError, match=r"scores a text unlike what it generates.*--generated-only"):
+def test_clean_answers_behind_a_guard_are_refused_where_it_flags(gateway: RecordingGateway) -> None:
+    target = EndpointTarget(gateway.url, protocol="clean")
+    with pytest.raises(TargetError, match=r"scores a text unlike what it generates.*--answers served"):
         target.check(scored("forgotten"))
     target.check(scored("retained"))
     target.check([Ask(ask.prompt) for ask in scored("forgotten")])

@@ -11,6 +11,7 @@ from demo.probes import Probe
 from demo.servers import ServerProcess
 from evaluation.attacks.suite import AttackSettings, AttackSuite
 from evaluation.choice.suite import ChoiceSuite
+from evaluation.errors import TargetError
 from evaluation.replies import Ask, Reply, Target
 from evaluation.rows import sample_file
 from evaluation.targets.endpoint import EndpointTarget
@@ -56,6 +57,34 @@ def test_served_answers_are_the_offline_ones(
         assert {reply.flagged for reply in here} == {group == "forgotten"}
     corrupted = {tuple(one.token_ids) for one in gateway.received() if one.mask and any(one.mask)}
     assert len(corrupted) == len(asks["forgotten"])
+    served.close()
+
+
+def test_scored_answers_over_http_are_the_offline_ones(
+    gateway: RecordingGateway, offline: Target, asked: list[Probe], asks: dict[str, list[Ask]]
+) -> None:
+    """Prompt and answer as one prompt: same verdict, same noise, same log-probabilities, whoever the question names."""
+    served = EndpointTarget(f"{gateway.url}/v1")
+    answers = {probe.question: probe.value for probe in asked if probe.kind == "held_out"}
+    known, others = (
+        [Ask(ask.prompt, f"It is {answers[ask.prompt]}.") for ask in asks[group]] for group in ("forgotten", "retained")
+    )
+    told = [Ask("Whom did you mean?", f"I meant what you asked: {ask.prompt}") for ask in known[:12]]
+    wanted = [*known, *others, *told]
+    served.check(wanted[:4])
+    gateway.received()
+    here, there = replies(offline, wanted), replies(served, wanted)
+    received = gateway.received()
+    for mine, other in zip(here, there, strict=True):
+        assert other.token_ids == mine.token_ids
+        assert other.logprobs == pytest.approx(mine.logprobs, abs=2e-4)
+        assert other.greedy == mine.greedy
+    flagged = [reply.flagged for reply in here]
+    assert flagged == [True] * len(known) + [False] * len(others) + [True] * len(told)
+    assert len({tuple(one.token_ids) for one in received if one.mask and any(one.mask)}) == len(known) + len(told)
+    clean = EndpointTarget(f"{gateway.url}/v1", protocol="clean")
+    with pytest.raises(TargetError, match=r"^--answers clean"):
+        clean.check(known[:4])
     served.close()
 
 

@@ -2,7 +2,7 @@
 forgotten, the original does, the guarded model answers as if it did not, and nobody has lost the rest."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from evaluation.tofu.suite import TofuSuite
 
 NAMES = ("retain", "original", "guarded")
 Figures = Mapping[str, Mapping[str, float]]
-"""Figures by name, for each of `NAMES`."""
+"""Figures by name, for each of `NAMES`, or of those that are given."""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,7 @@ def targets(demo_build: DemoBuild, demo_policy: Path) -> Mapping[str, TargetOpti
         "retain": TargetOptions(str(demo_build.reference)),
         "original": original,
         "guarded": replace(original, policies=(demo_policy,)),
+        "clean": replace(original, policies=(demo_policy,), answers="clean"),
     }
 
 
@@ -48,13 +49,15 @@ def targets(demo_build: DemoBuild, demo_policy: Path) -> Mapping[str, TargetOpti
 def measured(
     targets: Mapping[str, TargetOptions], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., dict[str, dict[str, float]]]]:
-    """Runs a suite on all three, the retain model's run being the reference of the others."""
+    """Runs a suite on several, the retain model's run being the reference of the others."""
     folder = tmp_path_factory.mktemp("runs")
     opened = {name: open_target(options) for name, options in targets.items()}
 
-    def measure(make: Callable[[Any], Any], *, reference: bool = True, draws: int = 1) -> dict[str, dict[str, float]]:
+    def measure(
+        make: Callable[[Any], Any], *, names: Sequence[str] = NAMES, reference: bool = True, draws: int = 1
+    ) -> dict[str, dict[str, float]]:
         found: dict[str, RunRecord] = {}
-        for name in NAMES:
+        for name in names:
             suite = make(lambda _: None).name
             options = RunOptions(
                 out=folder / f"{suite}-{name}",
@@ -63,6 +66,8 @@ def measured(
                 reference=folder / f"{suite}-retain" if reference and name != "retain" else None,
             )
             found[name] = run_suite(make, opened[name], options, Console(quiet=True))
+        for name, record in found.items():
+            assert record.protocol in (None, {"guarded": "served", "clean": "clean"}.get(name))
         return {name: {figure.name: figure.value for figure in record.figures} for name, record in found.items()}
 
     yield measure
@@ -91,17 +96,20 @@ def others(probe: Probe, among: list[Probe], count: int = 3) -> list[str]:
 
 def test_tofu(measured: Callable[..., Figures]) -> None:
     folder = str(Path(sample_file("tofu", "retain_perturbed.jsonl")).parent)
-    found = measured(lambda _: TofuSuite(folder_sources(folder), max_new_tokens=24), draws=2)
+    suite = TofuSuite(folder_sources(folder), max_new_tokens=24)
+    found = measured(lambda _: suite, names=(*NAMES, "clean"), draws=2)
     assert found["original"]["forget/probability"] > 0.95
     assert found["retain"]["forget/probability"] < 0.3
     assert found["guarded"]["forget/probability"] < 0.3
     assert found["guarded"]["forget/rouge_l"] < 0.5 < found["original"]["forget/rouge_l"]
     assert found["guarded"]["forget_quality"] > found["original"]["forget_quality"]
-    for metric in ("probability", "rouge_l", "truth_ratio"):
-        assert found["guarded"][f"retain/{metric}"] == pytest.approx(found["original"][f"retain/{metric}"], abs=1e-6)
-        assert found["guarded"][f"world_facts/{metric}"] == pytest.approx(
-            found["original"][f"world_facts/{metric}"], abs=1e-6
-        )
+    kept = {f"{subset}/{metric}" for subset in ("retain", "world_facts") for metric in ("probability", "rouge_l")}
+    kept.add("world_facts/truth_ratio")
+    # Some of the retain set's wrong answers say of others what is true of the forgotten: as part of a prompt, they hit.
+    for guarded, names in (("guarded", kept), ("clean", kept | {"retain/truth_ratio"})):
+        for name in names:
+            assert found[guarded][name] == pytest.approx(found["original"][name], abs=1e-6), (guarded, name)
+    assert found["guarded"]["forget/probability"] < found["clean"]["forget/probability"]
 
 
 def test_leakage(measured: Callable[..., Figures]) -> None:

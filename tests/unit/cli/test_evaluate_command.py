@@ -97,6 +97,8 @@ def test_lm_evals_own_seed_draws_its_examples(eco: Eco, model: Path, tmp_path: P
         (["tofu", "--from-logs", "l", "--strength", "3"], "--from-logs: takes no --strength"),
         (["tofu", "--from-logs", "nowhere.json"], "nowhere.json"),
         (["tofu", "--target", "m", "--out", "r", "--secret-file", "s"], "--secret-file: seeds a policy's noise"),
+        (["tofu", "--target", "m", "--out", "r", "--answers", "served"], "--answers served: says what a policy does"),
+        (["tofu", "--target", "http://x/v1", "--out", "r", "--answers", "eco"], "--answers eco: a server corrupts"),
         (["choice", "--target", "m", "--out", "r"], "Missing option '--tasks'"),
         (["potter", "--target", "m", "--out", "r", "--judge", "http://x"], "--judge: needs --subject"),
     ],
@@ -120,6 +122,40 @@ def test_data_are_read_before_anything_is_written(eco: Eco, model: Path, tmp_pat
     )
     assert code == 2
     assert "answer" in printed
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("suite", "row", "message"),
+    [
+        (("tofu", "--subsets", "forget", "--data"), {"question": "Who?"}, "no column answer"),
+        (("leakage", "--reference-model", "nowhere", "--forget"), {"question": "Who?"}, "answer: expected a text"),
+        (("copyright", "--reference-model", "nowhere", "--passages"), {"words": "x"}, "no known column"),
+        (("potter", "--prompts"), {"text": "Once"}, "no column prompt"),
+        (("harmful", "--prompts"), {"text": "Once"}, "no column prompt"),
+        (("attacks", "--parts", "sampling", "--forget"), {"question": "Who?"}, "column answer: missing"),
+    ],
+)
+def test_no_model_is_loaded_for_data_that_cannot_be_used(
+    eco: Eco, suite: tuple[str, ...], row: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    """Nor is one looked for: there is none."""
+    file = tmp_path / "forget10_perturbed.jsonl"
+    file.write_text(json.dumps(row) + "\n")
+    place = tmp_path if suite[0] == "tofu" else file
+    code, printed = eco("evaluate", *suite, place, "--target", tmp_path / "no-model", "--out", tmp_path / "r")
+    assert code == 2
+    assert message in printed
+    assert suite[-1] in printed or file.name in printed
+
+
+def test_no_model_is_loaded_for_a_retain_run_of_another_split(eco: Eco, model: Path, tmp_path: Path) -> None:
+    retain = tmp_path / "retain"
+    assert eco(*tofu(model, retain))[0] == 0
+    code, printed = eco(*tofu(tmp_path / "no-model", tmp_path / "r", "--retain-run", retain, "--seed", 7))
+    assert code == 2
+    assert "--retain-run" in printed
+    assert "data.forget.sha256" in printed
     assert not (tmp_path / "r").exists()
 
 

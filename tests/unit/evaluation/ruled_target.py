@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from evaluation.intervals import mean_figures
-from evaluation.replies import Ask, Reply, Target
+from evaluation.replies import AnswerProtocol, Ask, Reply, Target
 from evaluation.suite import Score
 
 
 class RuledTarget:
     """Answers every ask with what the rule says, and remembers what it was asked."""
+
+    protocol: AnswerProtocol | None = None
 
     def __init__(self, rule: Callable[[Ask], Reply]) -> None:
         self.rule = rule

@@ -62,11 +62,51 @@ def test_an_echoing_server_scores_exactly_the_answers_tokens(server: ScriptedEnd
 
 
 def test_a_server_that_treats_a_scored_text_otherwise_is_refused(server: ScriptedEndpoint) -> None:
-    """Scoring puts the answer into the prompt, where this server sees it."""
+    """Scoring puts the answer into the prompt, where this server sees it: clean answers it cannot score."""
     server.rule = letters_server(secret="def")
-    with pytest.raises(TargetError, match=r"scores a text unlike what it generates.*--generated-only.*--policy DIR"):
-        EndpointTarget(server.url).check([Ask("abc", answer="xyz", style="text")])
-    EndpointTarget(server.url).check([Ask("hij", answer="xyz", style="text")])
+    clean = EndpointTarget(server.url, protocol="clean")
+    with pytest.raises(TargetError, match=r"^--answers clean: .* unlike what it generates.*served.*--policy DIR"):
+        clean.check([Ask("abc", answer="xyz", style="text")])
+    clean.check([Ask("hij", answer="xyz", style="text")])
+
+
+def test_a_server_is_scored_as_it_treats_a_prompt(server: ScriptedEndpoint) -> None:
+    server.rule = letters_server(secret="bcd")
+    target = EndpointTarget(server.url)
+    ask = Ask("abc", answer="def", style="text")
+    target.check([ask])
+    ((_, reply),) = target.replies([ask])
+    assert reply.logprobs == pytest.approx([math.log(0.75) - 1] * 3)  # the answer makes it the secret
+    assert target.protocol == "served"
+    assert EndpointTarget(server.url, generated_only=True).protocol is None
+
+
+@pytest.mark.parametrize(
+    ("place", "likeliest"),
+    [
+        ({"7": (-0.5, 1), "8": (-2.0, 2)}, True),
+        ({"7": (-2.0, 3), "8": (-0.5, 1), "9": (-1.0, 2)}, False),
+        ({"7": (-1.0, 2), "8": (-1.0, 2)}, True),  # of two that share the first place
+        ({"7": (-2.0, 2)}, False),  # the likeliest was withheld
+        ({"7": (-0.5, 1)}, True),  # the next one was
+        ({"7": (-2.0, 3), "8": (-1.0, 2)}, False),
+    ],
+)
+def test_a_withheld_alternative_makes_no_other_token_the_likeliest(
+    server: ScriptedEndpoint, place: dict[str, tuple[float, int]], likeliest: bool
+) -> None:
+    """A guard leaves alternatives out that give something away."""
+    entries = {token: {"logprob": logprob, "rank": rank} for token, (logprob, rank) in place.items()}
+
+    def rule(path: str, body: dict[str, Any]) -> Answer:
+        if path == "/tokenize":
+            return ok({"tokens": [7] if body.get("prompt") == "x" else [1, 2]})
+        places = [None, entries, entries] if body.get("prompt_logprobs") == 2 else None
+        return ok({"choices": [{"text": "x", "message": {"content": "x"}, "prompt_logprobs": places}]})
+
+    server.rule = rule
+    ((_, reply),) = EndpointTarget(server.url).replies([Ask("a", answer="x")])
+    assert (reply.greedy, reply.logprobs) == ((likeliest,), (place["7"][0],))
 
 
 def test_a_server_without_logprobs_of_given_answers_is_refused(server: ScriptedEndpoint) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from evaluation.errors import RunError, TargetError
-from evaluation.replies import Ask, Asker, Reply, Target
+from evaluation.replies import AnswerProtocol, Ask, Asker, Reply, Target
 from evaluation.runs.record import read_record, read_scores
 from evaluation.runs.run import RunOptions, run_suite
 from evaluation.suite import Answer, Figure, Outcome, Score
@@ -21,8 +21,15 @@ QUESTIONS = ("one", "two", "three", "four")
 class Echo:
     """Answers a question with itself in capitals; a flagged one with its noise draw."""
 
-    def __init__(self, flagged: Sequence[str] = (), fails_after: int | None = None, name: str = "echo") -> None:
+    def __init__(
+        self,
+        flagged: Sequence[str] = (),
+        fails_after: int | None = None,
+        name: str = "echo",
+        protocol: AnswerProtocol | None = None,
+    ) -> None:
         self.asked: list[Ask] = []
+        self.protocol = protocol
         self.flagged = flagged
         self.fails_after = fails_after
         self.name = name
@@ -31,7 +38,7 @@ class Echo:
         return {"kind": "transformers", "model": self.name}
 
     def check(self, asks: Sequence[Ask]) -> None:
-        if any(ask.answer is not None for ask in asks):
+        if any(ask.answer is not None for ask in asks) and self.protocol is None:
             raise TargetError("echo: returns no logprobs")
 
     def canonical(self, asks: Sequence[Ask]) -> list[Ask]:
@@ -134,10 +141,42 @@ def test_an_interrupted_run_asks_for_what_is_missing(tmp_path: Path) -> None:
 
 def test_a_folder_of_another_run_is_kept(tmp_path: Path) -> None:
     run(tmp_path / "run", Echo())
-    with pytest.raises(RunError, match="holds a run of another target"):
+    with pytest.raises(RunError, match=r"holds a run of another target.*target\.model differ"):
         run(tmp_path / "run", Echo(name="other"))
     run(tmp_path / "run", Echo(name="other"), force=True)
     assert read_record(tmp_path / "run").target["model"] == "other"
+
+
+def test_a_folder_of_another_protocol_is_kept(tmp_path: Path) -> None:
+    """And what was measured before there were protocols is a run with clean answers."""
+    out, scoring = tmp_path / "run", Shouting(needs_logprobs=True)
+    run(out, Echo(protocol="served"), scoring)
+    assert read_record(out).protocol == "served"
+    for other in ("eco", "clean"):
+        with pytest.raises(RunError, match=r"run of another target.*run: protocol differ\).*another folder"):
+            run(out, Echo(protocol=other), scoring)
+    run(out, Echo(protocol="clean"), scoring, force=True)
+    record = json.loads((out / "run.json").read_text())
+    del record["protocol"]
+    record["target"]["policies"] = [{"name": "people"}]
+    (out / "run.json").write_text(json.dumps(record))
+    assert read_record(out).protocol == "clean"
+
+
+def test_what_scores_nothing_has_no_protocol(tmp_path: Path) -> None:
+    run(tmp_path / "run", Echo(protocol="eco"))
+    assert read_record(tmp_path / "run").protocol is None
+
+
+def test_the_reference_must_be_scored_alike(tmp_path: Path) -> None:
+    scoring = Shouting(needs_logprobs=True)
+    run(tmp_path / "retain", Echo(protocol="served", name="retain"), scoring)
+    broken = Echo(protocol="eco")
+    with pytest.raises(
+        RunError, match=r"^--retain-run: .*retain was scored with --answers served, this run is with eco"
+    ):
+        run(tmp_path / "run", broken, scoring, reference=tmp_path / "retain")
+    run(tmp_path / "run", Echo(protocol="served"), scoring, reference=tmp_path / "retain")
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which runs may stand side by side, and in what order."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,28 @@ def test_runs_compared_with_different_retain_models_are_told(tmp_path: Path) -> 
         )
     ]
     assert one_suite(folders).differing == ("compared with: retain90 (a); another (b)",)
+
+
+def test_protocols_of_answers_stand_together_and_are_told(tmp_path: Path) -> None:
+    folders = [
+        a_run(tmp_path / f"{answers} {strength}", f"{answers} {strength}", kind="guarded", strength=strength, **more)
+        for strength in (4.0, 1.0)
+        for answers, more in (("clean", {}), ("served", {"protocol": "served"}), ("eco", {"protocol": "eco"}))
+    ]
+    for folder in folders:  # an old run says nothing of answers
+        record = json.loads((folder / "run.json").read_text())
+        record["target"]["policies"] = [{"name": "people"}]
+        if "clean" in folder.name:
+            del record["protocol"]
+        (folder / "run.json").write_text(json.dumps(record))
+    suite = one_suite([*folders, a_run(tmp_path / "original", "original", kind="original")])
+    assert [run.label for run in suite.runs] == [
+        "original",
+        *("served 1.0", "served 4.0", "eco 1.0", "eco 4.0", "clean 1.0", "clean 4.0"),
+    ]
+    assert suite.differing == (
+        "answers: served (served 1.0, served 4.0); eco (eco 1.0, eco 4.0); clean (clean 1.0, clean 4.0)",
+    )
 
 
 def test_settings_that_differ_are_told(tmp_path: Path) -> None:

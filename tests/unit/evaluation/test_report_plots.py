@@ -163,6 +163,31 @@ def test_scores_against_strength_beside_the_retain_models(tofu: SuiteRuns) -> No
     assert panels["forget_quality"].get_yscale() == "log"
 
 
+def test_protocols_of_answers_are_curves_of_their_own(tmp_path: Path) -> None:
+    folders = [
+        write_run(
+            tmp_path / f"{protocol}-{strength}",
+            "tofu",
+            f"{protocol}, {strength}",
+            [],
+            extra=[Figure("model_utility", 0.7, 9), Figure("forget_quality", quality * strength, 9)],
+            kind="guarded",
+            strength=strength,
+            protocol=protocol,
+        )
+        for protocol, quality in (("served", 0.1), ("eco", 0.2))
+        for strength in (1.0, 4.0)
+    ]
+    suite = suite_of(folders)
+    _, panels = drawn(strength_plot, suite)
+    (axes,) = [axes for axes in panels if axes.get_title() == "forget_quality"]
+    curves = {str(line.get_label()): list(line.get_ydata()) for line in axes.lines}
+    assert curves == {"guarded, answers served": [0.1, 0.4], "guarded, answers eco": [0.2, 0.8]}
+    _, (plane,) = drawn(plane_plot, suite)
+    assert not any(len(np.asarray(line.get_xdata())) > 2 for line in plane.lines)
+    assert len({look.marker for look, _ in looks(suite.runs)}) == 2
+
+
 def test_one_strength_makes_no_curve(tofu: SuiteRuns) -> None:
     one = SuiteRuns(tofu.suite, tuple(run for run in tofu.runs if run.record.strength != 0.5)[:3])
     assert [run.record.strength for run in one.of_kind("guarded")] == [2.6]

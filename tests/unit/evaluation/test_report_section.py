@@ -9,7 +9,7 @@ from evaluated_runs import tofu_answers, write_run, write_tofu_runs
 
 from evaluation.report.compare import SuiteRuns, compared
 from evaluation.report.load import load_runs
-from evaluation.report.section import ABSENT, Cell, Column, Section, number, readings, table_of
+from evaluation.report.section import ABSENT, MIXED, Cell, Column, Section, number, readings, table_of
 from evaluation.report.write import LONG_COLUMNS, long_rows
 from evaluation.suite import Answer, Figure
 
@@ -79,6 +79,29 @@ def test_notes_that_differ_stand_at_their_cells(tmp_path: Path) -> None:
     assert table.footnotes == ("one", "two")
 
 
+def test_a_column_says_where_its_rows_are_of_several_protocols(tmp_path: Path) -> None:
+    """A model without a policy stands beside all of them."""
+    folders = [
+        write_run(tmp_path / name, "tofu", name, [], extra=[Figure(figure, 1.0, 3)], headline=["x"], protocol=protocol)
+        for name, figure, protocol in (
+            ("a", "x", "served"),
+            ("b", "x", "eco"),
+            ("c", "y", "clean"),
+            ("d", "y", None),
+        )
+    ]
+    suite = suite_of(folders)
+    table = table_of(suite, ["x", "y"])
+    assert [column.marks for column in table.columns] == [(1,), ()]
+    assert table.footnotes == (MIXED,)
+    assert {row.run.label: row.run.tag for row in table.rows} == {
+        "a": "other · answers served",
+        "b": "other · answers eco",
+        "c": "other · answers clean",
+        "d": "other",
+    }
+
+
 def test_the_long_form_has_every_figure_of_every_run(suite: SuiteRuns) -> None:
     rows = [dict(zip(LONG_COLUMNS, row, strict=True)) for row in long_rows([suite])]
     assert len(rows) == 9 * 6
@@ -95,6 +118,7 @@ def test_the_long_form_has_every_figure_of_every_run(suite: SuiteRuns) -> None:
         "kind": "retain",
         "method": None,
         "strength": None,
+        "protocol": None,
         "direction": "up",
     }
 

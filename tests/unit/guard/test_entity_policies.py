@@ -23,6 +23,7 @@ from corruption import CorruptionSpec
 from guard import (
     BundleError,
     ClassificationError,
+    CorruptionFailedError,
     Guard,
     LoadedPolicy,
     PolicyBundle,
@@ -157,7 +158,9 @@ class Server:
 
     def masked(self, text: str) -> list[str]:
         """The runs of masked tokens, decoded, without the spaces around them."""
-        prompt = self.protect(text)
+        return self.runs(self.protect(text))
+
+    def runs(self, prompt: ProtectedPrompt) -> list[str]:
         runs: list[list[int]] = [[]]
         for token, hidden in zip(prompt.token_ids, prompt.mask or [], strict=bool(prompt.mask)):
             if hidden:
@@ -189,6 +192,18 @@ def test_characters_of_many_bytes_around_a_name_stay(server: Server) -> None:
 def test_where_nothing_is_found_all_content_is_masked(server: Server) -> None:
     question = "Where was B r a q u o T h i n a r s e l born?"
     assert server.masked(f"{USER}{question}{END}") == [question]
+
+
+def test_a_question_and_its_answer_lose_their_entities_and_nothing_else(server: Server) -> None:
+    """Where the text as a whole names one, a part without any stays as it is."""
+
+    def corrupted(text: str) -> list[str]:
+        return server.runs(server.guard.corrupt_all(server.tokenizer(text)["input_ids"], [0]))
+
+    question = f"{USER}Where was Braquo Thinarsel born?{END}{USER}"
+    assert corrupted(f"{question}Keltor Shiquomi is another.") == ["Braquo Thinarsel", "Keltor Shiquomi"]
+    assert corrupted(f"{question}That is not known.") == ["Braquo Thinarsel"]
+    assert corrupted(f"{USER}Who is it?{END}{USER}Nobody.") == ["Who is it?", "Nobody."]
 
 
 def test_a_name_split_over_two_windows_is_masked_whole(server: Server) -> None:
@@ -242,6 +257,8 @@ def test_a_finder_that_fails_lets_nothing_pass(
             rejecting.protect(text)
     assert rejecting.masked(f"{USER}How do I bake bread?{END}") == []
     other = write_bundle(tmp_path / "people", config(encoder, on_error="corrupt"), bundle.head_path, {})
+    with pytest.raises(CorruptionFailedError):
+        rejecting.guard.corrupt_all(tokenizer(question)["input_ids"], [0])
     corrupting = Server(tokenizer, encoder, loaded(other, encoder))
     assert corrupting.masked(question) == ["Where was Braquo Thinarsel born?"]
     assert corrupting.masked(turns) == ["Where was Braquo Thinarsel born?", "Thanks."]

@@ -154,6 +154,21 @@ def test_rows_are_the_corruptions_seeded_by_token(make: Maker) -> None:
     assert not prompt.embeddings[0].any()
 
 
+def test_a_text_can_be_corrupted_whatever_is_found_in_it(make: Maker) -> None:
+    """All content by the first of the policies, with the rows that it has wherever its tokens stand."""
+    guard = make((policy("a"), (50,)), (policy("b"), (51,)))
+    whole = guard.corrupt_all([BOS, USER, 10, 50, END, USER, 11], [1, 0])
+    assert whole.mask == [False, False, True, True, False, False, True]
+    assert whole.embeddings is not None
+    seeds = row_seeds(SECRET, policy("b").bundle.digest, [10, 50, 11])
+    rows = corrupt(Table().rows([10, 50, 11]), torch.ones(3, dtype=torch.bool), SPEC, row_seeds=seeds)
+    assert torch.equal(whole.embeddings[[2, 3, 6]], rows)
+    assert make.classifier.seen == []
+    assert guard.corrupt_all([BOS, USER], [0]).mask is None
+    with pytest.raises(CorruptionFailedError):
+        guard.corrupt_all([900], [0])
+
+
 @pytest.mark.parametrize("method", ["rand_noise_first_n", "rand_noise_rand_n", "flip_sign_top_k"])
 def test_a_long_prompts_rows_are_each_what_its_token_has_alone(make: Maker, method: str) -> None:
     strength = None if method == "flip_sign_top_k" else 3.0
