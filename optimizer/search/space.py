@@ -178,6 +178,7 @@ class Measurement:
             metric generates nothing.
         forward_passes: model forward passes spent (one per generated token and batch).
         seconds: wall time spent; for several specs measured in one call, their equal share.
+        two_sided: whether the distance counts what is below the retained value as it counts what is above.
     """
 
     value: float
@@ -187,6 +188,7 @@ class Measurement:
     gibberish: float
     forward_passes: int
     seconds: float
+    two_sided: bool = True
 
 
 class Objective(Protocol):
