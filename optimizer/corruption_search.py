@@ -80,6 +80,7 @@ class SearchOptions:
         """For a metric measured on so many examples. Raises SearchError that names the option."""
         given = {name: value for name, value in asdict(self).items() if name in SearchSettings.model_fields}
         given["tolerance"] = default_tolerance(metric, examples) if self.tolerance is None else self.tolerance
+        given["aim"] = "nearest" if metric == "forget_quality" else "least"
         given["noise_seeds"] = tuple(range(1, self.noise_seeds + 1))
         return _validated(SearchSettings, given)
 

@@ -41,7 +41,7 @@ def default_tolerance(metric: Metric, examples: int) -> float:
     what the test tells apart is smaller the more examples there are.
     """
     if metric == "forget_quality":
-        return _FORGET_QUALITY_TOLERANCE * (2 / examples) ** 0.5
+        return _FORGET_QUALITY_TOLERANCE * math.sqrt(2 / examples)
     return 0.003 if metric == "answer_probability" else 0.02
 
 

@@ -38,13 +38,6 @@ def residual(evaluation: Evaluation, tolerance: float) -> float:
     return evaluation.distance
 
 
-def is_level(evaluation: Evaluation) -> bool:
-    """Whether the metric is right and the distance is not: what is left of it, no strength takes away. A distance
-    between samples is as large as the gap where one lies beside the other, and larger where they are spread
-    otherwise."""
-    return evaluation.two_sided and abs(evaluation.gap) <= _LEVEL * evaluation.distance
-
-
 def is_settled(evaluation: Evaluation, tolerance: float) -> bool:
     """Whether no better point needs to be looked for.
 
@@ -53,6 +46,17 @@ def is_settled(evaluation: Evaluation, tolerance: float) -> bool:
     """
     margin = min(evaluation.standard_error, tolerance / 2)
     return evaluation.distance <= tolerance - margin and evaluation.gap >= -tolerance
+
+
+def is_done(evaluation: Evaluation, settings: SearchSettings) -> bool:
+    """Whether a candidate's strength needs no further refinement.
+
+    Where the nearest is wanted, once the gap is a small part of the distance. A distance between samples is as large as
+    the gap where one lies beside the other, and larger where they are spread otherwise: that no strength takes away.
+    """
+    if settings.aim == "nearest":
+        return abs(evaluation.gap) <= _LEVEL * evaluation.distance
+    return is_settled(evaluation, settings.tolerance)
 
 
 def scalar_points(candidate: Candidate, evaluations: Sequence[Evaluation], tolerance: float) -> list[ScalarPoint]:
@@ -85,15 +89,16 @@ def promise(candidate: Candidate, evaluations: Sequence[Evaluation], tolerance: 
     return (0.0, nearest.gibberish, nearest.distance) if reaches else (1.0, nearest.distance)
 
 
-def choose(evaluations: Sequence[Evaluation], space: SearchSpace, tolerance: float) -> Evaluation:
-    """The evaluation to take: within the tolerance the least corruption, else what came nearest.
+def choose(evaluations: Sequence[Evaluation], space: SearchSpace, settings: SearchSettings) -> Evaluation:
+    """The evaluation to take: within the tolerance the least corruption; else, or with that aim, what came nearest.
 
     Least is: of each candidate the smallest strengths; of those the least gibberish in the outputs; of equals the
     smallest. Of points out of tolerance and equally near, one at or below the retained value: forgetting comes first.
     """
+    tolerance = settings.tolerance
     settled = [e for e in evaluations if is_settled(e, tolerance)]
     within = settled or [e for e in evaluations if e.distance <= tolerance]
-    if not within:
+    if not within or settings.aim == "nearest":
         nearest = min(e.distance for e in evaluations) + _EQUAL * tolerance
         near = [e for e in evaluations if e.distance <= nearest]
         return min(near, key=lambda e: (e.gap > 0, e.phase == "vector", _size(e, space), e.gibberish, e.distance))
@@ -169,7 +174,7 @@ def conclude(
     budget_spent: str | None,
 ) -> SearchResult:
     """Take the best of what was measured on all examples. `budget_spent` says which budget ended the search, if any."""
-    best = choose([e for e in evaluations if e.phase != "screen"], space, settings.tolerance)
+    best = choose([e for e in evaluations if e.phase != "screen"], space, settings)
     reached = best.distance <= settings.tolerance
     if reached:
         floor = None
@@ -213,7 +218,7 @@ def _why_missed(
     if budget_spent is not None:
         return f"{budget_spent} before anything brought {wanted}; the nearest found is {nearest}"
     sweeps = [p for c in space.candidates() if (p := scalar_points(c, evaluations, settings.tolerance))]
-    if is_level(best):
+    if settings.aim == "nearest" and is_done(best, settings):
         return (
             f"no strength brings {wanted}: the nearest found is {nearest}, where the metric is right and the examples "
             "are spread otherwise; give other methods or dims"

@@ -92,6 +92,10 @@ class SearchSettings(BaseModel):
     tolerance: Annotated[float, Field(gt=0)] = 0.02
     """How far from the retained value is near enough, in the metric's units."""
 
+    aim: Literal["least", "nearest"] = "least"
+    """least: the least corruption that comes within the tolerance. nearest: what comes nearest, within it or not; for a
+    distance of which strength takes away a part only."""
+
     min_strength: Annotated[float, Field(gt=0, le=1e30)] = 0.01
     max_strength: Annotated[float, Field(gt=0, le=1e30)] = 100.0
     """Bounds of every strength, scalar or one of a vector, in the units of the embedding rows."""
