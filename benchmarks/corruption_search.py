@@ -200,7 +200,7 @@ def _measure(arguments: argparse.Namespace, console: Console) -> Found:
             max_new_tokens=limit,
             row_length=float(rows.rows(range(rows.vocab_size)).float().norm(dim=1).mean()),
             retained_value=retained_value,
-            tolerance=options.settings("rouge_l").tolerance,
+            tolerance=options.settings("rouge_l", arguments.examples).tolerance,
             say=status.update,
         )
     load.append(os.getloadavg()[0])

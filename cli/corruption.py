@@ -10,9 +10,9 @@ search_options = option_group(
     click.option(
         "--metric",
         default=None,
-        type=click.Choice(["answer_probability", "rouge_l", "truth_ratio", "choice_accuracy"]),
-        help="What the search brings to the retained value.  [default: choice_accuracy for multiple choice, else "
-        "answer_probability]",
+        type=click.Choice(["answer_probability", "rouge_l", "truth_ratio", "choice_accuracy", "forget_quality"]),
+        help="What the search brings to the retained value; forget_quality: all truth ratios to the retain model's.  "
+        "[default: choice_accuracy for multiple choice, else answer_probability]",
     ),
     click.option(
         "--methods",
@@ -24,9 +24,8 @@ search_options = option_group(
     click.option(
         "--dims",
         multiple=True,
-        default=("all",),
-        show_default=True,
-        help="How many dimensions to touch, or all; may be given several times.",
+        help="How many dimensions to touch, or all; may be given several times.  "
+        "[default: all; for forget_quality 1, 8 and all]",
     ),
     click.option(
         "--scope",
@@ -35,8 +34,18 @@ search_options = option_group(
         type=click.Choice(["content", "entities"]),
         help="Corrupt all of a flagged text, or the tokens that name what must be forgotten.",
     ),
-    click.option("--search-examples", default=48, show_default=True, type=click.IntRange(min=2)),
-    click.option("--tolerance", default=None, type=float, help="Near enough.  [default: 0.02; 0.003 of probability]"),
+    click.option(
+        "--search-examples",
+        default=None,
+        type=click.IntRange(min=2),
+        help="Examples the metric is measured on.  [default: 48; all for forget_quality]",
+    ),
+    click.option(
+        "--tolerance",
+        default=None,
+        type=float,
+        help="Near enough.  [default: 0.02; 0.003 of probability; of forget_quality where p is about 0.5]",
+    ),
     click.option("--min-strength", default=0.01, show_default=True, type=float),
     click.option("--max-strength", default=100.0, show_default=True, type=float),
     click.option("--sweep-points", default=9, show_default=True, type=int, help="Strengths of the first look."),
@@ -75,7 +84,9 @@ def search_settings(options: dict[str, Any]) -> Any:
     from optimizer import SearchOptions
 
     dims: list[int | None] = []
-    for text in options["dims"]:
+    # How they are spread depends on the number of dimensions: one strength may not get there on all of them.
+    several = options["metric"] == "forget_quality" and options.get("strength") is None
+    for text in options["dims"] or (("1", "8", "all") if several else ("all",)):
         if text != "all" and not (text.isdigit() and int(text) > 0):
             raise click.UsageError(f"--dims: {text!r}: expected a number of dimensions from 1, or all")
         dims.append(None if text == "all" else int(text))
@@ -114,7 +125,7 @@ def corruption_search(**options: Any) -> None:
     from optimizer import ScorerOptions, search_files
 
     console = Console()
-    result = search_files(
+    found = search_files(
         options["model"],
         options["forget"],
         options["retain"],
@@ -125,8 +136,9 @@ def corruption_search(**options: Any) -> None:
         resume=options["resume"],
         force=options["force"],
         console=console,
-    ).result
-    console.print(result.reason, highlight=False, soft_wrap=True)
+    )
+    console.print(str(found), highlight=False, soft_wrap=True)
+    result = found.result
     console.print(
         f"{len(result.evaluations)} evaluations, {result.forward_passes} forward passes, {result.seconds:.1f} s; "
         f"written to {options['out']}",

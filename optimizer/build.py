@@ -12,7 +12,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -42,15 +42,25 @@ from console.errors import first_problem
 from corruption import PERMUTING_METHODS, STRENGTHLESS_METHODS, CorruptionSpec, EmbeddingRows
 from guard import BundleError, ClassifierConfig, ModelConfig, PolicyBundle, PolicyConfig, write_bundle
 from guard.bundle import MANIFEST_FILE, NAME_PATTERN
-from guard.entities import MemoryFinder
+from guard.entities import EntityFinder, MemoryFinder
 from optimizer.build_inputs import BuildInputs, InputOptions, augment_inputs, read_inputs
-from optimizer.corruption_search import ScorerOptions, SearchOptions, open_scorer, retained_values, run_search
+from optimizer.corruption_search import (
+    DEFAULT_EXAMPLES,
+    ScorerOptions,
+    SearchOptions,
+    open_scorer,
+    retained_values,
+    run_search,
+)
 from optimizer.errors import BuildError
 from optimizer.guarded_answers import measure_guarded_answers
-from optimizer.objective.entity_content import EntityContent, entity_content
+from optimizer.objective.entity_content import entity_content
+from optimizer.objective.guarded_content import guarded_content
 from optimizer.objective.metric_task import MetricTask
 from optimizer.search.plot import plot_search
 from optimizer.search.result import SearchResult
+from scoring.metrics import Metric
+from scoring.scorer import ContentFinder
 from sources.examples import save_examples
 
 _STATE_FILE, _TRAJECTORY_FILE, _CLASSIFIER_FOLDER = "build.json", "search.jsonl", "classifier"
@@ -148,7 +158,7 @@ def _check_options(options: BuildOptions) -> None:
     if out.exists() and not (out / MANIFEST_FILE).is_file():
         raise BundleError(f"--out: {out} exists and is no policy bundle; choose another folder")
     if options.is_searched:
-        search.settings(search.metric or "answer_probability")
+        search.settings(search.metric or "answer_probability", DEFAULT_EXAMPLES)
         for method in search.methods:
             _spec(options, method, None, None if method in STRENGTHLESS_METHODS else 1.0)
     elif len(search.methods) > 1 or len(search.dims) > 1:
@@ -255,7 +265,14 @@ def _search_and_write(
             report["tests"][name]["answers"] = asdict(pairs)
     retained = retained_values(options.retain_model, task, options.scoring) if task is not None else None
 
-    content, tokens = _entity_content(options, classifier, building)
+    finder, tokens = _entity_finder(options, classifier, building)
+
+    def config_of(spec: CorruptionSpec) -> PolicyConfig:
+        return _policy_config(options, inputs, rows, info, spec, entities="memory" if tokens is None else "model")
+
+    anything = _spec(options, "zero_out_first_n", None, None)  # where it goes does not hang on what it is
+    metric = None if task is None else task.metric
+    content = _masked_content(options, metric, classifier, finder, config_of(anything), rows)
     result: SearchResult | None = None
     with open_scorer(options.model, options.scoring, content) as scorer:
         if task is None:
@@ -276,7 +293,7 @@ def _search_and_write(
                 console=console,
             )
             result, spec = found.result, found.result.spec
-            console.print(result.reason, highlight=False, soft_wrap=True)
+            console.print(str(found), highlight=False, soft_wrap=True)
             report["search"] = found.as_dict()
         measured = {}
         with console.status("measuring what the policy does to the answers"):
@@ -287,7 +304,7 @@ def _search_and_write(
                     spec,
                     examples,
                     noise_seed=options.search.noise_seeds + 1,  # the search has seen those before
-                    count=options.search.examples,
+                    count=options.search.examples or DEFAULT_EXAMPLES,
                     seed=options.seed,
                 )
                 if answers is not None:
@@ -295,38 +312,55 @@ def _search_and_write(
     for name, answers in measured.items():
         console.print(f"{answers.metric} on the {name} set: {answers}", highlight=False, soft_wrap=True)
     report["effect"] = {name: answers.as_dict() for name, answers in measured.items()}
-    return _write(options, inputs, rows, info, spec, result, report, building, tokens)
+    return _write(options, config_of(spec), info, result, report, building, tokens)
 
 
-def _entity_content(
+def _entity_finder(
     options: BuildOptions, classifier: PromptClassifier, building: Path
-) -> tuple[EntityContent | None, Path | None]:
-    """What of a prompt the guard will mask, where it is not all of it; and the token classifier's folder, if one finds
-    that, and not the entity memory."""
+) -> tuple[EntityFinder | None, Path | None]:
+    """What finds the entities that the guard will mask, where it is not all of a text; and the token classifier's
+    folder, if one finds them, and not the entity memory."""
     if options.search.scope == "content":
         return None, None
     if options.classifier.token_classifier is None:
         assert isinstance(classifier, HeadClassifier)
-        return entity_content(options.model, MemoryFinder(classifier.head.memory)), None
+        return MemoryFinder(classifier.head.memory), None
     from classifiers.export.tokens import export_token_classifier
 
     tokens = building / "token_classifier"
     if not tokens.exists():
         export_token_classifier(options.classifier.token_classifier, tokens)
-    return entity_content(options.model, TokenClassifier.open(tokens)), tokens
+    return TokenClassifier.open(tokens), tokens
 
 
-def _write(
+def _masked_content(
+    options: BuildOptions,
+    metric: Metric | None,
+    classifier: PromptClassifier,
+    finder: EntityFinder | None,
+    config: PolicyConfig,
+    rows: EmbeddingRows,
+) -> ContentFinder | None:
+    """What of a text the search corrupts; None: all of its content.
+
+    Answers are corrupted for forget quality alone, and of an answer the guard masks what it flags. Else it is a prompt,
+    which is taken to be flagged.
+    """
+    if metric == "forget_quality":
+        bundle = PolicyBundle(options.out, "", config.model_copy(update={"action": "corrupt"}), {})
+        return guarded_content(options.model, bundle, classifier, finder, rows)
+    return None if finder is None else entity_content(options.model, finder)
+
+
+def _policy_config(
     options: BuildOptions,
     inputs: BuildInputs,
     rows: EmbeddingRows,
     info: ClassifierInfo,
     spec: CorruptionSpec,
-    result: SearchResult | None,
-    report: dict[str, Any],
-    building: Path,
-    tokens: Path | None,
-) -> PolicyBundle:
+    *,
+    entities: Literal["memory", "model"],
+) -> PolicyConfig:
     data = {
         "schema_version": 1,
         "name": options.policy_name,
@@ -340,7 +374,7 @@ def _write(
             encoder_digest=info.encoder.digest,
             threshold=info.threshold,
             calibration=info.calibration,
-            entities="memory" if tokens is None else "model",
+            entities=entities,
         ),
         "answers": options.answers,
         "on_error": options.on_error,
@@ -354,10 +388,20 @@ def _write(
         },
     }
     try:
-        config = PolicyConfig.model_validate(data)
+        return PolicyConfig.model_validate(data)
     except ValidationError as error:
         raise BuildError(f"--{first_problem(error, whole='')}") from error
 
+
+def _write(
+    options: BuildOptions,
+    config: PolicyConfig,
+    info: ClassifierInfo,
+    result: SearchResult | None,
+    report: dict[str, Any],
+    building: Path,
+    tokens: Path | None,
+) -> PolicyBundle:
     from classifiers.calibration.plots import write_plots
 
     folder = building / "plots"

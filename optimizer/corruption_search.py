@@ -19,6 +19,7 @@ from classifiers import Example, check_disjoint, read_examples
 from console.progress import shown_progress
 from corruption import EmbeddingRows
 from optimizer.errors import SearchError
+from optimizer.forget_quality import ForgetQuality, measure_forget_quality
 from optimizer.objective.metric_task import MetricTask
 from optimizer.objective.objective import ForgetObjective, Retained, retained_from_model
 from optimizer.objective.surrogate import retained_without_model
@@ -28,11 +29,13 @@ from optimizer.search.result import SearchResult
 from optimizer.search.search import search_corruption
 from optimizer.search.space import SearchSettings, SearchSpace
 from scoring.load import open_scorer as load_scorer
-from scoring.metrics import DEFAULT_TOLERANCE, Metric, check_metric
+from scoring.metrics import Metric, check_metric, default_tolerance
 from scoring.scorer import ContentFinder, Scorer
 from storage.whole import write_whole
 
 _Options = TypeVar("_Options", SearchSettings, SearchSpace)
+#: On which a metric is measured, and the effect of a policy.
+DEFAULT_EXAMPLES = 48
 TRAJECTORY_FILE, PLOT_FILE, SPEC_FILE, RESULT_FILE = "search.jsonl", "search.svg", "spec.json", "result.json"
 
 
@@ -54,8 +57,8 @@ class SearchOptions:
 
     metric: Metric | None = None
     """None: choice accuracy where every example has choices, else answer probability."""
-    examples: int = 48
-    """Of the forget set, drawn with the seed."""
+    examples: int | None = None
+    """Of the forget set, drawn with the seed; None: 48, and all for forget quality, which is a test on all."""
     methods: tuple[str, ...] = ("rand_noise_first_n",)
     dims: tuple[int | None, ...] = (None,)
     scope: Literal["content", "entities"] = "content"
@@ -73,10 +76,11 @@ class SearchOptions:
     max_new_tokens: int | None = None
     seed: int = 0
 
-    def settings(self, metric: Metric) -> SearchSettings:
-        """Raises SearchError that names the option."""
+    def settings(self, metric: Metric, examples: int) -> SearchSettings:
+        """For a metric measured on so many examples. Raises SearchError that names the option."""
         given = {name: value for name, value in asdict(self).items() if name in SearchSettings.model_fields}
-        given["tolerance"] = DEFAULT_TOLERANCE[metric] if self.tolerance is None else self.tolerance
+        given["tolerance"] = default_tolerance(metric, examples) if self.tolerance is None else self.tolerance
+        given["aim"] = "nearest" if metric == "forget_quality" else "least"
         given["noise_seeds"] = tuple(range(1, self.noise_seeds + 1))
         return _validated(SearchSettings, given)
 
@@ -94,18 +98,29 @@ class SearchOptions:
         all_have_choices = all(example.choices for example in forget)
         metric: Metric = self.metric or ("choice_accuracy" if all_have_choices else "answer_probability")
         usable = check_metric(metric, forget)
+        count = (
+            len(usable) if metric == "forget_quality" and self.examples is None else self.examples or DEFAULT_EXAMPLES
+        )
         chooser = np.random.default_rng(self.seed)
-        picked = sorted(chooser.permutation(len(usable))[: self.examples].tolist())
+        picked = sorted(chooser.permutation(len(usable))[:count].tolist())
         return MetricTask(metric, [usable[i] for i in picked], max_new_tokens=self.max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class FoundCorruption:
-    """A search's result, and the objective it was found for."""
+    """A search's result, and the objective it was found for.
+
+    Attributes:
+        forget_quality: under unseen noise, where it was searched for that; else None.
+    """
 
     result: SearchResult
     objective: ForgetObjective
     task: MetricTask
+    forget_quality: ForgetQuality | None = None
+
+    def __str__(self) -> str:
+        return self.result.reason + (f"\n{self.forget_quality}" if self.forget_quality is not None else "")
 
     def as_dict(self) -> dict[str, Any]:
         """For a report: no wall times, so that the same inputs give the same bytes."""
@@ -113,8 +128,8 @@ class FoundCorruption:
         for timed in (plain, plain["best"], *plain["evaluations"]):
             timed.pop("seconds")
             timed.pop("elapsed_s", None)
-        objective = dict(self.objective.describe())
-        return plain | {"objective": objective, "uncorrupted_value": float(self.objective.uncorrupted().values.mean())}
+        plain |= {"objective": dict(self.objective.describe()), "uncorrupted_value": self.objective.uncorrupted_value}
+        return plain if self.forget_quality is None else plain | {"forget_quality": self.forget_quality.as_dict()}
 
 
 def run_search(
@@ -132,10 +147,11 @@ def run_search(
 ) -> FoundCorruption:
     """Search with a loaded model; `retained` is the retain model's, where there is one."""
     console = console or Console(stderr=True)
-    settings, space = options.settings(task.metric), options.space(hidden_size)
+    settings, space = options.settings(task.metric, len(task.examples)), options.space(hidden_size)
     if retained is None:
         retained = retained_without_model(scorer, task, retain, seed=options.seed)
     objective = ForgetObjective(scorer, task, retained)
+    quality = None
     with shown_progress(console) as show:
 
         def on_evaluation(evaluation: Evaluation, done: int, expected: int) -> None:
@@ -153,7 +169,10 @@ def run_search(
             overwrite=overwrite,
             on_evaluation=on_evaluation,
         )
-    return FoundCorruption(result, objective, task)
+        if task.metric == "forget_quality":
+            show("testing forget quality under other noise", 0, 1)
+            quality = measure_forget_quality(scorer, task, result.spec, retained, max(settings.noise_seeds) + 1)
+    return FoundCorruption(result, objective, task, quality)
 
 
 def search_files(
@@ -178,7 +197,7 @@ def search_files(
     forget, retain = read_examples(forget_file), read_examples(retain_file)
     check_disjoint(forget, retain, forget_name=str(forget_file), retain_name=str(retain_file))
     task = options.task(forget)
-    options.settings(task.metric)
+    options.settings(task.metric, len(task.examples))
     if options.scope == "entities":
         raise SearchError("--scope: entities needs a classifier's entity memory; use eco policy build")
     hidden_size = EmbeddingRows.open(model).hidden_size

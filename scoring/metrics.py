@@ -2,6 +2,7 @@
 
 Log-probabilities are in nats, one for each token of one answer. All metrics of knowledge lie in [0, 1] and rise with
 what the model knows, so that a corrupted model is above or below one that never learned in the same sense for each.
+Forget quality is of two models and all their examples together: `scoring.forget_quality`.
 """
 
 import functools
@@ -15,19 +16,13 @@ from numpy.typing import NDArray
 from classifiers import Example
 from console.errors import EcoError
 
-Metric = Literal["answer_probability", "rouge_l", "truth_ratio", "choice_accuracy"]
+Metric = Literal["answer_probability", "rouge_l", "truth_ratio", "choice_accuracy", "forget_quality"]
 METRICS: Final[tuple[Metric, ...]] = get_args(Metric)
 
-DEFAULT_TOLERANCE: Final[dict[Metric, float]] = {
-    "answer_probability": 0.003,
-    "rouge_l": 0.02,
-    "truth_ratio": 0.02,
-    "choice_accuracy": 0.02,
-}
-"""The distance at which a search is content. Of answer probability it is an excess over many answers (see
-`optimizer.objective.objective`), which is small long before each answer is as unlikely as it should be."""
-
 CHOICE_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: Times the root of 2/N, the unit of a two-sample test on N examples each. A largest difference of 0.83 such units has
+#: a p-value of 0.5, and the root mean square of a difference is about half its largest.
+_FORGET_QUALITY_TOLERANCE: Final = 0.4
 #: Repetition is counted over this many tokens in a row.
 _NGRAM = 4
 #: exp of more is infinite.
@@ -36,6 +31,18 @@ _MAX_EXPONENT = 700.0
 
 class MetricError(EcoError):
     """A metric and the examples it is asked for do not fit; one line that names the field."""
+
+
+def default_tolerance(metric: Metric, examples: int) -> float:
+    """The distance at which a search is content, for a metric that is measured on so many examples.
+
+    Of answer probability it is an excess over many answers (see `optimizer.objective.objective`), which is small long
+    before each answer is as unlikely as it should be. Of forget quality it is where the test's p-value is about 0.5:
+    what the test tells apart is smaller the more examples there are.
+    """
+    if metric == "forget_quality":
+        return _FORGET_QUALITY_TOLERANCE * math.sqrt(2 / examples)
+    return 0.003 if metric == "answer_probability" else 0.02
 
 
 def answer_probability(logprobs: Sequence[float] | NDArray[np.float64]) -> float:
@@ -153,16 +160,19 @@ def check_metric(metric: str, examples: Sequence[Example], *, source: str = "the
     return usable
 
 
+def _has_alternatives(example: Example) -> bool:
+    return bool(example.paraphrased_answer and example.perturbed_answers)
+
+
+_OF_TRUTH_RATIOS: Final = ("the fields paraphrased_answer and perturbed_answer", _has_alternatives)
 _REQUIREMENTS: Final[dict[str, tuple[str, Callable[[Example], bool]]]] = {
     "answer_probability": ("the field answer", lambda example: bool(example.answer)),
     "rouge_l": (
         "the field answer with words in Latin letters",
         lambda example: bool(example.answer) and has_rouge_words(str(example.answer)),
     ),
-    "truth_ratio": (
-        "the fields paraphrased_answer and perturbed_answer",
-        lambda example: bool(example.paraphrased_answer and example.perturbed_answers),
-    ),
+    "truth_ratio": _OF_TRUTH_RATIOS,
+    "forget_quality": _OF_TRUTH_RATIOS,
     "choice_accuracy": (
         "the fields choices (2 to 26) and answer",
         lambda example: 2 <= len(example.choices or ()) <= len(CHOICE_LETTERS) and example.answer_index is not None,

@@ -1,8 +1,8 @@
 """What is asked of a language model: log-probabilities of answers, and greedy answers.
 
-A `Scorer` is one loaded model. A request is a prompt, the corruption of its content (or none) and the noise seed;
-answer tokens are never corrupted. The same seed gives the same noise at every strength and in every scorer (common
-random numbers), so two measurements differ by what is compared and nothing else.
+A `Scorer` is one loaded model. A request is a prompt, the corruption of its content (or none) and the noise seed; an
+answer's tokens are corrupted only where the request asks for it. The same seed gives the same noise at every strength
+and in every scorer (common random numbers), so two measurements differ by what is compared and nothing else.
 """
 
 import functools
@@ -39,7 +39,7 @@ class CorruptedRows:
     """The M corrupted rows of one prompt. Prompts corrupted alike share one table.
 
     Attributes:
-        positions: M positions of the prompt.
+        positions: M positions of the prompt, and of a scored answer behind it.
         table: (U, D) rows in the dtype and units of the checkpoint.
         row_numbers: M rows of the table, one for each position.
     """
@@ -63,6 +63,8 @@ class Request:
         answer_ids: the answer to score; empty where one is to be generated.
         spec: how the prompt's content is corrupted; None: not at all.
         noise_seed: 0 or more; of no effect without `spec` and in methods without noise.
+        answer_in_prompt: whether what `spec` corrupts is looked for in prompt and answer as one prompt, as a gateway
+            does whose client has a given answer scored; else in the prompt alone.
         corrupted: rows that somebody else has corrupted, such as a guard; excludes `spec`.
         temperature: of a generated answer; 0: greedy.
         sample_seed: what a generated answer is drawn with, 0 or more, whatever it shares a batch with; of no effect
@@ -73,6 +75,7 @@ class Request:
     answer_ids: tuple[int, ...] = ()
     spec: CorruptionSpec | None = None
     noise_seed: int = 0
+    answer_in_prompt: bool = False
     corrupted: CorruptedRows | None = None
     temperature: float = 0.0
     sample_seed: int = 0
@@ -190,7 +193,7 @@ class Renderer:
 
 
 class PromptCorruption:
-    """Corrupts the content of prompts, for every scorer alike.
+    """Corrupts the content of prompts, and of answers where they count as prompt, for every scorer alike.
 
     Args:
         rows: embedding rows in checkpoint units (`corruption.EmbeddingRows`).
@@ -204,19 +207,20 @@ class PromptCorruption:
     def corrupted(self, requests: Sequence[Request]) -> list[CorruptedRows | None]:
         """For each request its corrupted rows; None where nothing of it is corrupted."""
         corrupted = [request.corrupted for request in requests]
+        prompts = [r.prompt_ids + r.answer_ids if r.answer_in_prompt else r.prompt_ids for r in requests]
         segments: dict[tuple[int, ...], list[range]] = {}
         alike: dict[tuple[CorruptionSpec, int], list[int]] = {}
-        for number, request in enumerate(requests):
+        for number, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
             if request.spec is None:
                 continue
-            if request.prompt_ids not in segments:
-                segments[request.prompt_ids] = self._content.segments(request.prompt_ids)
-            if segments[request.prompt_ids]:
+            if prompt not in segments:
+                segments[prompt] = self._content.segments(prompt)
+            if segments[prompt]:
                 alike.setdefault((request.spec, request.noise_seed), []).append(number)
         for (spec, seed), numbers in alike.items():
-            prompts = [(requests[n].prompt_ids, segments[requests[n].prompt_ids]) for n in numbers]
+            mine = [(prompts[number], segments[prompts[number]]) for number in numbers]
             make = self._permuted if spec.method in PERMUTING_METHODS else self._row_by_row
-            for number, rows in zip(numbers, make(prompts, spec, seed), strict=True):
+            for number, rows in zip(numbers, make(mine, spec, seed), strict=True):
                 corrupted[number] = rows
         return corrupted
 

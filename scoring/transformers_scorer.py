@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import inspect
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self, TypeVar
@@ -30,6 +31,8 @@ from scoring.scorer import (
 
 #: Prompts in one batch. On a CPU, more only makes the copies of the KV cache larger than its caches.
 _CPU_BATCH, _GPU_BATCH = 64, 256
+#: Tokens of one batch that a CPU reads at once: what a layer makes of more does not stay in its caches.
+_CPU_TOKENS = 1024
 #: Logits of one batch, in numbers: 1 GiB as float32.
 _MAX_LOGITS = 2**28
 _T = TypeVar("_T")
@@ -165,6 +168,7 @@ class TransformersScorer(Scorer):
             kept_positions: of how many positions logits are kept; None: of all.
         """
         started = time.perf_counter()
+        most_tokens = _CPU_TOKENS if self._device.type == "cpu" and not room else sys.maxsize
         check_context(max(lengths, default=0) + room, self.context_tokens)
         corrupted = self._corruption.corrupted(requests)
         answers: dict[int, _T] = {}
@@ -172,7 +176,7 @@ class TransformersScorer(Scorer):
             order = sorted(range(len(lengths)), key=lambda number: -lengths[number])  # what does not fit fails at once
             while order:
                 logits = (kept_positions or lengths[order[0]]) * self._embed.weight.shape[0]
-                size = max(1, min(self._batch_size, _MAX_LOGITS // logits))
+                size = max(1, min(self._batch_size, _MAX_LOGITS // logits, most_tokens // lengths[order[0]]))
                 batch, order = order[:size], order[size:]
                 part = answer([requests[i] for i in batch], [corrupted[i] for i in batch])
                 answers.update(zip(batch, part, strict=True))

@@ -22,9 +22,7 @@ draws would be less spread than any one model's, and the test would see that.
 """
 
 import math
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import numpy as np
@@ -33,6 +31,7 @@ from numpy.typing import NDArray
 from evaluation.errors import DataError
 from evaluation.intervals import percentile_interval, resampled_shares, table_of
 from evaluation.suite import Figure, Score
+from scoring.forget_quality import forget_quality, log_truth_ratio
 from scoring.metrics import preference_for_truth
 from scoring.metrics import truth_ratio as arithmetic_truth_ratio
 
@@ -79,21 +78,6 @@ _NORMALISED: Final = frozenset({"real_authors", "world_facts"})
 _MAX_EXPONENT: Final = 700.0
 
 
-@dataclass(frozen=True, slots=True)
-class KsTest:
-    """A two-sample Kolmogorov-Smirnov test.
-
-    Attributes:
-        p_value: in [0, 1]; TOFU's forget quality.
-        log10_p: finite: a p-value too small for a float counts as the smallest there is, about 1e-323.
-        statistic: largest distance between the two distribution functions, in [0, 1].
-    """
-
-    p_value: float
-    log10_p: float
-    statistic: float
-
-
 def truth_ratio(paraphrased: float, perturbed: Sequence[float], mean: Mean = "geometric") -> float:
     """The truth ratio R of one question (equation 1), 0 or more; near 0 the model knows, near 1 it cannot tell.
 
@@ -104,7 +88,7 @@ def truth_ratio(paraphrased: float, perturbed: Sequence[float], mean: Mean = "ge
     """
     if mean == "arithmetic":
         return arithmetic_truth_ratio([paraphrased], [[one] for one in perturbed])
-    return math.exp(min(float(np.mean(perturbed)) - paraphrased, _MAX_EXPONENT))
+    return math.exp(min(log_truth_ratio(paraphrased, perturbed), _MAX_EXPONENT))
 
 
 def indifference(ratio: float) -> float:
@@ -149,26 +133,6 @@ def harmonic_mean(components: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore"):
         means: NDArray[np.float64] = components.shape[-1] / np.sum(1.0 / components, axis=-1)
     return means
-
-
-def forget_quality(ratios: Sequence[float], reference: Sequence[float]) -> KsTest:
-    """Forget quality (section 2.2): do the forget set's truth ratios tell the model from one that never learned?
-
-    The two-sided test of `scipy.stats.ks_2samp` with its defaults, as in the official code. That code tests 1/R: the
-    test goes by order alone, so R gives the same.
-
-    Args:
-        ratios: raw R of each question of the forget set, of the model.
-        reference: those of the retain model.
-    """
-    from scipy.stats import ks_2samp  # type: ignore[import-untyped]
-
-    with warnings.catch_warnings():
-        # Where the exact p-value cannot be computed scipy takes the asymptotic one, and warns.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        test = ks_2samp(ratios, reference)
-    p_value = float(test.pvalue)
-    return KsTest(p_value, math.log10(max(p_value, math.ulp(0.0))), float(test.statistic))
 
 
 def tofu_figures(scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:

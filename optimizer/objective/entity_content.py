@@ -10,6 +10,7 @@ from guard import Template, decoder_of, template_of
 from guard.classification import WindowClassifier
 from guard.entities import EntityFinder, EntityTokens
 from guard.windows import local_windows
+from optimizer.objective.guarded_content import runs
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,7 @@ class EntityContent:
         for placed, _ in local_windows(self.template, self.windows, token_ids):
             for one in placed:
                 masked |= set(self.tokens.positions(one.of(token_ids), self.finder))
-        runs: list[range] = []
-        for position in sorted(masked):
-            if runs and runs[-1].stop == position:
-                runs[-1] = range(runs[-1].start, position + 1)
-            else:
-                runs.append(range(position, position + 1))
-        return runs
+        return runs(sorted(masked))
 
 
 def entity_content(model: str, finder: EntityFinder) -> EntityContent:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from classifiers import Example
 from corruption import CorruptionSpec
+from scoring.forget_quality import log_truth_ratio
 from scoring.metrics import (
     CHOICE_LETTERS,
     Metric,
@@ -38,7 +39,7 @@ class Scores:
     """One model under one condition.
 
     Attributes:
-        values: (N,), the metric of each example.
+        values: (N,), the metric of each example; of forget quality the logarithms of the truth ratios.
         answers: the generated ids of each example; none where the metric generates nothing.
     """
 
@@ -64,6 +65,10 @@ class MetricTask:
         self.metric = metric
         self.examples = check_metric(metric, examples)
         self.max_new_tokens = max_new_tokens
+
+    @property
+    def of_truth_ratios(self) -> bool:
+        return self.metric in ("truth_ratio", "forget_quality")
 
     @property
     def generates(self) -> bool:
@@ -96,8 +101,9 @@ class MetricTask:
 
     def _scored(self, scorer: Scorer, conditions: Sequence[Condition]) -> list[Scores]:
         options = [[scorer.pair(*asked) for asked in self._options(example)] for example in self.examples]
+        whole = self.metric == "forget_quality"  # as a gateway's client would see it who has these answers scored
         requests = [
-            Request(pair.prompt_ids, pair.answer_ids, spec, seed)
+            Request(pair.prompt_ids, pair.answer_ids, spec, seed, answer_in_prompt=whole)
             for spec, seed in conditions
             for pairs in options
             for pair in pairs
@@ -118,7 +124,7 @@ class MetricTask:
             choices = example.choices or ()
             prompt = choice_prompt(example.prompt, choices)
             return [(prompt, letter) for letter in CHOICE_LETTERS[: len(choices)]]
-        if self.metric == "truth_ratio":
+        if self.of_truth_ratios:
             answers = (str(example.paraphrased_answer), *(example.perturbed_answers or ()))
             return [(example.prompt, answer) for answer in answers]
         return [(example.prompt, str(example.answer))]
@@ -126,6 +132,9 @@ class MetricTask:
     def _value(self, example: Example, logprobs: list[NDArray[np.float64]]) -> float:
         if self.metric == "choice_accuracy":
             return float(choose([float(letter.sum()) for letter in logprobs]) == example.answer_index)
+        if self.metric == "forget_quality":
+            paraphrased, *perturbed = (float(answer.mean()) for answer in logprobs)
+            return log_truth_ratio(paraphrased, perturbed)
         if self.metric == "truth_ratio":
             return preference_for_truth(truth_ratio(logprobs[0], logprobs[1:]))
         return answer_probability(logprobs[0])

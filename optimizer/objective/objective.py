@@ -2,11 +2,8 @@
 
 The value is a metric (`scoring.metrics`) of the corrupted model, its mean over examples and noise seeds; the
 retained value is the same metric of a model that never learned. ECO (arXiv 2406.07933, section 3.3) minimises the
-distance between the two; its public code minimises the metric itself, which makes gibberish the best answer.
-
-The distance is |value - retained value|, with one exception: for answer probability it is the mean over the examples
-of max(P - retained P, 0), P being an example's own mean over the noise seeds. A mean of P alone would let some answers
-stay likely because others became impossible.
+distance between the two (`optimizer.objective.distance`); its public code minimises the metric itself, which makes
+gibberish the best answer.
 """
 
 import math
@@ -19,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corruption import RANDOM_METHODS, CorruptionSpec
+from optimizer.objective.distance import distance_from, retained_value
 from optimizer.objective.metric_task import MetricTask, Scores
 from optimizer.search.space import Measurement
 from scoring.metrics import MetricError, perplexity, repetition
@@ -77,7 +75,13 @@ class ForgetObjective:
 
     @property
     def retained_value(self) -> float:
-        return float(self.retained.values.mean())
+        return retained_value(self._task.metric, self.retained.values)
+
+    @property
+    def uncorrupted_value(self) -> float:
+        """The metric of the model as it is."""
+        clean = self.uncorrupted().values[np.newaxis]  # (1, N)
+        return float(distance_from(self._task.metric, self.retained.values, clean).values.mean())
 
     def uncorrupted(self) -> Scores:
         """The scores of the model as it is; measured once."""
@@ -117,8 +121,8 @@ class ForgetObjective:
         started, passes = time.perf_counter(), self._scorer.forward_passes
         seeds = [tuple(noise_seeds) if spec.method in RANDOM_METHODS else (0,) for spec in specs]
         conditions = [(spec, seed) for spec, mine in zip(specs, seeds, strict=True) for seed in mine]
-        scores = iter(self._task.scores(self._scorer, conditions))
-        groups = [[next(scores) for _ in mine] for mine in seeds]
+        measured = iter(self._task.scores(self._scorer, conditions))
+        groups = [[next(measured) for _ in mine] for mine in seeds]
         gibberish = [0.0] * len(groups)
         if self._judges_form:
             if self._clean_form is None:
@@ -131,14 +135,13 @@ class ForgetObjective:
         shares = [spent // len(specs) + (i < spent % len(specs)) for i in range(len(specs))]
         measurements = []
         for group, form, share in zip(groups, gibberish, shares, strict=True):
-            values = np.stack([one.values for one in group])  # (S, N) for S seeds
-            value, per_seed = float(values.mean()), values.mean(axis=1)
+            scores = np.stack([one.values for one in group])  # (S, N) for S seeds
+            found = distance_from(self._task.metric, self.retained.values, scores)
+            value, count = float(found.values.mean()), len(found.values)
             gap = value - self.retained_value
-            distance = abs(gap)
-            if self._task.metric == "answer_probability":
-                distance = float(np.maximum(values.mean(axis=0) - self.retained.values, 0.0).mean())
-            error = float(per_seed.std(ddof=1) / len(per_seed) ** 0.5) if len(per_seed) > 1 else 0.0
-            measurements.append(Measurement(value, distance, gap, error, form, share, seconds))
+            error = float(found.values.std(ddof=1) / count**0.5) if count > 1 else 0.0
+            numbers = value, found.distance, gap, error, form, share, seconds
+            measurements.append(Measurement(*numbers, two_sided=found.two_sided))
         return measurements
 
     def _forms(self, groups: Sequence[Sequence[tuple[int, ...]]]) -> list[tuple[float, float]]:

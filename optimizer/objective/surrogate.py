@@ -54,7 +54,8 @@ def retained_without_model(
     """The retained value where there is no retain model: chance for multiple choice, else the surrogate.
 
     Chance is one over the number of choices, whatever the model knows of other things. The surrogate is the mean,
-    over the draws, of what the uncorrupted model scores on the invented examples.
+    over the draws, of what the uncorrupted model scores on the invented examples; of forget quality, which compares how
+    scores are spread and not their means, it is the scores of one draw.
 
     Args:
         scorer: the uncorrupted model.
@@ -66,6 +67,8 @@ def retained_without_model(
     if task.metric == "choice_accuracy":
         chances = np.array([1.0 / len(example.choices or ()) for example in task.examples])
         return Retained(chances, {"source": "chance"})
+    if task.metric == "forget_quality":
+        draws = 1
     answers = [(e.answer, e.paraphrased_answer, *(e.perturbed_answers or ())) for e in (*task.examples, *retain)]
     texts = [e.prompt for e in (*task.examples, *retain)] + [answer for some in answers for answer in some if answer]
     inventor = EntityInventor([*texts, *general_prompts()], seed)

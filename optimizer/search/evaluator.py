@@ -25,7 +25,7 @@ from optimizer.search.space import Measurement, Objective, SearchSettings, label
 Phase = Literal["screen", "sweep", "refine", "vector"]
 """screen: on a part of the examples, with the first noise seed alone. All others: on everything."""
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class BudgetSpentError(SearchError):
@@ -48,6 +48,7 @@ class Evaluation(BaseModel):
     gibberish: Annotated[float, Field(ge=0)]
     forward_passes: Annotated[int, Field(ge=0)]
     seconds: Annotated[float, Field(ge=0)]
+    two_sided: bool
     elapsed_s: Annotated[float, Field(ge=0)]
     """Time spent searching when it was done, interruptions not counted."""
 

@@ -12,6 +12,9 @@ from optimizer.search.space import Candidate, SearchSettings, SearchSpace, label
 
 #: Distances that differ by less than this share of the tolerance count as equal.
 _EQUAL = 0.05
+#: A gap below this share of the distance makes less than a tenth of its square, which is that of the gap and of the
+#: rest.
+_LEVEL = 0.3
 #: Two strengths with less than this ratio between them are not told apart: what lies between is a jump.
 NARROWEST_RATIO = 1.005
 
@@ -24,18 +27,13 @@ class ScalarPoint(NamedTuple):
     evaluation: Evaluation
 
 
-def _is_two_sided(evaluation: Evaluation) -> bool:
-    """Whether the distance is |gap|, so that below the retained value is as far as above."""
-    return math.isclose(evaluation.distance, abs(evaluation.gap), rel_tol=1e-9, abs_tol=1e-12)
-
-
 def residual(evaluation: Evaluation, tolerance: float) -> float:
     """The distance with a sign: above 0 where more corruption is called for, below where less.
 
-    Most distances are |gap|, and the sign is the gap's. Where a distance counts only what is above the retained value
-    of each example, the mean can lie below while some examples lie far above: that still calls for more.
+    Where the distance is two-sided, the gap. Where it counts only what is above the retained value of each example, the
+    mean can lie below while some examples lie far above: that still calls for more.
     """
-    if evaluation.distance <= tolerance or _is_two_sided(evaluation):
+    if evaluation.two_sided or evaluation.distance <= tolerance:
         return evaluation.gap
     return evaluation.distance
 
@@ -48,6 +46,17 @@ def is_settled(evaluation: Evaluation, tolerance: float) -> bool:
     """
     margin = min(evaluation.standard_error, tolerance / 2)
     return evaluation.distance <= tolerance - margin and evaluation.gap >= -tolerance
+
+
+def is_done(evaluation: Evaluation, settings: SearchSettings) -> bool:
+    """Whether a candidate's strength needs no further refinement.
+
+    Where the nearest is wanted, once the gap is a small part of the distance. A distance between samples is as large as
+    the gap where one lies beside the other, and larger where they are spread otherwise: that no strength takes away.
+    """
+    if settings.aim == "nearest":
+        return abs(evaluation.gap) <= _LEVEL * evaluation.distance
+    return is_settled(evaluation, settings.tolerance)
 
 
 def scalar_points(candidate: Candidate, evaluations: Sequence[Evaluation], tolerance: float) -> list[ScalarPoint]:
@@ -80,15 +89,16 @@ def promise(candidate: Candidate, evaluations: Sequence[Evaluation], tolerance: 
     return (0.0, nearest.gibberish, nearest.distance) if reaches else (1.0, nearest.distance)
 
 
-def choose(evaluations: Sequence[Evaluation], space: SearchSpace, tolerance: float) -> Evaluation:
-    """The evaluation to take: within the tolerance the least corruption, else what came nearest.
+def choose(evaluations: Sequence[Evaluation], space: SearchSpace, settings: SearchSettings) -> Evaluation:
+    """The evaluation to take: within the tolerance the least corruption; else, or with that aim, what came nearest.
 
     Least is: of each candidate the smallest strengths; of those the least gibberish in the outputs; of equals the
     smallest. Of points out of tolerance and equally near, one at or below the retained value: forgetting comes first.
     """
+    tolerance = settings.tolerance
     settled = [e for e in evaluations if is_settled(e, tolerance)]
     within = settled or [e for e in evaluations if e.distance <= tolerance]
-    if not within:
+    if not within or settings.aim == "nearest":
         nearest = min(e.distance for e in evaluations) + _EQUAL * tolerance
         near = [e for e in evaluations if e.distance <= nearest]
         return min(near, key=lambda e: (e.gap > 0, e.phase == "vector", _size(e, space), e.gibberish, e.distance))
@@ -164,7 +174,7 @@ def conclude(
     budget_spent: str | None,
 ) -> SearchResult:
     """Take the best of what was measured on all examples. `budget_spent` says which budget ended the search, if any."""
-    best = choose([e for e in evaluations if e.phase != "screen"], space, settings.tolerance)
+    best = choose([e for e in evaluations if e.phase != "screen"], space, settings)
     reached = best.distance <= settings.tolerance
     if reached:
         floor = None
@@ -200,7 +210,7 @@ def _why_missed(
     known = {evaluation.spec for evaluation in whole}
     evaluations = [*whole, *(evaluation for evaluation in measured if evaluation.spec not in known)]
     nearest = f"{best.value:.4f} with {label_of(best.spec)}"
-    if all(_is_two_sided(evaluation) for evaluation in evaluations):
+    if all(math.isclose(e.distance, abs(e.gap), rel_tol=1e-9, abs_tol=1e-12) for e in evaluations):
         wanted = f"the metric to {retained_value:.4f} ± {settings.tolerance:g}"
     else:
         wanted = f"the distance from the retained value {retained_value:.4f} to {settings.tolerance:g}"
@@ -208,6 +218,11 @@ def _why_missed(
     if budget_spent is not None:
         return f"{budget_spent} before anything brought {wanted}; the nearest found is {nearest}"
     sweeps = [p for c in space.candidates() if (p := scalar_points(c, evaluations, settings.tolerance))]
+    if settings.aim == "nearest" and is_done(best, settings):
+        return (
+            f"no strength brings {wanted}: the nearest found is {nearest}, where the metric is right and the examples "
+            "are spread otherwise; give other methods or dims"
+        )
     crossed = [pair for c in space.candidates() if (pair := crossing(scalar_points(c, whole, settings.tolerance)))]
     if crossed:
         low, high = min(crossed, key=lambda pair: pair[1].strength / pair[0].strength)

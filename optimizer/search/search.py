@@ -30,6 +30,7 @@ from optimizer.search.result import (
     choose,
     conclude,
     crossing,
+    is_done,
     is_settled,
     promise,
     residual,
@@ -111,7 +112,9 @@ def search_corruption(
         budget_spent = None
         try:
             if part is None or not _search_by_part(evaluator, candidates, settings):
-                _search_on_all(evaluator, space, settings)
+                _search_on_all(evaluator, candidates, settings)
+            if not any(is_settled(evaluation, settings.tolerance) for evaluation in evaluator.evaluations):
+                _search_vector(evaluator, space, settings)
         except BudgetSpentError as error:
             budget_spent = str(error)
         if not evaluator.evaluations:
@@ -122,8 +125,8 @@ def search_corruption(
 
 
 def _search_by_part(evaluator: Evaluator, candidates: Sequence[Candidate], settings: SearchSettings) -> bool:
-    """Look on a part of the examples, and measure everything where the part's curve says, until a point is settled, or
-    in a bracket to close in on. False where that leads nowhere."""
+    """Look on a part of the examples, and measure everything where the part's curve says, until a point will
+    do, or in a bracket to close in on. False where that leads nowhere."""
     promising = [c for c in candidates if c.takes_strength and screen(evaluator, c, settings)]
     evaluator.measure([candidate.spec() for candidate in candidates if not candidate.takes_strength], "sweep")
     promising.sort(key=lambda candidate: promise(candidate, evaluator.screened, settings.tolerance))
@@ -134,18 +137,17 @@ def _search_by_part(evaluator: Evaluator, candidates: Sequence[Candidate], setti
             if strength is None:
                 break
             (evaluation,) = evaluator.measure([candidate.spec(strength)], "refine")
-            if is_settled(evaluation, settings.tolerance):
+            if is_done(evaluation, settings):
                 break
             points = scalar_points(candidate, evaluator.evaluations, settings.tolerance)
             if (ends := crossing(points)) is not None:
                 _close_in(evaluator, candidate, settings, Bracket.between(*ends), settings.refine_steps - step - 1)
                 break
             strength = next_strength(curve, points, settings)
-    return any(is_settled(evaluation, settings.tolerance) for evaluation in evaluator.evaluations)
+    return any(is_done(evaluation, settings) for evaluation in evaluator.evaluations)
 
 
-def _search_on_all(evaluator: Evaluator, space: SearchSpace, settings: SearchSettings) -> None:
-    candidates = space.candidates()
+def _search_on_all(evaluator: Evaluator, candidates: Sequence[Candidate], settings: SearchSettings) -> None:
     for candidate in candidates:
         evaluator.measure([candidate.spec(strength) for strength in _sweep_of(candidate, settings)], "sweep")
     swept = evaluator.evaluations
@@ -153,8 +155,6 @@ def _search_on_all(evaluator: Evaluator, space: SearchSpace, settings: SearchSet
     refinable.sort(key=lambda candidate: promise(candidate, swept, settings.tolerance))
     for candidate in refinable[: settings.refined_candidates]:
         _refine(evaluator, candidate, settings)
-    if not any(is_settled(evaluation, settings.tolerance) for evaluation in evaluator.evaluations):
-        _search_vector(evaluator, space, settings)
 
 
 def _sweep_of(candidate: Candidate, settings: SearchSettings) -> tuple[float | None, ...]:
@@ -162,10 +162,10 @@ def _sweep_of(candidate: Candidate, settings: SearchSettings) -> tuple[float | N
 
 
 def _refine(evaluator: Evaluator, candidate: Candidate, settings: SearchSettings) -> None:
-    """Close in on the retained value, or on the bottom where the metric does not cross it, until a point is settled."""
+    """Close in on the retained value, or on the bottom where the metric does not cross it, until a point will do."""
     for step in range(settings.refine_steps):
         points = scalar_points(candidate, evaluator.evaluations, settings.tolerance)
-        if any(is_settled(point.evaluation, settings.tolerance) for point in points):
+        if any(is_done(point.evaluation, settings) for point in points):
             return
         if (ends := crossing(points)) is not None:
             _close_in(evaluator, candidate, settings, Bracket.between(*ends), settings.refine_steps - step)
@@ -192,7 +192,7 @@ def _close_in(
         if bracket.ratio < NARROWEST_RATIO or not bracket.low < strength < bracket.high:
             return
         (evaluation,) = evaluator.measure([candidate.spec(strength)], "refine")
-        if is_settled(evaluation, settings.tolerance):
+        if is_done(evaluation, settings):
             return
         bracket = bracket.narrowed(strength, residual(evaluation, settings.tolerance))
 
@@ -207,7 +207,7 @@ def _search_vector(evaluator: Evaluator, space: SearchSpace, settings: SearchSet
     scalars = [e for e in evaluator.evaluations if any(owner.owns(e.spec) for owner in owners)]
     if not scalars or settings.vector_steps == 0:
         return
-    best = choose(scalars, space, settings.tolerance)
+    best = choose(scalars, space, settings)
     candidate = next(owner for owner in owners if owner.owns(best.spec))
     dims = candidate.touched_dims
     centre = np.broadcast_to(np.log(np.asarray(best.spec.strength, dtype=np.float64)), dims)  # (dims,)

@@ -92,6 +92,10 @@ class SearchSettings(BaseModel):
     tolerance: Annotated[float, Field(gt=0)] = 0.02
     """How far from the retained value is near enough, in the metric's units."""
 
+    aim: Literal["least", "nearest"] = "least"
+    """least: the least corruption that comes within the tolerance. nearest: what comes nearest, within it or not; for a
+    distance of which strength takes away a part only."""
+
     min_strength: Annotated[float, Field(gt=0, le=1e30)] = 0.01
     max_strength: Annotated[float, Field(gt=0, le=1e30)] = 100.0
     """Bounds of every strength, scalar or one of a vector, in the units of the embedding rows."""
@@ -178,6 +182,7 @@ class Measurement:
             metric generates nothing.
         forward_passes: model forward passes spent (one per generated token and batch).
         seconds: wall time spent; for several specs measured in one call, their equal share.
+        two_sided: whether the distance counts what is below the retained value as it counts what is above.
     """
 
     value: float
@@ -187,6 +192,7 @@ class Measurement:
     gibberish: float
     forward_passes: int
     seconds: float
+    two_sided: bool = True
 
 
 class Objective(Protocol):

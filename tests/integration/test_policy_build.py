@@ -11,6 +11,7 @@ from rich.console import Console
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from classifiers import Encoder, resolve_encoder
+from classifiers.prompt_classifier import HeadClassifier
 from corruption import EmbeddingRows
 from demo.lessons import write_examples
 from demo.tokenizer import train_tokenizer
@@ -19,6 +20,7 @@ from guard import Guard, PolicyBundle, PolicyMismatchError, decoder_of, load_pol
 from guard.answers import AnswerGuard
 from guard.classification import WindowClassifier
 from optimizer import BuildOptions, InputOptions, SearchOptions, build_policy
+from optimizer.objective.guarded_content import guarded_content
 
 WORLD = World.generate(WorldSpec(people=12, general_facts=40))
 
@@ -86,7 +88,7 @@ def test_the_report_says_what_was_searched_and_measured(bundle: PolicyBundle) ->
     assert bundle.config.provenance["seed"] == 0
 
 
-def guard_of(bundle: PolicyBundle, parts: dict[str, Any]) -> Guard:
+def guard_of(bundle: PolicyBundle, parts: dict[str, Any], *, watched: bool = False) -> Guard:
     tokenizer, rows = parts["tokenizer"], parts["rows"]
     policy = load_policy(bundle, parts["encoder"], hidden_size=rows.hidden_size, embedding_digest=rows.digest())
     return Guard(
@@ -96,7 +98,29 @@ def guard_of(bundle: PolicyBundle, parts: dict[str, Any]) -> Guard:
         template=template_of(tokenizer),
         rows=rows,
         secret=bytes(32),
+        watched=watched,
     )
+
+
+def test_a_search_for_forget_quality_masks_what_a_gateway_would(
+    files: Path, bundle: PolicyBundle, parts: dict[str, Any]
+) -> None:
+    """Of question and given answer as one prompt, before there is a policy: what is flagged, window by window."""
+    tokenizer, guard = parts["tokenizer"], guard_of(bundle, parts, watched=True)
+    (policy,) = guard.policies
+    assert policy.head is not None
+    classifier = HeadClassifier(policy.head, parts["encoder"], bundle.config.classifier.threshold, "")
+    content = guarded_content(str(files / "model"), bundle, classifier, None, parts["rows"])
+    in_answers: dict[str, int] = {}
+    for fact in WORLD.facts:
+        message = {"role": "user", "content": fact.questions.held_out}
+        ids = tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False)
+        whole = [*ids, *tokenizer(fact.answer, add_special_tokens=False)["input_ids"]]
+        masked = [position for run in content.segments(whole) for position in run]
+        assert masked == [position for position, hidden in enumerate(guard.protect(whole).mask or ()) if hidden]
+        in_answers[fact.group] = in_answers.get(fact.group, 0) + sum(position >= len(ids) for position in masked)
+    assert in_answers.pop("forgotten") > 0
+    assert set(in_answers.values()) == {0}
 
 
 def test_held_out_questions_get_the_right_verdict(bundle: PolicyBundle, parts: dict[str, Any]) -> None:

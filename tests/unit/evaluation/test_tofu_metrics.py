@@ -11,7 +11,6 @@ from evaluation.suite import Score
 from evaluation.tofu.metrics import (
     UTILITY_COMPONENTS,
     example_metrics,
-    forget_quality,
     forget_quality_figures,
     harmonic_mean,
     indifference,
@@ -20,6 +19,7 @@ from evaluation.tofu.metrics import (
     tofu_figures,
     truth_ratio,
 )
+from scoring.forget_quality import forget_quality
 
 RANDOM = np.random.default_rng(3)
 
@@ -63,26 +63,6 @@ def test_the_harmonic_mean_is_scipys_and_zero_where_a_component_is() -> None:
     assert harmonic_mean(np.array([0.5, 0.0, 1.0])) == 0.0
     with pytest.raises(ValueError, match="0 or more"):
         harmonic_mean(np.array([0.5, -0.1]))
-
-
-def test_forget_quality_is_scipys_test_and_the_same_for_inverted_ratios() -> None:
-    mine, other = RANDOM.lognormal(0, 1, 60), RANDOM.lognormal(0.4, 1, 60)
-    expected = ks_2samp(mine, other)
-
-    found = forget_quality(list(mine), list(other))
-    inverted = forget_quality(list(1 / mine), list(1 / other))
-
-    assert found.p_value == pytest.approx(expected.pvalue, abs=1e-12)
-    assert found.statistic == pytest.approx(expected.statistic)
-    assert found.log10_p == pytest.approx(math.log10(expected.pvalue))
-    assert inverted.p_value == pytest.approx(found.p_value, abs=1e-12)
-
-
-def test_a_p_value_too_small_for_a_float_has_a_finite_logarithm() -> None:
-    found = forget_quality([0.1] * 3000, [9.0] * 3000)
-
-    assert found.p_value == 0.0
-    assert -330 < found.log10_p < -300
 
 
 def test_two_models_that_err_in_opposite_directions_differ_though_their_folded_ratios_are_alike() -> None:

@@ -13,7 +13,8 @@ Metric = Callable[[CorruptionSpec, int], float]
 
 
 class AnalyticObjective:
-    """Measures a formula `metric(spec, noise seed)`; the distance is |gap| unless `distance` says otherwise.
+    """Measures a formula `metric(spec, noise seed)`; the distance is |gap| unless `distance` says otherwise, and then
+    it counts what is above the retained value alone unless it is `two_sided`.
 
     `screened` is what stands for a part of its examples. Keeps the calls it gets. Raises InterruptionError in place of
     the call that would bring it above `fails_after`.
@@ -25,6 +26,7 @@ class AnalyticObjective:
         retained_value: float,
         *,
         distance: Callable[[CorruptionSpec], float] | None = None,
+        two_sided: bool = False,
         gibberish: Callable[[CorruptionSpec], float] = lambda spec: 0.0,
         fails_after: float = math.inf,
         name: str = "analytic",
@@ -35,6 +37,7 @@ class AnalyticObjective:
         self.screened = screened
         self._metric = metric
         self._distance = distance
+        self._two_sided = two_sided
         self._gibberish = gibberish
         self._fails_after = fails_after
         self._name = name
@@ -67,6 +70,7 @@ class AnalyticObjective:
             gibberish=self._gibberish(spec),
             forward_passes=10,
             seconds=0.5,
+            two_sided=self._distance is None or self._two_sided,
         )
 
 

@@ -63,6 +63,7 @@ def test_one_line_for_each_evaluation_after_the_header(uninterrupted: tuple[Sear
         "gibberish": 0.0,
         "forward_passes": 10,
         "seconds": 0.5,
+        "two_sided": True,
         "elapsed_s": 0.0,
     }
 

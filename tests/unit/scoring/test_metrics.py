@@ -8,13 +8,14 @@ import pytest
 
 from classifiers import Example
 from scoring.metrics import (
-    DEFAULT_TOLERANCE,
     METRICS,
+    Metric,
     MetricError,
     answer_probability,
     check_metric,
     choice_prompt,
     choose,
+    default_tolerance,
     perplexity,
     preference_for_truth,
     repetition,
@@ -121,6 +122,7 @@ CHOSEN = Example("Who?", "Ada", choices=("Ada", "Bob"), answer_index=0)
         ("answer_probability", [ANSWERED, COMPARED, CHOSEN], "the field answer"),
         ("rouge_l", [ANSWERED, COMPARED, CHOSEN], "the field answer"),
         ("truth_ratio", [COMPARED], "the fields paraphrased_answer and perturbed_answer"),
+        ("forget_quality", [COMPARED], "the fields paraphrased_answer and perturbed_answer"),
         ("choice_accuracy", [CHOSEN], "the fields choices"),
     ],
 )
@@ -142,4 +144,10 @@ def test_answers_that_rouge_cannot_see_and_too_many_choices_are_refused() -> Non
 def test_an_unknown_metric_is_refused_with_the_known_ones() -> None:
     with pytest.raises(MetricError, match="--metric: 'bleu' is none of answer_probability, rouge_l"):
         check_metric("bleu", [ANSWERED])
-    assert set(DEFAULT_TOLERANCE) == set(METRICS)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_has_a_tolerance_and_one_of_a_test_shrinks_with_the_number_of_examples(metric: Metric) -> None:
+    few, many = (default_tolerance(metric, examples) for examples in (100, 400))
+    assert 0 < many <= few < 0.1
+    assert few / many == pytest.approx(2 if metric == "forget_quality" else 1)
