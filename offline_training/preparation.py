@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from offline_training.checkpoint import RUN_FILE, BaseCheckpoint, open_checkpoint, precision_of
+from offline_training.data.alternatives import alternative_sets
 from offline_training.data.encoding import EncodedSet, ExampleEncoder
 from offline_training.data.plan import Plan, Sets, make_plan
-from offline_training.data.sets import check_answers, check_sets, default_refusals, idk_set, load_set, refusals
-from offline_training.data.tokens import Stream
+from offline_training.data.sets import check_answers, check_sets, default_refusals, idk_set, load_set, refusals, sampled
+from offline_training.data.tokens import STREAMS, Stream
 from offline_training.errors import JobError, SettingsError
 from offline_training.methods.method import Method, MethodSettings
 from offline_training.methods.registry import METHODS
@@ -46,6 +47,11 @@ class Prepared:
         return sha256_of_json(parts, sort_keys=True)
 
     @property
+    def references(self) -> frozenset[Stream]:
+        """Streams for which the method compares with the model before unlearning."""
+        return self.method.references(self.method_settings)
+
+    @property
     def hidden_layer(self) -> int | None:
         """The decoder layer whose outputs the method needs."""
         return self.method.hidden_layer(self.method_settings)
@@ -66,12 +72,18 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
     # Those that the job's epochs have: a weight of 0 may leave one of the method's out.
     used = {stream for epoch in method.epochs(job.training.epochs, job.method_settings) for stream in epoch}
     training = job.training
-    if job.forget is None and used & {"forget", "random", "idk"}:
+    if job.forget is None and used & {"forget", "random", "idk", "alternative"}:
         raise SettingsError(f"--forget: {method.name} needs it; give a file of examples")
     if job.retain is None and used & {"retain", "random"}:
         raise SettingsError(f"--retain: {method.name} needs it; give a file of examples")
     if job.idk is not None and "idk" not in method.streams:
         raise SettingsError(f"--idk: {method.name} takes no refusals; leave it out")
+    if job.alternatives is not None and "alternative" not in method.streams:
+        raise SettingsError(f"--alternatives: {method.name} takes no other answers; leave it out")
+    if training.prompt_tokens == "kl" and not method.keeps_by_divergence(job.method_settings):
+        raise SettingsError(f"--prompt-tokens: {method.name} has no KL on the retain set alone; give none or all")
+    if training.sample_retain and (job.forget is None or job.retain is None):
+        raise SettingsError("--sample-retain: counts the forget set's examples; give both sets")
     if training.steps is not None and method.needs_whole_epochs:
         raise SettingsError(f"--steps: {method.name} has to end with a whole epoch on the retain set; give --epochs")
     if training.lora_rank and method.trained_parameters(job.method_settings) is not None:
@@ -92,10 +104,18 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
     if "random" in used:
         for stream in sorted(sets):
             check_answers(sets[stream], f"method {method.name}")
+    if training.sample_retain:
+        sets["retain"] = sampled(sets["retain"], len(sets["forget"].examples), training.seed)
+    if "alternative" in used:
+        sets["forget"], sets["alternative"] = alternative_sets(sets["forget"], job.alternatives, encoder)
     if "idk" in used:
         lines = refusals(job.idk) if job.idk is not None else default_refusals()
-        sets["idk"] = idk_set(sets["forget"], lines, encoder, training.seed, source=job.idk or "shipped")
-    return _prepared(job, method, job.method_settings, base, Sets(sets, encoder))
+        steps_of_epoch = -(-len(sets["forget"].examples) // training.batch_size)
+        draws = training.epochs if training.steps is None else -(-training.steps // steps_of_epoch)
+        source = job.idk or "shipped"
+        sets["idk"] = idk_set(sets["forget"], lines, encoder, training.seed, draws=draws, source=source)
+    whole = {"none": frozenset[Stream](), "kl": frozenset[Stream]({"retain"}), "all": frozenset(STREAMS)}
+    return _prepared(job, method, job.method_settings, base, Sets(sets, encoder, whole[training.prompt_tokens]))
 
 
 def prepare_finetuning(job: FinetuneJob) -> Prepared:
