@@ -7,6 +7,7 @@ from functools import cached_property
 from offline_training.checkpoint import RUN_FILE, BaseCheckpoint, open_checkpoint, precision_of
 from offline_training.data.alternatives import alternative_sets
 from offline_training.data.encoding import EncodedSet, ExampleEncoder
+from offline_training.data.llmu_script import ScriptEncoder, answer_pool, script_sets
 from offline_training.data.plan import Plan, Sets, make_plan
 from offline_training.data.sets import check_answers, check_sets, default_refusals, idk_set, load_set, refusals, sampled
 from offline_training.data.tokens import STREAMS, Stream
@@ -42,6 +43,7 @@ class Prepared:
             self.method_settings.model_dump(mode="json"),
             self.job.training.model_dump(mode="json", exclude={"threads", "tensorboard", "reference_gib"}),
             self.plan.shares,
+            [answer.answer for answer in self.sets.answers],
             self.from_scratch,
         ]
         return sha256_of_json(parts, sort_keys=True)
@@ -95,7 +97,10 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
     layers = getattr(base.config.get_text_config(), "num_hidden_layers", None)
     if layer is not None and layers is not None and not -layers <= layer < layers:
         raise SettingsError(f"--hidden-layer: {layer} is none of the model's {layers}; give {-layers} to {layers - 1}")
-    encoder = _encoder(job, base)
+    strict = getattr(job.method_settings, "strict", False)
+    if strict and training.prompt_tokens != "kl":
+        raise SettingsError("--strict: the script's KL is over prompts too; give --prompt-tokens kl")
+    encoder = _encoder(job, base, ScriptEncoder if strict else ExampleEncoder)
     # Both where they are given: those the method does not need are evaluated on.
     sources: dict[Stream, str | None] = {"forget": job.forget, "retain": job.retain}
     sets = {stream: load_set(source, stream, encoder) for stream, source in sources.items() if source is not None}
@@ -114,8 +119,12 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
         draws = training.epochs if training.steps is None else -(-training.steps // steps_of_epoch)
         source = job.idk or "shipped"
         sets["idk"] = idk_set(sets["forget"], lines, encoder, training.seed, draws=draws, source=source)
+    answers = answer_pool(str(job.retain)) if strict else ()
+    if strict:
+        sets = script_sets(sets, training.batch_size, training.seed)
     whole = {"none": frozenset[Stream](), "kl": frozenset[Stream]({"retain"}), "all": frozenset(STREAMS)}
-    return _prepared(job, method, job.method_settings, base, Sets(sets, encoder, whole[training.prompt_tokens]))
+    all_sets = Sets(sets, encoder, answers, whole[training.prompt_tokens])
+    return _prepared(job, method, job.method_settings, base, all_sets)
 
 
 def prepare_finetuning(job: FinetuneJob) -> Prepared:
@@ -134,13 +143,13 @@ def prepare_examples(job: Job, examples: EncodedSet, base: BaseCheckpoint) -> Pr
     return _prepared(job, FINETUNING, FINETUNING.settings(), base, Sets({"retain": examples}, encoder))
 
 
-def _encoder(job: Job, base: BaseCheckpoint) -> ExampleEncoder:
+def _encoder(job: Job, base: BaseCheckpoint, kind: type[ExampleEncoder] = ExampleEncoder) -> ExampleEncoder:
     """The encoder for a job's model and settings.
 
     Raises:
         JobError: the model's tokenizer cannot be trained through, or the context is longer than the model's.
     """
-    return ExampleEncoder(
+    return kind(
         base.tokenizer,
         context_tokens=base.context_tokens(job.training.context_tokens),
         long_examples=job.training.long_examples,
@@ -181,13 +190,17 @@ def _prepared(
     from_scratch: bool = False,
 ) -> Prepared:
     training = job.training
+    sizes = {stream: len(examples.examples) for stream, examples in sets.by_stream.items()}
+    if sets.answers:
+        sizes["random"] = len(sets.answers)
     plan = make_plan(
         method.epochs(training.epochs, method_settings),
-        {stream: len(examples.examples) for stream, examples in sets.by_stream.items()},
+        sizes,
         batch_size=training.batch_size,
         shares=processes() * training.gradient_accumulation,
         seed=training.seed,
         steps=training.steps,
         random_answers=getattr(method_settings, "random_answers", 1),
+        as_llmu_script=getattr(method_settings, "strict", False),
     )
     return Prepared(job, method, method_settings, base, sets, plan, precision_of(training.precision), from_scratch)

@@ -166,16 +166,18 @@ _HARM = Preset(
         "seed": 8888,
     },
     (
-        "format: the model's own here; there '### Question: …\\n ### Answer: …' without an end token",
-        "answers to forget: whole here; there without their first token, in a mean that still counts it",
-        "random answers: best answers of the retain set here, others for each prompt, trained on alone; there five for "
-        "all prompts of a batch, of the best, correct and incorrect answers, and the prompt is trained on from its "
-        "fourth token on (start_loc counts the keys of the tokenizer's result)",
+        "without --strict, format: the model's own; there '### Question: …\\n ### Answer: …' without an end token",
+        "without --strict, answers to forget: whole; there without their first token, in a mean that still counts it",
+        "without --strict, random answers: best answers of the retain set, others for each prompt, trained on alone; "
+        "there five for all prompts of a batch, of the best, correct and incorrect answers, and the prompt is trained "
+        "on from its fourth token on (start_loc counts the keys of the tokenizer's result)",
+        "without --strict, splits: whole sets, shuffled; there 70 % of TruthfulQA, and of PKU-SafeRLHF's split "
+        "330k_train the first responses that a pass over those reaches, in order",
         "stop rule: none here either: the script's compares a negative loss with 100, and ends after whole passes over "
         "its normal data, 1,144 steps, of which the last 144 have a learning rate of 0",
-        "splits: whole sets here, shuffled; there 70 % of TruthfulQA, and of the split 330k_train the first responses "
-        "that these passes reach, in order",
-        "KL: over prompts and answers here, over padding too there, with 1e-12 added to probabilities",
+        "KL: over prompts and answers here; there over padding and what the last token predicts too, with 1e-12 added "
+        "to probabilities",
+        "draws: each random answer once before any comes again here, of all of them at each step there",
     ),
 )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from offline_training.data.encoding import EncodedSet, ExampleEncoder
 from offline_training.data.tokens import Stream, TokenizedExample, with_prompt
 from offline_training.errors import SettingsError
+from sources.examples import Example
 
 RandomPair = tuple[int, int]
 """Number of the forget example whose prompt is asked, number of the retain example whose answer is given."""
@@ -82,6 +83,8 @@ class Sets:
     by_stream: Mapping[Stream, EncodedSet]
     """`forget`, `retain`, `idk`, `alternative`: those the method sees, and for `random` both `forget` and `retain`."""
     encoder: ExampleEncoder
+    answers: tuple[Example, ...] = ()
+    """What random answers are drawn from; none: the retain set's."""
     whole: frozenset[Stream] = frozenset()
     """Streams that are trained on with their prompts."""
 
@@ -92,7 +95,7 @@ class Sets:
             for stream, numbers in step.numbers.items()
         }
         if step.random_pairs:
-            prompts, answers = self.by_stream["forget"].texts, self.by_stream["retain"].texts
+            prompts, answers = self.by_stream["forget"].texts, self.answers or self.by_stream["retain"].texts
             pairs = step.random_pairs
             combined = [self.encoder.combine(prompts[one], answers[other]) for one, other in pairs]
             sequences["random"] = self.trained_on("random", combined)
@@ -112,6 +115,7 @@ def make_plan(
     seed: int,
     steps: int | None = None,
     random_answers: int = 1,
+    as_llmu_script: bool = False,
 ) -> Plan:
     """Draw a plan.
 
@@ -127,6 +131,7 @@ def make_plan(
         shares: micro-batches in a step.
         steps: None: all epochs once; else exactly so many, cycling through `epochs`.
         random_answers: random answers to each prompt of the forget set in a step, for the stream `random`.
+        as_llmu_script: the forget set in its own order, and the same random answers to all prompts of a step.
 
     Raises:
         SettingsError: a set is empty.
@@ -135,7 +140,8 @@ def make_plan(
         if size < 1:
             raise SettingsError(f"--{stream}: no examples; give a file with at least one")
     retained = _endless(sizes["retain"], random.Random(f"{seed} retain")) if "retain" in sizes else iter(())  # noqa: S311
-    answers = _endless(sizes["retain"], random.Random(f"{seed} random")) if "retain" in sizes else iter(())  # noqa: S311
+    pool = sizes.get("random", sizes.get("retain"))
+    answers = _endless(pool, random.Random(f"{seed} random")) if pool else iter(())  # noqa: S311
     forget_size = sizes.get("forget", sizes.get("idk", 0))
 
     def all_steps() -> Iterator[Step]:
@@ -143,18 +149,21 @@ def make_plan(
         for number, streams in enumerate(cycled):
             of_forget_set = any(stream != "retain" for stream in streams)
             order = list(range(forget_size if of_forget_set else sizes["retain"]))
-            random.Random(f"{seed} epoch {number}").shuffle(order)  # noqa: S311 - a reproducible order, nothing secret
+            if not as_llmu_script:
+                random.Random(f"{seed} epoch {number}").shuffle(order)  # noqa: S311 - reproducible, nothing secret
             for start in range(0, len(order), batch_size):
                 chosen = tuple(order[start : start + batch_size])
                 draws = of_forget_set and "retain" in streams
                 drawn = tuple(itertools.islice(retained, len(chosen))) if draws else chosen
-                asked = chosen * random_answers if "random" in streams else ()
+                asked = sorted(chosen * random_answers, key=chosen.index) if "random" in streams else []
+                count = random_answers if asked and as_llmu_script else len(asked)
+                given = itertools.islice(answers, count)
                 first = number * forget_size % sizes.get("idk", 1)
                 refused = tuple(first + one for one in chosen)
                 numbers = {"retain": drawn, "idk": refused}
                 yield Step(
                     {name: numbers.get(name, chosen) for name in streams if name != "random"},
-                    tuple(zip(sorted(asked, key=chosen.index), answers, strict=False)),
+                    tuple(zip(asked, itertools.cycle(given) if as_llmu_script else given, strict=False)),
                     number,
                 )
 

@@ -1,5 +1,6 @@
 """Gradient ascent on the forget set, alone or with what keeps the rest: TOFU's `ga`, `gd`, `kl`, and LLMU."""
 
+import torch
 from pydantic import Field
 
 from offline_training.data.answers import Term
@@ -105,15 +106,24 @@ class LlmuOriginalSettings(MethodSettings):
     random_weight: float = Field(1.0, gt=0, description="Weight of random answers (1: the script).")
     retain_weight: float = Field(1.0, gt=0, description="Weight of the KL on normal data (1: the script).")
     random_answers: int = Field(5, ge=1, description="Random answers for each prompt to forget (K = 5: the script).")
+    strict: bool = Field(
+        False,
+        description="Train on what the script trains on: its format, splits, random answers, and where its losses "
+        "begin; with prompt_tokens kl, in float32.",
+    )
 
 
 def llmu_original(streams: Streams, settings: LlmuOriginalSettings) -> list[Term]:
     """As unlearn_harm.py: a mean over each answer first, then over answers. Its "KL" is the cross entropy between the
-    two distributions with 1e-12 added to probabilities; here it is the KL, which has the same gradient."""
+    two distributions with 1e-12 added to probabilities; here it is the KL, which has the same gradient. The script's
+    means count one token more than is in them."""
 
     def mean_term(stream: Stream, weight: float) -> Term:
         answers = streams[stream]
         values = mean_by_answer(cross_entropy(answers.logits, answers.targets), answers.sequence, answers.sequences)
+        if settings.strict:
+            counted = torch.bincount(answers.sequence, minlength=answers.sequences)  # (S,)
+            values = values * counted / (counted + 1)
         return Term(f"{stream}_ce", values, weight, "sequence", stream)
 
     return [
