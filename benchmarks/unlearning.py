@@ -36,7 +36,8 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "altpo": {"epochs": 1},  # its epochs are passes over all alternatives, five to a question
     "dpo": {"learning_rate": 1e-3},
     "ft": {"steps": 65},  # its epochs are passes over the retain set, nine times as long
-    "satimp": {"learning_rate": 5e-4},
+    "rmu": {"learning_rate": 2e-3},
+    "satimp": {"learning_rate": 1e-3},
     "scrub": {"epochs": 2, "max_epochs": 1, "learning_rate": 5e-4},  # the second epoch is one over the retain set
     "simnpo": {"learning_rate": 5e-4},
     "wga": {"learning_rate": 5e-4},
