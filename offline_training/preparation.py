@@ -132,7 +132,9 @@ def prepare_finetuning(job: FinetuneJob) -> Prepared:
     _check_out(job)
     base = open_checkpoint(job.model)
     encoder = _encoder(job, base)
-    sets = Sets({"retain": load_set(job.data, "data", encoder)}, encoder)
+    _check_lone_set(job, "none", "all")
+    whole = frozenset[Stream]({"retain"} if job.training.prompt_tokens == "all" else ())
+    sets = Sets({"retain": load_set(job.data, "data", encoder)}, encoder, whole=whole)
     return _prepared(job, FINETUNING, FINETUNING.settings(), base, sets, from_scratch=job.from_scratch)
 
 
@@ -140,7 +142,16 @@ def prepare_examples(job: Job, examples: EncodedSet, base: BaseCheckpoint) -> Pr
     """Fine-tuning on examples that somebody else has made; raises as `prepare_unlearning`."""
     encoder = _encoder(job, base)
     _check_out(job)
+    _check_lone_set(job, "none")
     return _prepared(job, FINETUNING, FINETUNING.settings(), base, Sets({"retain": examples}, encoder))
+
+
+def _check_lone_set(job: Job, *prompt_tokens: str) -> None:
+    """Refuse settings that are about two sets, where there is one."""
+    if job.training.sample_retain:
+        raise SettingsError("--sample-retain: there is no retain set to draw from; leave it out")
+    if job.training.prompt_tokens not in prompt_tokens:
+        raise SettingsError(f"--prompt-tokens: give {' or '.join(prompt_tokens)}, not {job.training.prompt_tokens}")
 
 
 def _encoder(job: Job, base: BaseCheckpoint, kind: type[ExampleEncoder] = ExampleEncoder) -> ExampleEncoder:

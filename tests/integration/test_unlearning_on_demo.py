@@ -1,6 +1,7 @@
 """What each method does to the demo's model: how much it forgets, and what that costs.
 
-The bounds are those that the worst of seeds 0, 1 and 2 held; one of them is run here. Answer probability is TOFU's
+The bounds are those that the worst of seeds 0, 1 and 2 held (`altpo`, `pdu`, `satimp`: seed 0, with room); one of them
+is run here. Answer probability is TOFU's
 (geometric mean over an answer's tokens), ROUGE-L recall that of greedy answers. The model knows both sets by heart:
 1.0 on everything.
 """
@@ -65,7 +66,7 @@ EXPECTED = {
     "npo-kl": Expected(7e-4, forget_probability=0.3, retain_probability=0.4),
     "simnpo": Expected(2e-3, forget_probability=0.6, forget_rouge_l=0.85, retain_probability=0.95),
     "dpo": Expected(5e-3, forget_probability=0.85, forget_rouge_l=0.85, retain_probability=0.9),
-    "altpo": Expected(5e-3, forget_probability=0.85, forget_rouge_l=0.85, retain_probability=0.9),
+    "altpo": Expected(5e-3, forget_probability=0.3, forget_rouge_l=0.4, retain_probability=0.7),
     "idk": Expected(2e-3, forget_probability=0.75, forget_rouge_l=0.45, retain_probability=0.9),
     "rmu": Expected(
         1e-2,
@@ -78,8 +79,8 @@ EXPECTED = {
     "undial": Expected(1e-3, forget_probability=0.6, forget_rouge_l=0.7, retain_probability=0.75),
     "wga": Expected(1e-3, forget_probability=0.5, forget_rouge_l=0.75, retain_probability=0.95),
     # it weighs tokens by 1 - p, and this model's p is 1: little happens at first
-    "satimp": Expected(2e-3, forget_probability=0.8, retain_probability=0.7),
-    "pdu": Expected(7e-4, forget_probability=0.6, retain_probability=0.7),
+    "satimp": Expected(2e-3, forget_probability=0.7, forget_rouge_l=0.85, retain_probability=0.95),
+    "pdu": Expected(7e-4, forget_probability=0.4, forget_rouge_l=0.6, retain_probability=0.75),
     "ce-u": Expected(5e-4, forget_probability=0.4, forget_rouge_l=0.7),
 }
 

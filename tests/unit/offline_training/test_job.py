@@ -240,8 +240,10 @@ def test_the_retain_sets_weight_follows_its_loss(folder: Path) -> None:
     assert weight != 3.0
 
 
-def test_a_resumed_run_takes_the_weight_up_where_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"retain_bound": 2.0, "dual_warmup_epochs": 0, "epochs": 3, "checkpoint_steps": 2}
+def test_a_resumed_run_takes_weight_and_curvature_up_where_they_were(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"retain_bound": 2.0, "dual_warmup_epochs": 0, "epochs": 3, "checkpoint_steps": 2, "optimizer": "sophia"}
     run(tiny_job(folder, "whole", method="pdu", **settings))
     job, log = tiny_job(folder, "cut", method="pdu", **settings), UnlearningTrainer.log
 
@@ -395,6 +397,14 @@ def test_finetuning_teaches_what_the_data_says(folder: Path) -> None:
 
     assert result.evaluation["before"]["retain_answer_probability"] < 0.1
     assert result.evaluation["after"]["retain_answer_probability"] > 0.5
+
+
+@pytest.mark.parametrize("wrong", [{"sample_retain": True}, {"prompt_tokens": "kl"}])
+def test_finetuning_refuses_what_needs_two_sets(folder: Path, wrong: dict[str, Any]) -> None:
+    job = tiny_job(folder)
+    training = TrainingSettings.model_validate(wrong)
+    with pytest.raises(SettingsError, match="^--" + next(iter(wrong)).replace("_", "-")):
+        run_finetuning(FinetuneJob(model=job.model, data=str(job.retain), out=folder / "out", training=training))
 
 
 def test_from_scratch_starts_from_random_weights_of_the_seed(folder: Path) -> None:
