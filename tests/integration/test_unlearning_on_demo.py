@@ -1,9 +1,8 @@
 """What each method does to the demo's model: how much it forgets, and what that costs.
 
 The bounds are those that the worst of seeds 0, 1 and 2 held (`altpo`, `pdu`, `satimp`: seed 0, with room); one of them
-is run here. Answer probability is TOFU's
-(geometric mean over an answer's tokens), ROUGE-L recall that of greedy answers. The model knows both sets by heart:
-1.0 on everything.
+is run here. Answer probability is TOFU's (geometric mean over an answer's tokens), ROUGE-L recall that of greedy
+answers. The model knows both sets by heart: 1.0 on everything.
 """
 
 import json
