@@ -18,10 +18,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.unlearning import run_eco, unlearn
+from benchmarks.unlearning import SELF_CONTAINED, run_eco, unlearn
 from demo.servers import CPU_FLAGS, ServerProcess
 from guard import load_bundle, load_or_create_secret
-from offline_training.methods.registry import METHODS
 
 #: Strengths beside the searched one, as multiples of it.
 STRENGTHS = (0.5, 4.0, 32.0)
@@ -43,7 +42,7 @@ def main() -> int:
     console = Console()
     (options.work / "runs").mkdir(parents=True, exist_ok=True)
     if "train" in options.steps:
-        for method in options.methods or METHODS:
+        for method in options.methods or SELF_CONTAINED:
             _unlearned(method, options)
             console.print(f"{method}: trained", highlight=False)
     if "evaluate" in options.steps:
@@ -112,7 +111,7 @@ def _evaluated(options: argparse.Namespace, console: Console) -> list[Path]:
         served_as = (f"--target=http://127.0.0.1:{port}/v1", "--label=guarded, served over HTTP (searched)")
         run("guarded-served", *served_as, "--kind=guarded", "--force")
     run("prompting", f"--target={options.model}", "--prompting")
-    for method in options.methods or METHODS:
+    for method in options.methods or SELF_CONTAINED:
         run(method, f"--target={_unlearned(method, options)}")
     # Offline and served answers, example by example, under the same secret.
     offline, served = (

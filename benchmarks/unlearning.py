@@ -33,14 +33,18 @@ from storage.whole import write_whole
 COMMON = {"epochs": 5, "batch_size": 32, "learning_rate": 2e-4, "checkpoint_steps": 1000, "evaluate_examples": 0}
 #: Where a method's published rate or weights are made for a model of another size, or it would do nothing here.
 OWN: Mapping[str, Mapping[str, Any]] = {
+    "altpo": {"epochs": 1},  # its epochs are passes over all alternatives, five to a question
     "dpo": {"learning_rate": 1e-3},
     "ft": {"steps": 65},  # its epochs are passes over the retain set, nine times as long
-    "rmu": {"learning_rate": 2e-3, "steering_coefficient": 50.0, "retain_weight": 1.0},
-    "satimp": {"learning_rate": 2e-3},
+    "rmu": {"learning_rate": 2e-3},
+    "satimp": {"learning_rate": 1e-3},
     "scrub": {"epochs": 2, "max_epochs": 1, "learning_rate": 5e-4},  # the second epoch is one over the retain set
     "simnpo": {"learning_rate": 5e-4},
     "wga": {"learning_rate": 5e-4},
 }
+
+#: Those that need nothing but the two sets.
+SELF_CONTAINED = tuple(name for name, method in METHODS.items() if "alternative" not in method.streams)
 
 Measured = dict[str, float]
 
@@ -51,6 +55,7 @@ def main() -> int:
     parser.add_argument("--retain-model", required=True, type=Path, help="a model that was never shown the forget set")
     parser.add_argument("--forget", required=True, type=Path)
     parser.add_argument("--retain", required=True, type=Path)
+    parser.add_argument("--alternatives", type=Path, help="other answers to the forget set's questions, for altpo")
     parser.add_argument("--methods", type=lambda text: text.split(","), help="names with commas between; default: all")
     parser.add_argument("--examples", type=int, default=200, help="of each set, to measure on")
     parser.add_argument("--work", type=Path, default=Path("build/unlearning"), help="folder of results and logs")
@@ -70,7 +75,7 @@ def main() -> int:
     rows: dict[str, Measured] = {}
     for name, model in (("before", options.model), ("retain model", options.retain_model)):
         rows[name] = _kept(options.work / f"{name.replace(' ', '-')}.json", partial(_measure, model, sets))
-    for method in options.methods or METHODS:
+    for method in options.methods or (METHODS if options.alternatives else SELF_CONTAINED):
         rows[method] = _kept(options.work / f"{method}.json", partial(_unlearned, method, options, sets))
         shown = ", ".join(f"{title} {cell}" for (_, title, _), cell in zip(_COLUMNS, _cells(rows[method]), strict=True))
         console.print(f"{method}: {shown}", highlight=False)
@@ -109,6 +114,7 @@ def _unlearned(method: str, options: argparse.Namespace, sets: Mapping[str, Sequ
     out = options.work / f"{method}.checkpoint"
     started = time.monotonic()
     data = [f"--forget={options.forget}", f"--retain={options.retain}"]
+    data += [f"--alternatives={options.alternatives}"] if method == "altpo" else []
     unlearn(method, options, data, out, options.work / f"{method}.log")
     wall_s = time.monotonic() - started
     record = json.loads((out / "run.json").read_text(encoding="utf-8"))

@@ -213,25 +213,24 @@ def _our_loss(
     few = sets.by_stream["retain"].examples[:4]
     packs = check_packing(model, pack({"retain": few}, row_tokens=arguments.row_tokens).to(device))
     row_tokens = arguments.row_tokens if packs else None
+    compared = method.references(settings)
     clock = _clock(arguments)
     started = clock()
     cache = ReferenceCache.build(
         folder,
         forward,
         model,
-        {stream: sets.by_stream[stream].examples for stream in sorted(method.reference)},
+        {stream: sets.by_stream[stream].examples for stream in sorted(compared)},
         ReferenceSettings("auto", budget_bytes=1 << 34, batch_tokens=8192, row_tokens=row_tokens),
         key="benchmark",
-        only={stream: plan.used(stream) for stream in method.reference},
+        only={stream: plan.used(stream) for stream in compared},
     )
     build_s = clock() - started
 
     def loss(step: Step, examples: Streams) -> torch.Tensor:
         batch = pack(examples, row_tokens=row_tokens).to(device)
         references = {
-            stream: cache.take(stream, step.numbers[stream], device)
-            for stream in method.reference
-            if stream in step.numbers
+            stream: cache.take(stream, step.numbers[stream], device) for stream in compared if stream in step.numbers
         }
         answers = forward.answers(batch, forward.forward(model, batch), references)
         return torch.stack([term.weight * term.values.mean() for term in method.terms(answers, settings)]).sum()

@@ -10,32 +10,10 @@ from cli.options import JobCommand, collect, config_options, names_of, options_o
 
 if TYPE_CHECKING:
     from offline_training.methods.method import Method
+    from offline_training.presets import Preset
     from offline_training.settings import FinetuneJob, Job
 
 FINETUNE_HELP = "Train a model on data: the one that is to forget, or the reference that never learned."
-
-#: Published experiments, by method: what `--preset` sets where neither a flag nor the file does.
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "llmu-original": {
-        # unlearn_harm.py of Yao, Xu and Liu (arXiv 2310.10683): its arguments' defaults, torch's AdamW, a linear
-        # schedule without warm-up, gradients not clipped. The weights 0.5, 1, 1 and the 5 random answers are the
-        # method's own defaults.
-        "harm": {
-            "model": "facebook/opt-1.3b",
-            "forget": "hf:PKU-Alignment/PKU-SafeRLHF",
-            "retain": "hf:truthfulqa/truthful_qa:generation:validation",
-            "learning_rate": 2e-6,
-            "batch_size": 2,
-            "steps": 1000,
-            "schedule": "linear",
-            "warmup": 0.0,
-            "weight_decay": 0.01,
-            "max_gradient_norm": 1e9,
-            "stop_forget_loss": 100.0,
-            "seed": 8888,
-        }
-    }
-}
 
 
 def training_command(
@@ -56,7 +34,7 @@ def training_command(
         run: does the job, an instance of `schema`, with a console; here, or in each process of a launcher.
         leave_out: fields of the schema without a flag.
         presets: names of published experiments.
-        preset: the settings of the one of that name; whether this process is to tell what does not work here.
+        preset: the settings of the one of that name; whether this process is to tell what a person should know of it.
     """
     from offline_training.settings import TrainingSettings
 
@@ -108,6 +86,10 @@ def finetune_command() -> click.Command:
     )
 
 
+def _presets_help(presets: "Mapping[str, Preset]") -> str:
+    return "".join(f"\n\nPreset {name}: {preset.source}" for name, preset in presets.items())
+
+
 class _Methods(click.Group):
     """Looks the methods up when it is asked for one: importing them imports torch."""
 
@@ -118,6 +100,7 @@ class _Methods(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         from offline_training.methods.registry import METHODS
+        from offline_training.presets import PRESETS
         from offline_training.settings import UnlearnJob
 
         method = METHODS.get(cmd_name)
@@ -130,15 +113,21 @@ class _Methods(click.Group):
             run_unlearning(job, console=console)
 
         presets = PRESETS.get(method.name, {})
+
+        def preset(name: str, tells: bool) -> Mapping[str, Any]:
+            for line in presets[name].lines(name) if tells else ():
+                click.echo(line, err=True)
+            return presets[name].settings
+
         return training_command(
             method.name,
             UnlearnJob,
             run,
-            help_text=f"{method.summary}\n\nSource: {method.source}",
+            help_text=f"{method.summary}\n\nSource: {method.source}" + _presets_help(presets),
             short_help=method.summary,
             method=method,
             presets=presets,
-            preset=lambda name, _: presets[name],
+            preset=preset,
         )
 
 

@@ -112,9 +112,12 @@ def _train(prepared: Prepared, arguments: TrainingArguments, work: Path, console
     model: Any = load_model(prepared.base, prepared.precision, from_scratch=prepared.from_scratch, seed=training.seed)
     model.config.use_cache = False
     if (pattern := prepared.method.trained_parameters(prepared.method_settings)) is not None:
-        chosen = {name for name, _ in model.named_parameters() if re.search(pattern, name)}
+        names = [name for name, _ in model.named_parameters()]
+        chosen = {name for name in names if re.fullmatch(pattern, name)}
         if not chosen:
-            raise SettingsError(f"trained parameters: none of the model's match {pattern!r}")
+            raise SettingsError(
+                f"--trained-parameters: {pattern!r} is the whole name of none of the model's; they are like {names[-1]}"
+            )
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in chosen)
     model.to(arguments.device)
@@ -167,7 +170,7 @@ def _references(
     prepared: Prepared, folder: Path, forward: AnswerForward, model: Any, *, packed: bool, console: Console
 ) -> ReferenceCache | None:
     """Outputs of the model as it is now, for the sets that the method compares with it; from disk if they are there."""
-    used = {stream: prepared.plan.used(stream) for stream in sorted(prepared.method.reference)}
+    used = {stream: prepared.plan.used(stream) for stream in sorted(prepared.references)}
     used = {stream: numbers for stream, numbers in used.items() if numbers}
     if not used:
         return None
@@ -191,7 +194,7 @@ def _references(
             folder,
             forward,
             model,
-            {stream: prepared.sets.by_stream[stream].examples for stream in used},
+            {s: prepared.sets.trained_on(s, prepared.sets.by_stream[s].examples) for s in used},
             settings,
             key=prepared.identity,
             only=used,

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from offline_training.checkpoint import RUN_FILE, BaseCheckpoint, open_checkpoint, precision_of
+from offline_training.data.alternatives import alternative_sets
 from offline_training.data.encoding import EncodedSet, ExampleEncoder
+from offline_training.data.llmu_script import ScriptEncoder, answer_pool, script_sets
 from offline_training.data.plan import Plan, Sets, make_plan
-from offline_training.data.sets import check_answers, check_sets, default_refusals, idk_set, load_set, refusals
-from offline_training.data.tokens import Stream
+from offline_training.data.sets import check_answers, check_sets, default_refusals, idk_set, load_set, refusals, sampled
+from offline_training.data.tokens import STREAMS, Stream
 from offline_training.errors import JobError, SettingsError
 from offline_training.methods.method import Method, MethodSettings
 from offline_training.methods.registry import METHODS
@@ -41,9 +43,15 @@ class Prepared:
             self.method_settings.model_dump(mode="json"),
             self.job.training.model_dump(mode="json", exclude={"threads", "tensorboard", "reference_gib"}),
             self.plan.shares,
+            [answer.answer for answer in self.sets.answers],
             self.from_scratch,
         ]
         return sha256_of_json(parts, sort_keys=True)
+
+    @property
+    def references(self) -> frozenset[Stream]:
+        """Streams for which the method compares with the model before unlearning."""
+        return self.method.references(self.method_settings)
 
     @property
     def hidden_layer(self) -> int | None:
@@ -66,12 +74,18 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
     # Those that the job's epochs have: a weight of 0 may leave one of the method's out.
     used = {stream for epoch in method.epochs(job.training.epochs, job.method_settings) for stream in epoch}
     training = job.training
-    if job.forget is None and used & {"forget", "random", "idk"}:
+    if job.forget is None and used & {"forget", "random", "idk", "alternative"}:
         raise SettingsError(f"--forget: {method.name} needs it; give a file of examples")
     if job.retain is None and used & {"retain", "random"}:
         raise SettingsError(f"--retain: {method.name} needs it; give a file of examples")
     if job.idk is not None and "idk" not in method.streams:
         raise SettingsError(f"--idk: {method.name} takes no refusals; leave it out")
+    if job.alternatives is not None and "alternative" not in method.streams:
+        raise SettingsError(f"--alternatives: {method.name} takes no other answers; leave it out")
+    if training.prompt_tokens == "kl" and not method.keeps_by_divergence(job.method_settings):
+        raise SettingsError(f"--prompt-tokens: {method.name} has no KL on the retain set alone; give none or all")
+    if training.sample_retain and (job.forget is None or job.retain is None):
+        raise SettingsError("--sample-retain: counts the forget set's examples; give both sets")
     if training.steps is not None and method.needs_whole_epochs:
         raise SettingsError(f"--steps: {method.name} has to end with a whole epoch on the retain set; give --epochs")
     if training.lora_rank and method.trained_parameters(job.method_settings) is not None:
@@ -83,7 +97,10 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
     layers = getattr(base.config.get_text_config(), "num_hidden_layers", None)
     if layer is not None and layers is not None and not -layers <= layer < layers:
         raise SettingsError(f"--hidden-layer: {layer} is none of the model's {layers}; give {-layers} to {layers - 1}")
-    encoder = _encoder(job, base)
+    strict = getattr(job.method_settings, "strict", False)
+    if strict and training.prompt_tokens != "kl":
+        raise SettingsError("--strict: the script's KL is over prompts too; give --prompt-tokens kl")
+    encoder = _encoder(job, base, ScriptEncoder if strict else ExampleEncoder)
     # Both where they are given: those the method does not need are evaluated on.
     sources: dict[Stream, str | None] = {"forget": job.forget, "retain": job.retain}
     sets = {stream: load_set(source, stream, encoder) for stream, source in sources.items() if source is not None}
@@ -92,10 +109,22 @@ def prepare_unlearning(job: UnlearnJob) -> Prepared:
     if "random" in used:
         for stream in sorted(sets):
             check_answers(sets[stream], f"method {method.name}")
+    if training.sample_retain:
+        sets["retain"] = sampled(sets["retain"], len(sets["forget"].examples), training.seed)
+    if "alternative" in used:
+        sets["forget"], sets["alternative"] = alternative_sets(sets["forget"], job.alternatives, encoder)
     if "idk" in used:
         lines = refusals(job.idk) if job.idk is not None else default_refusals()
-        sets["idk"] = idk_set(sets["forget"], lines, encoder, training.seed, source=job.idk or "shipped")
-    return _prepared(job, method, job.method_settings, base, Sets(sets, encoder))
+        steps_of_epoch = -(-len(sets["forget"].examples) // training.batch_size)
+        draws = training.epochs if training.steps is None else -(-training.steps // steps_of_epoch)
+        source = job.idk or "shipped"
+        sets["idk"] = idk_set(sets["forget"], lines, encoder, training.seed, draws=draws, source=source)
+    answers = answer_pool(str(job.retain)) if strict else ()
+    if strict:
+        sets = script_sets(sets, training.batch_size, training.seed)
+    whole = {"none": frozenset[Stream](), "kl": frozenset[Stream]({"retain"}), "all": frozenset(STREAMS)}
+    all_sets = Sets(sets, encoder, answers, whole[training.prompt_tokens])
+    return _prepared(job, method, job.method_settings, base, all_sets)
 
 
 def prepare_finetuning(job: FinetuneJob) -> Prepared:
@@ -103,7 +132,9 @@ def prepare_finetuning(job: FinetuneJob) -> Prepared:
     _check_out(job)
     base = open_checkpoint(job.model)
     encoder = _encoder(job, base)
-    sets = Sets({"retain": load_set(job.data, "data", encoder)}, encoder)
+    _check_lone_set(job, "none", "all")
+    whole = frozenset[Stream]({"retain"} if job.training.prompt_tokens == "all" else ())
+    sets = Sets({"retain": load_set(job.data, "data", encoder)}, encoder, whole=whole)
     return _prepared(job, FINETUNING, FINETUNING.settings(), base, sets, from_scratch=job.from_scratch)
 
 
@@ -111,16 +142,25 @@ def prepare_examples(job: Job, examples: EncodedSet, base: BaseCheckpoint) -> Pr
     """Fine-tuning on examples that somebody else has made; raises as `prepare_unlearning`."""
     encoder = _encoder(job, base)
     _check_out(job)
+    _check_lone_set(job, "none")
     return _prepared(job, FINETUNING, FINETUNING.settings(), base, Sets({"retain": examples}, encoder))
 
 
-def _encoder(job: Job, base: BaseCheckpoint) -> ExampleEncoder:
+def _check_lone_set(job: Job, *prompt_tokens: str) -> None:
+    """Refuse settings that are about two sets, where there is one."""
+    if job.training.sample_retain:
+        raise SettingsError("--sample-retain: there is no retain set to draw from; leave it out")
+    if job.training.prompt_tokens not in prompt_tokens:
+        raise SettingsError(f"--prompt-tokens: give {' or '.join(prompt_tokens)}, not {job.training.prompt_tokens}")
+
+
+def _encoder(job: Job, base: BaseCheckpoint, kind: type[ExampleEncoder] = ExampleEncoder) -> ExampleEncoder:
     """The encoder for a job's model and settings.
 
     Raises:
         JobError: the model's tokenizer cannot be trained through, or the context is longer than the model's.
     """
-    return ExampleEncoder(
+    return kind(
         base.tokenizer,
         context_tokens=base.context_tokens(job.training.context_tokens),
         long_examples=job.training.long_examples,
@@ -161,13 +201,17 @@ def _prepared(
     from_scratch: bool = False,
 ) -> Prepared:
     training = job.training
+    sizes = {stream: len(examples.examples) for stream, examples in sets.by_stream.items()}
+    if sets.answers:
+        sizes["random"] = len(sets.answers)
     plan = make_plan(
         method.epochs(training.epochs, method_settings),
-        {stream: len(examples.examples) for stream, examples in sets.by_stream.items()},
+        sizes,
         batch_size=training.batch_size,
         shares=processes() * training.gradient_accumulation,
         seed=training.seed,
         steps=training.steps,
         random_answers=getattr(method_settings, "random_answers", 1),
+        as_llmu_script=getattr(method_settings, "strict", False),
     )
     return Prepared(job, method, method_settings, base, sets, plan, precision_of(training.precision), from_scratch)

@@ -26,10 +26,10 @@ def check_least(settings: Schema, least: Mapping[str, int]) -> None:
 
 
 class TrainingSettings(Schema):
-    """How any job trains. Defaults are TOFU's fine-tuning and unlearning recipe (arXiv 2401.06121, appendix) where it
-    states one."""
+    """How any job trains. Defaults are TOFU's unlearning recipe (arXiv 2401.06121; `config/forget.yaml`, `forget.py`
+    and the README's batch of 4, accumulated 4 times, on two GPUs) where it has one."""
 
-    learning_rate: float = Field(1e-5, gt=0, lt=1, description="Peak learning rate of AdamW.")
+    learning_rate: float = Field(1e-5, gt=0, lt=1, description="Peak learning rate.")
     epochs: int = Field(5, ge=1, description="Passes over the forget set, or over the data where there is none.")
     steps: int | None = Field(None, ge=1, description="Optimizer steps; epochs repeat or end early to give as many.")
     batch_size: int = Field(32, ge=1, description="Examples of each stream in one optimizer step, over all processes.")
@@ -38,7 +38,13 @@ class TrainingSettings(Schema):
         "linear", description="Course of the learning rate after the warm-up; linear and cosine end at 0."
     )
     warmup: float = Field(0.2, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's.")
+    weight_decay: float = Field(0.01, ge=0, description="The optimizer's, of all but biases and norms.")
+    optimizer: Literal["adamw", "sophia"] = Field(
+        "adamw", description="sophia: second-order steps by a diagonal of the Hessian, as SOUL takes them."
+    )
+    sophia_rho: float = Field(
+        0.04, gt=0, description="ρ, how much of the curvature Sophia divides by; lower clips more (0.04: SOUL)."
+    )
     max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
     seed: int = Field(0, ge=0, description="Decides the order of examples, random answers, and dropout.")
     precision: Literal["auto", "fp32", "bf16", "fp16", "pure-bf16"] = Field(
@@ -61,6 +67,14 @@ class TrainingSettings(Schema):
     )
     long_examples: Literal["cut", "refuse"] = Field(
         "cut", description="Examples longer than that: cut the answer's end (and say how many), or refuse to start."
+    )
+    prompt_tokens: Literal["none", "kl", "all"] = Field(
+        "none",
+        description="Where losses are also over the prompt's tokens: none; kl, in the KL on the retain set (as the "
+        "code of TOFU, NPO and open-unlearning has it, which averages over padding too); all (as ECO's baselines).",
+    )
+    sample_retain: bool = Field(
+        False, description="Draw as many retain examples as there are to forget, once and with replacement (ECO)."
     )
     packing: bool = Field(True, description="Several sequences in one row without padding, where the model allows it.")
     row_tokens: int = Field(256, ge=1, description="Length of such a row; longer sequences make longer rows.")
@@ -101,6 +115,8 @@ class TrainingSettings(Schema):
             raise ValueError("stop_forget_probability and stop_retain_probability need evaluate_steps and examples")
         if self.deepspeed is not None and self.fsdp is not None:
             raise ValueError("deepspeed and fsdp exclude each other")
+        if self.deepspeed is not None and self.optimizer == "sophia":
+            raise ValueError("deepspeed brings its own optimizer; leave optimizer at adamw")
         return self
 
 
@@ -124,6 +140,11 @@ class UnlearnJob(Job):
     forget: str | None = Field(None, description="What to forget: JSON lines, text, a folder of texts, or hf:name.")
     retain: str | None = Field(None, description="What to keep, in the same forms.")
     idk: str | None = Field(None, description="File of refusals, one a line; None: those shipped with the project.")
+    alternatives: str | None = Field(
+        None,
+        description="Made-up answers to the questions to forget, as AltPO's generate.py writes them: question, and "
+        "alternate or sub_answer, one or a list; None: those columns of the forget set.",
+    )
 
 
 class FinetuneJob(Job):

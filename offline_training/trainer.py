@@ -23,7 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from console.errors import first_line
 from console.progress import Show
-from offline_training.data.answers import Unit
+from offline_training.data.answers import Term, Unit
 from offline_training.data.packing import pack
 from offline_training.data.plan import MicroBatch
 from offline_training.data.tokens import Stream, TokenizedExample
@@ -32,6 +32,7 @@ from offline_training.forward import AnswerForward, evaluating
 from offline_training.methods.losses import cross_entropy, mean_by_answer
 from offline_training.preparation import Prepared
 from offline_training.reference.cache import ReferenceCache
+from offline_training.sophia import Sophia
 
 STOPPED_FILE = "stopped.json"
 """Among the checkpoints: at which step a rule stopped the run, and why."""
@@ -127,6 +128,8 @@ class UnlearningTrainer(Trainer):
         self._row_tokens = self.settings.row_tokens if packed else None
         self._counted: tuple[int, dict[tuple[str, Unit], int]] = (-1, {})
         self._sums: dict[str, torch.Tensor] = {}
+        self._dual = prepared.method.dual(prepared.method_settings)
+        self._dual_weight: float | None = None
         self._tokens = self._tokens_at_log = 0
         self._logged_at = time.monotonic()
         self.stopped: str | None = None
@@ -155,6 +158,18 @@ class UnlearningTrainer(Trainer):
         total = int(self.accelerator.reduce(tokens, "sum").item())
         return TrainedRun(self.state.global_step, self.stopped, seconds, total)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """AdamW as transformers makes it, or Sophia with the same weights decayed."""
+        if self.optimizer is None and self.settings.optimizer == "sophia":
+            of: Any = self.model if model is None else model
+            decayed = set(self.get_decay_parameter_names(of))
+            groups: list[dict[str, Any]] = [{"params": [], "weight_decay": d} for d in (self.args.weight_decay, 0.0)]
+            for name, weight in of.named_parameters():
+                if weight.requires_grad:
+                    groups[name not in decayed]["params"].append(weight)
+            self.optimizer = Sophia(groups, self.args.learning_rate, rho=self.settings.sophia_rho)
+        return super().create_optimizer(model)
+
     def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> Sampler[int]:  # noqa: ARG002
         return SequentialSampler(self._job.plan)  # the plan has shuffled already
 
@@ -178,14 +193,14 @@ class UnlearningTrainer(Trainer):
         references: dict[Stream, Any] = {}
         if self._references is not None:
             numbers = micro_batch.share.numbers
-            for stream in self._job.method.reference & set(numbers):
+            for stream in self._job.references & set(numbers):
                 references[stream] = self._references.take(stream, numbers[stream], self.args.device)
         answers = self._forward.answers(batch, output, references)
         counts = self._counts_of(micro_batch.step)
         total = output.logits.new_zeros(())
         for term in self._job.method.terms(answers, self._job.method_settings):
             value = term.values.sum() / counts[term.stream, term.unit]
-            total = total + term.weight * value
+            total = total + self._weight_of(term) * value
             if micro_batch.counted:
                 self._add(term.name, value)
         if self.settings.stop_forget_loss is not None and "forget" in answers and micro_batch.counted:
@@ -197,6 +212,23 @@ class UnlearningTrainer(Trainer):
         self._tokens += batch.tokens
         # Data parallelism averages gradients over processes; these are shares of a sum.
         return total * (self.args.world_size if micro_batch.counted else 0.0)
+
+    def _weight_of(self, term: Term) -> float:
+        if self._dual is None or term.name != self._dual.term:
+            return term.weight
+        if self._dual_weight is None:  # of a resumed run: as its log says
+            self._dual_weight = term.weight
+            for logged in self.state.log_history:
+                self._move_dual(logged, int(logged["step"]))
+        return self._dual_weight
+
+    def _move_dual(self, logged: Mapping[str, float], step: int) -> None:
+        """Takes what a step logged; `step` counts from 1."""
+        dual, weight = self._dual, self._dual_weight
+        if dual is None or weight is None or dual.term not in logged:
+            return
+        if self._job.plan.steps[step - 1].epoch >= dual.warmup_epochs:
+            self._dual_weight = dual.moved(weight, logged[dual.term])
 
     def _counts_of(self, step: int) -> dict[tuple[str, Unit], int]:
         """Units of the whole step by stream (answers, and their targets that are in the loss), counted once for all
@@ -217,6 +249,9 @@ class UnlearningTrainer(Trainer):
         if "loss" in logs:
             logs = {**logs, **self._terms_of_step(), **self.evaluated}
             self.evaluated = {}
+            if self._dual is not None and self._dual_weight is not None:
+                logs[f"{self._dual.term}_weight"] = self._dual_weight
+                self._move_dual(logs, self.state.global_step)
             now, tokens = time.monotonic(), self._tokens - self._tokens_at_log
             logs["tokens_per_second"] = round(tokens * self.args.world_size / max(now - self._logged_at, 1e-9), 1)
             self._logged_at, self._tokens_at_log = now, self._tokens

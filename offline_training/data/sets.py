@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from offline_training.data.encoding import EncodedSet, ExampleEncoder
+from offline_training.data.encoding import EncodedSet, ExampleEncoder, digest_of
 from offline_training.errors import DataError
 from sources import Row, Rows, SourceError, flag_of, read_source
 from sources.examples import Example, ExampleFileError, check_disjoint, example_of
@@ -72,7 +72,7 @@ def load_examples(source: str, *, name: str) -> LoadedSource:
     """Read a source as written on the command line (see `sources`).
 
     Of PKU-SafeRLHF the set named `forget` takes the responses that are not safe, any other set the safe ones, as in
-    LLMU's `unlearn_harm.py` (Yao, Xu and Liu 2023, section 4.1).
+    LLMU's `utils.py` (Yao, Xu and Liu 2023, arXiv 2310.10683).
 
     Args:
         name: of the set: `forget`, `retain` …; error messages name the flag `--name`.
@@ -170,9 +170,18 @@ def _lines(text: str) -> tuple[str, ...]:
 
 
 def idk_set(
-    forget: EncodedSet, lines: Sequence[str], encoder: ExampleEncoder, seed: int, *, source: str = "shipped"
+    forget: EncodedSet,
+    lines: Sequence[str],
+    encoder: ExampleEncoder,
+    seed: int,
+    *,
+    draws: int = 1,
+    source: str = "shipped",
 ) -> EncodedSet:
-    """One refusal for each forget example, in the same order, drawn once with the seed.
+    """A refusal for each forget example, in the same order, `draws` times over, drawn anew each time.
+
+    TOFU and open-unlearning draw one whenever an example is accessed (`data_module.py`, `src/data/qa.py`); a draw for
+    each epoch is the same, and known before the frozen model is asked.
 
     Args:
         lines: the refusals: `default_refusals()`, or those of `--idk`.
@@ -185,9 +194,19 @@ def idk_set(
     if not lines:
         raise DataError(f"--idk: {source}: no refusals; give at least one")
     generator = np.random.default_rng([seed, zlib.crc32(b"idk")])
-    drawn = generator.integers(len(lines), size=len(forget.texts)).tolist()
-    answers = [Example(text.prompt, lines[number]) for text, number in zip(forget.texts, drawn, strict=True)]
+    drawn = generator.integers(len(lines), size=(draws, len(forget.texts))).tolist()
+    answers = [Example(text.prompt, lines[n]) for row in drawn for text, n in zip(forget.texts, row, strict=True)]
     return encoder.encode_set("idk", source, answers)
+
+
+def sampled(examples: EncodedSet, count: int, seed: int) -> EncodedSet:
+    """So many of a set's examples, drawn with replacement, as ECO's `load_dataset_for_baseline_unlearn` does."""
+    generator = np.random.default_rng([seed, zlib.crc32(b"sample")])
+    numbers = generator.integers(len(examples.examples), size=count).tolist()
+    drawn = tuple(examples.examples[number] for number in numbers)
+    texts = tuple(examples.texts[number] for number in numbers)
+    note = f"{flag_of(examples.name)}: {count} of {len(examples.examples)} examples drawn, with replacement"
+    return replace(examples, examples=drawn, texts=texts, digest=digest_of(drawn), notes=(*examples.notes, note))
 
 
 def check_answers(examples: EncodedSet, purpose: str) -> None:

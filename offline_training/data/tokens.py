@@ -7,11 +7,11 @@ from typing import Literal
 IGNORED = -100
 """A target that is in no loss (torch's own value for it)."""
 
-Stream = Literal["forget", "retain", "random", "idk"]
+Stream = Literal["forget", "retain", "random", "idk", "alternative"]
 """Where the sequences of one forward come from: examples of the forget set, examples of the retain set, prompts of the
-forget set with answers drawn from other examples, and prompts of the forget set with refusals."""
+forget set with answers drawn from other examples, with refusals, and with made-up answers of their own."""
 
-STREAMS: tuple[Stream, ...] = ("forget", "retain", "random", "idk")
+STREAMS: tuple[Stream, ...] = ("forget", "retain", "random", "idk", "alternative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,11 @@ class TokenizedExample:
     def target_count(self) -> int:
         """How many targets are in the loss."""
         return sum(target != IGNORED for target in self.targets)
+
+
+def with_prompt(example: TokenizedExample) -> TokenizedExample:
+    """The same sequence with its prompt as targets too: all T - 1 tokens that have one before them."""
+    return TokenizedExample(example.ids, example.ids[1:])
 
 
 def answered(prompt: Sequence[int], answer: Sequence[int]) -> TokenizedExample:

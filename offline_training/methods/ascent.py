@@ -1,5 +1,6 @@
 """Gradient ascent on the forget set, alone or with what keeps the rest: TOFU's `ga`, `gd`, `kl`, and LLMU."""
 
+import torch
 from pydantic import Field
 
 from offline_training.data.answers import Term
@@ -7,7 +8,7 @@ from offline_training.data.tokens import Stream
 from offline_training.methods.losses import Streams, cross_entropy, cross_entropy_term, divergence_term, mean_by_answer
 from offline_training.methods.method import Method, MethodSettings
 
-_TOFU = "TOFU, Maini et al. 2024, arXiv 2401.06121"
+_TOFU = "TOFU, Maini et al. 2024, arXiv 2401.06121, dataloader.py"
 _LLMU = "Yao, Xu and Liu 2023, arXiv 2310.10683"
 
 
@@ -66,7 +67,7 @@ KL = Method(
     settings=DivergenceSettings,
     streams=("forget", "retain"),
     terms=kl,
-    reference=frozenset({"retain"}),
+    keeps_by_divergence=lambda _: True,
 )
 
 
@@ -90,11 +91,11 @@ def llmu(streams: Streams, settings: LlmuSettings) -> list[Term]:
 LLMU = Method(
     name="llmu",
     summary="LLMU as in ECO's table: ascent, random answers, and KL on the retain set",
-    source=f"ECO, arXiv 2406.07933, baselines; {_LLMU}",
+    source=f"ECO, arXiv 2406.07933, copyright_unlearn_baselines.py; {_LLMU}",
     settings=LlmuSettings,
     streams=("forget", "retain", "random"),
     terms=llmu,
-    reference=frozenset({"retain"}),
+    keeps_by_divergence=lambda _: True,
 )
 
 
@@ -105,15 +106,24 @@ class LlmuOriginalSettings(MethodSettings):
     random_weight: float = Field(1.0, gt=0, description="Weight of random answers (1: the script).")
     retain_weight: float = Field(1.0, gt=0, description="Weight of the KL on normal data (1: the script).")
     random_answers: int = Field(5, ge=1, description="Random answers for each prompt to forget (K = 5: the script).")
+    strict: bool = Field(
+        False,
+        description="Train on what the script trains on: its format, splits, random answers, and where its losses "
+        "begin; with prompt_tokens kl, in float32.",
+    )
 
 
 def llmu_original(streams: Streams, settings: LlmuOriginalSettings) -> list[Term]:
     """As unlearn_harm.py: a mean over each answer first, then over answers. Its "KL" is the cross entropy between the
-    two distributions with 1e-12 added to probabilities; here it is the KL, which has the same gradient."""
+    two distributions with 1e-12 added to probabilities; here it is the KL, which has the same gradient. The script's
+    means count one token more than is in them."""
 
     def mean_term(stream: Stream, weight: float) -> Term:
         answers = streams[stream]
         values = mean_by_answer(cross_entropy(answers.logits, answers.targets), answers.sequence, answers.sequences)
+        if settings.strict:
+            counted = torch.bincount(answers.sequence, minlength=answers.sequences)  # (S,)
+            values = values * counted / (counted + 1)
         return Term(f"{stream}_ce", values, weight, "sequence", stream)
 
     return [
@@ -130,5 +140,5 @@ LLMU_ORIGINAL = Method(
     settings=LlmuOriginalSettings,
     streams=("forget", "retain", "random"),
     terms=llmu_original,
-    reference=frozenset({"retain"}),
+    keeps_by_divergence=lambda _: True,
 )

@@ -37,7 +37,7 @@ class ScrubSettings(MethodSettings):
 
 def scrub(streams: Streams, settings: ScrubSettings) -> list[Term]:
     """A max step where there are answers to forget, else a min step."""
-    squared = settings.temperature**2  # keeps the gradient's size at any temperature (Hinton et al. 2015, section 2)
+    squared = settings.temperature**2  # keeps the gradient's size at any temperature; as `DistillKL` of ECO's code
     if "forget" in streams:
         return [divergence_term(streams, "forget", -squared, settings.temperature)]
     terms = [cross_entropy_term(streams, "retain", settings.retain_weight)]
@@ -58,7 +58,7 @@ def scrub_phases(epochs: int, settings: ScrubSettings) -> Sequence[tuple[Stream,
 SCRUB = Method(
     name="scrub",
     summary="epochs away from the model before on the forget set, in turn with epochs on the retain set",
-    source="Kurmanji et al. 2023, arXiv 2302.09880, algorithm 1",
+    source="Kurmanji et al. 2023, arXiv 2302.09880, as ECO's copyright_unlearn_baselines.py alternates",
     settings=ScrubSettings,
     streams=("forget", "retain"),
     terms=scrub,
@@ -84,8 +84,8 @@ class UndialSettings(MethodSettings):
 def adjusted_distillation(logits: Tensor, reference_logits: Tensor, targets: Tensor, strength: float) -> Tensor:
     """UNDIAL: the target is softmax(reference logits, the target token's lowered by `strength`): -> (A,) nats.
 
-    Dong et al. 2024, arXiv 2402.10052, section on self-distillation with adjusted logits. open-unlearning averages
-    this over prompts and padding as well; here only answer tokens come in.
+    Dong et al. 2024, arXiv 2402.10052, as `utils/ft_utils.py` of dong-river/LLM_unlearning and `compute_undial_loss`
+    of open-unlearning, which average over prompts and padding as well; here only answer tokens come in.
 
     Args:
         logits: the model's, (A, V).
@@ -111,7 +111,7 @@ def undial(streams: Streams, settings: UndialSettings) -> list[Term]:
 UNDIAL = Method(
     name="undial",
     summary="distil the model before, with the logits of the tokens to forget lowered",
-    source="Dong et al. 2024, arXiv 2402.10052",
+    source="Dong et al. 2024, arXiv 2402.10052; open-unlearning, utils.py (compute_undial_loss)",
     settings=UndialSettings,
     streams=("forget", "retain"),
     terms=undial,
@@ -125,7 +125,7 @@ class CrossEntropyUnlearningSettings(MethodSettings):
     """`ce-u`."""
 
     skipped_tokens: int = Field(
-        1, ge=0, description="Tokens at the start of each answer left as they are (1: the paper and open-unlearning)."
+        1, ge=0, description="Tokens at the start of each answer left as they are (1: open-unlearning)."
     )
 
 
@@ -158,7 +158,7 @@ def ce_u(streams: Streams, settings: CrossEntropyUnlearningSettings) -> list[Ter
 CE_U = Method(
     name="ce-u",
     summary="cross entropy with the model's own distribution without the token to forget",
-    source="Yang 2025, arXiv 2503.01224",
+    source="Yang 2025, arXiv 2503.01224; open-unlearning, ceu.py",
     settings=CrossEntropyUnlearningSettings,
     streams=("forget",),
     terms=ce_u,

@@ -7,7 +7,7 @@ from offline_training.data.answers import Term
 from offline_training.methods.losses import Streams, cross_entropy_term, retained
 from offline_training.methods.method import Method, MethodSettings, retain_if_weighted
 
-_ECO = "ECO, arXiv 2406.07933, baselines"
+_ECO = "ECO, arXiv 2406.07933, copyright_unlearn_baselines.py"
 
 
 def ft(streams: Streams, _: MethodSettings) -> list[Term]:
@@ -65,7 +65,7 @@ def idk(streams: Streams, settings: IdkSettings) -> list[Term]:
 IDK = Method(
     name="idk",
     summary="fine-tune on refusals to the forget prompts, and on the retain set",
-    source="TOFU, Maini et al. 2024, arXiv 2401.06121, official code",
+    source="TOFU, Maini et al. 2024, arXiv 2401.06121, dataloader.py",
     settings=IdkSettings,
     streams=("retain", "idk"),
     terms=idk,

@@ -7,6 +7,7 @@ log-probabilities, so that float32 loses nothing where a model has forgotten.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,8 +23,8 @@ Streams = Mapping[Stream, Answers]
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """-log p(target): logits (A, V), targets (A,) -> (A,) nats.
 
-    With weight 1 it is fine-tuning, with weight -1 gradient ascent (TOFU, arXiv 2401.06121, section on unlearning
-    methods). ECO's baseline script trains on prompts and padding too; here only answer tokens ever come in.
+    With weight 1 it is fine-tuning, with weight -1 gradient ascent (TOFU, arXiv 2401.06121, `dataloader.py`). ECO's
+    baseline script trains on prompts and padding too; what comes in here is decided by `prompt_tokens`.
     """
     return functional.cross_entropy(logits, targets, reduction="none")
 
@@ -51,8 +52,8 @@ def kl_divergence(logits: Tensor, reference: Reference, temperature: float = 1.0
 
     With temperature T both are softmax(logits / T) over the vocabulary, and the value is not multiplied by T². ECO's
     SCRUB takes that softmax over the positions of a padded batch (`DistillKL`, `dim=1`), so that its "distributions"
-    say which position likes a token most; this is the distillation that SCRUB describes (Kurmanji et al. 2023,
-    arXiv 2302.09880, equation 1).
+    say which position likes a token most; this is the distillation of SCRUB (Kurmanji et al. 2023,
+    arXiv 2302.09880).
 
     A `FullReference` gives the exact value. A `TopKReference` merges all but the reference's K likeliest tokens into
     one, in both distributions: merging outcomes never increases a divergence (data-processing inequality), so the
@@ -99,9 +100,10 @@ def divergence_term(streams: Streams, stream: Stream, weight: float, temperature
     return Term(f"{stream}_kl", values, weight, "token", stream)
 
 
-def retained(streams: Streams, weight: float) -> list[Term]:
-    """Cross entropy on the retain set, where it has a weight (see `method.retain_if_weighted`)."""
-    return [cross_entropy_term(streams, "retain", weight)] if weight else []
+def retained(streams: Streams, weight: float, loss: Literal["nll", "kl"] = "nll") -> list[Term]:
+    """Cross entropy or KL on the retain set, where it has a weight (see `method.retain_if_weighted`)."""
+    term = divergence_term if loss == "kl" else cross_entropy_term
+    return [term(streams, "retain", weight)] if weight else []
 
 
 def reference_of(answers: Answers) -> Reference:

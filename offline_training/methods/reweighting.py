@@ -22,8 +22,8 @@ class WgaSettings(MethodSettings):
 def likelihood_power(logits: Tensor, targets: Tensor, beta: float) -> Tensor:
     """WGA: p(target)^β times -log p(target): logits (A, V), targets (A,) -> (A,) nats.
 
-    Wang et al. 2025, arXiv 2502.19301, "weighted gradient ascent". Plain ascent's gradient grows as a token is
-    forgotten, the weight takes that back. β = 0 is plain ascent.
+    Wang et al. 2025, arXiv 2502.19301, as `compute_wga_loss` of open-unlearning. Plain ascent's gradient grows as a
+    token is forgotten, the weight takes that back. β = 0 is plain ascent.
     """
     losses = cross_entropy(logits, targets)
     return (-beta * losses.detach()).exp() * losses
@@ -38,7 +38,7 @@ def wga(streams: Streams, settings: WgaSettings) -> list[Term]:
 WGA = Method(
     name="wga",
     summary="ascent weighted by the token's likelihood, and the retain set",
-    source="Wang et al. 2025, arXiv 2502.19301",
+    source="Wang et al. 2025, arXiv 2502.19301; open-unlearning, utils.py (compute_wga_loss)",
     settings=WgaSettings,
     streams=("forget", "retain"),
     terms=wga,
@@ -49,11 +49,16 @@ WGA = Method(
 class SatImpSettings(MethodSettings):
     """`satimp`."""
 
-    saturation_power: float = Field(5.0, ge=0, description="β1, power of the token's probability (5: open-unlearning).")
-    importance_power: float = Field(1.0, ge=0, description="β2, power of 1 - probability (1: open-unlearning).")
-    forget_weight: float = Field(0.1, gt=0, description="Weight of the weighted ascent (0.1: open-unlearning).")
+    saturation_power: float = Field(5.0, ge=0, description="β1, power of the token's probability (5: the authors).")
+    importance_power: float = Field(
+        1.0,
+        ge=0,
+        description="β2, power of 1 - probability (1: the authors for open-unlearning; their own code's README says "
+        "0.1, as the preset satimp does).",
+    )
+    forget_weight: float = Field(1.0, gt=0, description="Weight of the weighted ascent (1: the authors).")
     retain_weight: float = Field(
-        1.0, ge=0, description="Weight of cross entropy on the retain set; 0: without it (1: open-unlearning)."
+        0.1, ge=0, description="Weight of cross entropy on the retain set; 0: without it (0.1: the authors)."
     )
 
 
@@ -62,7 +67,9 @@ def importance_and_saturation(
 ) -> Tensor:
     """SatImp: p^β₁ (1 - p)^β₂ times -log p, p = p(target): logits (A, V), targets (A,) -> (A,) nats.
 
-    Yang et al. 2025, arXiv 2505.11953, section 5, β₁ = `saturation_power`, β₂ = `importance_power`.
+    Yang et al. 2025, arXiv 2505.11953, as in `dataloader/dataloader_sat.py` of tmlr-group/SatImp (`satimp_gd`):
+    β₁ = `saturation_power`, β₂ = `importance_power`. The retain term has a tenth of the weight there (`coeff`), and in
+    the README that the authors wrote for open-unlearning; its `SatImp.yaml` has the two the other way round.
     """
     losses = cross_entropy(logits, targets)
     logprobs = -losses.detach()
@@ -81,7 +88,7 @@ def satimp(streams: Streams, settings: SatImpSettings) -> list[Term]:
 SATIMP = Method(
     name="satimp",
     summary="ascent weighted by saturation and importance, and the retain set",
-    source="Yang et al. 2025, arXiv 2505.11953, section 5",
+    source="Yang et al. 2025, arXiv 2505.11953; tmlr-group/SatImp, dataloader_sat.py",
     settings=SatImpSettings,
     streams=("forget", "retain"),
     terms=satimp,

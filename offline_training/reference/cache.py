@@ -33,8 +33,8 @@ first of the first three that the model allows and the budget holds."""
 Sets = Mapping[Stream, Sequence[TokenizedExample]]
 
 _META = "meta.json"
-_FORMAT = 2
-"""Of the folder; 1 numbered the examples of interrupted jobs otherwise."""
+_FORMAT = 3
+"""Of the folder; 1 numbered the examples of interrupted jobs otherwise, 2 knew nothing of mixed precision."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class _CacheMeta(BaseModel):
     key: str
     kind: ReferenceKind
     files: dict[str, FileMeta]
+    autocast: Literal["bfloat16", "float16"] | None
+    """Of the forward that made the outputs, and in which the head is applied to them again."""
     format: int = _FORMAT
 
 
@@ -88,6 +90,7 @@ class ReferenceCache:
             )
             ends = zip(numbers, pairwise(offsets), strict=True)
             self._rows[stream] = {number: slice(start, stop) for number, (start, stop) in ends}
+        self._autocast = None if meta.autocast is None else getattr(torch, meta.autocast)
         self._heads: dict[torch.device, tuple[torch.Tensor, torch.Tensor | None]] = {}  # weight (V, D), bias (V,)
 
     @classmethod
@@ -148,7 +151,8 @@ class ReferenceCache:
                         name = f"{stream}.numbers"
                         files[name] = write_array(building / f"{name}.npy", torch.tensor(kept, dtype=torch.int64))
                     files |= _write(building, recipe, forward, model, sets, settings, on_progress)
-                    meta = _CacheMeta(key=key, kind=recipe.kind, files=files)
+                    autocast = _autocast_of(next(model.parameters()).device.type)
+                    meta = _CacheMeta(key=key, kind=recipe.kind, files=files, autocast=autocast)
                     write_whole(building / _META, meta.model_dump_json(indent=2))
         except OSError as error:
             raise JobError(f"reference cache: cannot write {folder}: {error.strerror or error}") from error
@@ -179,14 +183,22 @@ class ReferenceCache:
                 whole = [slice(None)]
                 bias = self._arrays["head.bias"].take(whole).to(device) if "head.bias" in self._arrays else None
                 self._heads[device] = self._arrays["head.weight"].take(whole).to(device), bias
-            # Mixed precision around a training step must not reach the frozen model's logits.
-            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            # As the frozen model computed them, whatever precision the training step around this has.
+            dtype = self._autocast
+            with torch.no_grad(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
                 reference = FullReference(functional.linear(rows("hidden"), *self._heads[device]).float())
         elif self.kind == "logits":
             reference = FullReference(rows("logits").float())
         elif self.kind == "top-k":
             reference = TopKReference(rows("indices").long(), rows("logprobs").float(), rows("target_logprobs").float())
         return reference, layer
+
+
+def _autocast_of(device_type: str) -> Literal["bfloat16", "float16"] | None:
+    """The dtype of the mixed precision that is on; None where none is."""
+    if not torch.is_autocast_enabled(device_type):
+        return None
+    return "bfloat16" if torch.get_autocast_dtype(device_type) == torch.bfloat16 else "float16"
 
 
 def _damaged(path: Path, folder: Path) -> JobError:

@@ -1,6 +1,7 @@
 """`eco unlearn` and `eco finetune`: what reaches the job, what is refused before it, and what is imported when."""
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,9 @@ from typing import Any
 import pytest
 from eco_command import check_one_line, run
 
-from cli.unlearn import PRESETS
 from offline_training import job as jobs
 from offline_training.methods.registry import METHODS
+from offline_training.presets import PRESETS
 from offline_training.settings import FinetuneJob, UnlearnJob
 
 BASIC = ["--model", "m", "--forget", "f.jsonl", "--retain", "r.jsonl", "--out", "o"]
@@ -39,9 +40,8 @@ def test_the_methods_are_listed_with_their_summaries(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("name", list(METHODS))
 def test_each_methods_help_has_its_source_and_settings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(["unlearn", name, "--help"], capsys)
-    text = " ".join(out.split())
     assert code == 0
-    assert f"Source: {' '.join(METHODS[name].source.split())}" in text
+    assert "".join(f"Source: {METHODS[name].source}".split()) in "".join(out.split())
     for field in [*METHODS[name].settings.model_fields, "learning_rate", "launcher", "config"]:
         assert f"--{field.replace('_', '-')}" in out
     assert ("--preset" in out) == (name in PRESETS)
@@ -81,24 +81,63 @@ def test_a_file_can_hold_everything_and_a_flag_wins(
     assert started[0] == started[1]
 
 
+def preset(method: str, name: str, started: list[Any], capsys: pytest.CaptureFixture[str], *flags: str) -> Any:
+    """The job that a preset starts; its source is on the standard error."""
+    code, out, err = run(["unlearn", method, "--preset", name, "--out", "o", *flags], capsys)
+    assert (code, out) == (0, "")
+    assert err.splitlines() == PRESETS[method][name].lines(name)
+    assert err.startswith(f"--preset {name}: ")
+    return started.pop()
+
+
 def test_the_published_llmu_experiment(started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
     """The defaults of the arguments of unlearn_harm.py."""
-    assert run(["unlearn", "llmu-original", "--preset", "harm", "--out", "o"], capsys)[0] == 0
-    (job,) = started
+    job = preset("llmu-original", "harm", started, capsys)
     assert job.model == "facebook/opt-1.3b"
-    assert (job.forget, job.retain) == tuple(PRESETS["llmu-original"]["harm"][name] for name in ("forget", "retain"))
+    settings = PRESETS["llmu-original"]["harm"].settings
+    assert (job.forget, job.retain) == (settings["forget"], settings["retain"])
     training = job.training
     assert (training.learning_rate, training.batch_size, training.steps) == (2e-6, 2, 1000)
-    assert (training.schedule, training.warmup, training.stop_forget_loss) == ("linear", 0.0, 100.0)
+    assert (training.schedule, training.warmup, training.precision) == ("linear", 0.0, "fp32")
+    assert training.stop_forget_loss is None  # the script compares a negative loss with 100, and never stops by it
     method = job.method_settings
     assert (method.forget_weight, method.random_weight, method.random_answers) == (0.5, 1.0, 5)
 
 
 def test_a_presets_data_and_model_can_be_replaced(started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--preset", "harm", *BASIC, "--steps", "3"]
-    assert run(["unlearn", "llmu-original", *flags], capsys)[0] == 0
-    (job,) = started
+    job = preset("llmu-original", "harm", started, capsys, *BASIC[:-2], "--steps", "3")
     assert (job.model, job.forget, job.training.steps, job.training.batch_size) == ("m", "f.jsonl", 3, 2)
+
+
+@pytest.mark.parametrize(("method", "name"), [(method, name) for method, named in PRESETS.items() for name in named])
+def test_every_preset_is_a_job(method: str, name: str, started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    job = preset(method, name, started, capsys, *BASIC[:-2])
+    found = job.training.model_dump() | job.method_settings.model_dump() | job.model_dump()
+    replaced = {"model", "forget", "retain"}
+    settings = PRESETS[method][name].settings
+    assert {key: found[key] for key in settings if key not in replaced} == {
+        key: value for key, value in settings.items() if key not in replaced
+    }
+    assert run(["unlearn", method, "--help"], capsys)[1].count(f"Preset {name}: ") == 1
+
+
+def test_recipes_as_they_were_read(started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:
+    for method in ("ft", "ga", "gd", "kl", "rd", "llmu", "scrub"):  # copyright_unlearn_baselines.py
+        eco = preset(method, "eco", started, capsys, *BASIC[:-2]).training
+        assert (eco.learning_rate, eco.schedule, eco.warmup, eco.batch_size) == (2e-5, "cosine", 0.1, 8)
+        assert (eco.context_tokens, eco.epochs, eco.sample_retain, eco.prompt_tokens) == (256, 5, True, "all")
+    for method in ("ga", "gd", "npo-gd", "simnpo", "dpo", "rmu", "wga", "satimp", "ce-u"):
+        tofu = preset(method, "open-unlearning", started, capsys, *BASIC[:-2]).training
+        assert (tofu.epochs, tofu.warmup, tofu.learning_rate, tofu.batch_size) == (10, 0.1, 1e-5, 32)
+    undial = preset("undial", "open-unlearning", started, capsys, *BASIC[:-2])
+    assert (undial.training.learning_rate, undial.training.epochs, undial.method_settings.strength) == (1e-4, 10, 10.0)
+    wmdp = preset("rmu", "wmdp", started, capsys, "--forget", "f.txt", "--retain", "r.txt")
+    assert (wmdp.training.learning_rate, wmdp.training.batch_size, wmdp.training.steps) == (5e-5, 4, 150)
+    method = wmdp.method_settings
+    assert (method.hidden_layer, method.steering_coefficient, method.retain_weight) == (7, 6.5, 1200.0)
+    names = {f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(32)}
+    trained = {name for name in names if re.fullmatch(method.trained_parameters, name)}
+    assert trained == {f"model.layers.{layer}.mlp.down_proj.weight" for layer in (5, 6, 7)}
 
 
 def test_finetuning(started: list[Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from cli.main import main
 from offline_training import job as jobs
 from offline_training.methods.registry import METHODS
 from offline_training.potter import anchors, labels, training
+from offline_training.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes" / "unlearn-job.yaml"
@@ -83,24 +84,40 @@ def test_every_command_is_documented() -> None:
         assert command in text
 
 
+def rows_of(heading: str) -> dict[str, str]:
+    """The rows of the table under a heading, by their first cell."""
+    section = DOCS.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return {row.split("|")[1].strip(" `"): row for row in section.splitlines() if row.startswith("| `")}
+
+
 def test_every_method_is_in_the_table_with_its_sources() -> None:
-    rows = {row.split("|")[1].strip(" `"): row for row in DOCS.read_text().splitlines() if row.startswith("| `")}
+    rows = rows_of("Methods")
     assert list(rows) == list(METHODS)
     for name, method in METHODS.items():
         frozen = rows[name].split("|")[4].strip()
-        assert frozen == ("yes" if method.reference else ""), name
+        assert frozen == ("yes" if method.references(method.settings()) else ""), name
         for paper in re.findall(r"arXiv \d+\.\d+", method.source):
             assert paper in rows[name], name
 
 
 def test_which_sets_the_table_says_that_methods_train_on() -> None:
-    rows = {row.split("|")[1].strip(" `"): row for row in DOCS.read_text().splitlines() if row.startswith("| `")}
+    rows = rows_of("Methods")
     for name, method in METHODS.items():
         streams = {stream for epoch in method.epochs(4, method.settings()) for stream in epoch}
-        forget = bool(streams & {"forget", "random", "idk"})
+        forget = bool(streams & {"forget", "random", "idk", "alternative"})
         retain = bool(streams & {"retain", "random"})
         expected = "both" if forget and retain else "forget" if forget else "retain"
         assert rows[name].split("|")[3].strip() == expected, name
+
+
+def test_the_table_of_presets_has_them_all() -> None:
+    listed = {
+        (method, name)
+        for row in rows_of("Presets").values()
+        for name in re.findall(r"`([^`]+)`", row.split("|")[1])
+        for method in re.findall(r"`([^`]+)`", row.split("|")[2])
+    }
+    assert listed == {(method, name) for method, presets in PRESETS.items() for name in presets}
 
 
 # --- Kubernetes ------------------------------------------------------------------------------------------------

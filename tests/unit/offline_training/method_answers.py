@@ -11,6 +11,8 @@ from offline_training.data.tokens import STREAMS, Stream
 from offline_training.methods.registry import METHODS
 
 D = 6
+EITHER = ("simnpo", "dpo", "altpo")
+"""Methods whose retain term is cross entropy or a KL: given what either needs."""
 MODEL: dict[Stream, torch.Tensor] = {stream: random_logits(10 + i) for i, stream in enumerate(STREAMS)}
 REFERENCE: dict[Stream, torch.Tensor] = {stream: random_logits(20 + i) for i, stream in enumerate(STREAMS)}
 HIDDEN, OLD_HIDDEN = (torch.randn(A, D, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
@@ -22,7 +24,7 @@ def answers_for(name: str, streams: Sequence[Stream] | None = None, *, top_k: bo
     hidden = method.hidden_layer(method.settings()) is not None
     made: dict[Stream, Answers] = {}
     for stream in streams if streams is not None else method.epochs(2, method.settings())[-1]:
-        asked = stream in method.reference
+        asked = stream in method.references(method.settings()) or (stream == "retain" and name in EITHER)
         reference: Any = FullReference(REFERENCE[stream])
         if top_k:
             logprobs = REFERENCE[stream].log_softmax(-1)

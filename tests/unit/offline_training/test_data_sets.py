@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from classifiers import Example
 from offline_training.data.encoding import EncodedSet, ExampleEncoder, digest_of
-from offline_training.data.sets import check_answers, check_sets, default_refusals, idk_set, load_set, refusals
+from offline_training.data.sets import check_answers, check_sets, default_refusals, idk_set, load_set, refusals, sampled
 from offline_training.data.tokens import TokenizedExample
 from offline_training.errors import DataError
 
@@ -139,6 +139,27 @@ def test_each_forget_example_gets_one_refusal_that_the_seed_decides() -> None:
     for mine, theirs, text in zip(idk.examples, forget.examples, idk.texts, strict=True):
         assert mine.ids[: mine.prompt_length] == theirs.ids[: theirs.prompt_length]
         assert mine.targets == encoder.answer_ids(str(text.answer))
+
+
+def test_refusals_are_drawn_anew_for_each_pass() -> None:
+    encoder = ExampleEncoder(CHAT, context_tokens=99)
+    forget = people(encoder, examples=PEOPLE * 20)
+    once, thrice = (idk_set(forget, default_refusals(), encoder, 0, draws=draws) for draws in (1, 3))
+    answers = [[text.answer for text in thrice.texts[start : start + 60]] for start in (0, 60, 120)]
+    assert answers[0] == [text.answer for text in once.texts]
+    assert answers[0] != answers[1] != answers[2] != answers[0]
+    assert [text.prompt for text in thrice.texts] == [text.prompt for text in forget.texts] * 3
+
+
+def test_a_sample_is_drawn_with_replacement() -> None:
+    encoder = ExampleEncoder(CHAT, context_tokens=99)
+    whole = people(encoder, "retain", [Example(f"Who is {n}?", f"A {n}.") for n in range(50)])
+    sample = sampled(whole, 40, 0)
+    assert len(sample.examples) == len(sample.texts) == 40
+    assert len(set(sample.texts)) < 40  # 50 draws of 50 without a repetition would be a miracle
+    assert all(whole.examples[whole.texts.index(t)] == e for t, e in zip(sample.texts, sample.examples, strict=True))
+    assert sample == sampled(whole, 40, 0) != sampled(whole, 40, 1)
+    assert sample.notes[-1] == "--retain: 40 of 50 examples drawn, with replacement"
 
 
 def test_the_shipped_refusals() -> None:

@@ -108,7 +108,7 @@ def test_the_log_has_a_line_for_each_step_with_the_terms_of_the_loss(learned: Jo
 
 # Means over tokens and over answers, with every stream. Not scrub: its first step has no gradient but rounding, which
 # AdamW scales up.
-@pytest.mark.parametrize("method", ["llmu", "dpo", "rmu"])
+@pytest.mark.parametrize("method", ["llmu", "dpo", "rmu", "pdu"])
 def test_a_step_is_the_same_however_it_is_split(folder: Path, method: str) -> None:
     run(tiny_job(folder, "whole", method))
     run(tiny_job(folder, "split", method, gradient_accumulation=3))
@@ -224,6 +224,44 @@ def test_a_job_that_is_killed_resumes_to_the_same_weights(folder: Path, method: 
     assert same(folder / "whole", folder / "killed")
     assert losses(folder / "killed") == losses(folder / "whole")
     assert resumed.run.steps == len(losses(folder / "whole"))
+
+
+def test_the_retain_sets_weight_follows_its_loss(folder: Path) -> None:
+    settings = {"retain_weight": 3.0, "retain_bound": 2.0, "dual_rate": 0.5, "dual_warmup_epochs": 1, "epochs": 3}
+    run(tiny_job(folder, method="pdu", **settings))
+
+    lines = [line for line in log_lines(folder / "out") if "loss" in line]
+    weight = 3.0
+    for number, line in enumerate(lines):  # two steps an epoch
+        assert line["retain_ce_weight"] == pytest.approx(weight, abs=1e-9)
+        assert line["loss"] == pytest.approx(line["forget_margin"] + weight * line["retain_ce"], abs=2e-3)
+        if number >= 2:
+            weight = max(0.0, weight + 0.5 * (line["retain_ce"] - 2.0))
+    assert weight != 3.0
+
+
+def test_a_resumed_run_takes_weight_and_curvature_up_where_they_were(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"retain_bound": 2.0, "dual_warmup_epochs": 0, "epochs": 3, "checkpoint_steps": 2, "optimizer": "sophia"}
+    run(tiny_job(folder, "whole", method="pdu", **settings))
+    job, log = tiny_job(folder, "cut", method="pdu", **settings), UnlearningTrainer.log
+
+    def cut(self: UnlearningTrainer, logs: dict[str, float], start_time: float | None = None) -> None:
+        log(self, logs, start_time)
+        if self.state.global_step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(UnlearningTrainer, "log", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run(job)
+    monkeypatch.setattr(UnlearningTrainer, "log", log)
+    run(job.model_copy(update={"resume": True}))
+
+    assert same(folder / "whole", folder / "cut")
+    logged = [log_lines(folder / out) for out in ("whole", "cut")]
+    once, twice = ([line["retain_ce_weight"] for line in lines if "loss" in line] for lines in logged)
+    assert once == twice
 
 
 @pytest.mark.parametrize(
@@ -361,6 +399,14 @@ def test_finetuning_teaches_what_the_data_says(folder: Path) -> None:
     assert result.evaluation["after"]["retain_answer_probability"] > 0.5
 
 
+@pytest.mark.parametrize("wrong", [{"sample_retain": True}, {"prompt_tokens": "kl"}])
+def test_finetuning_refuses_what_needs_two_sets(folder: Path, wrong: dict[str, Any]) -> None:
+    job = tiny_job(folder)
+    training = TrainingSettings.model_validate(wrong)
+    with pytest.raises(SettingsError, match="^--" + next(iter(wrong)).replace("_", "-")):
+        run_finetuning(FinetuneJob(model=job.model, data=str(job.retain), out=folder / "out", training=training))
+
+
 def test_from_scratch_starts_from_random_weights_of_the_seed(folder: Path) -> None:
     def trained(out: str, seed: int) -> Path:
         training = TrainingSettings(learning_rate=1e-9, epochs=1, seed=seed, threads=1, tensorboard=False)
@@ -398,6 +444,9 @@ def test_tensorboard_files_go_with_the_checkpoint(folder: Path) -> None:
         ({"hidden_layer": 9, "method": "rmu"}, SettingsError, "--hidden-layer: 9 is none of the model's 2"),
         ({"steps": 5, "method": "scrub"}, SettingsError, "--steps: scrub has to end with a whole epoch"),
         ({"fsdp": "nonsense"}, SettingsError, "--fsdp"),
+        ({"alternatives": "other.jsonl"}, SettingsError, "--alternatives: gd takes no other answers"),
+        ({"prompt_tokens": "kl"}, SettingsError, "--prompt-tokens: gd has no KL on the retain set alone"),
+        ({"sample_retain": True, "method": "ga", "retain": None}, SettingsError, "--sample-retain: counts the forget"),
     ],
 )
 def test_bad_input_is_refused_before_any_weights_are_loaded(
@@ -431,6 +480,42 @@ def test_plain_text_can_be_forgotten(folder: Path) -> None:
     assert result.run.steps > 0
     record = json.loads((folder / "out" / "run.json").read_text(encoding="utf-8"))
     assert record["data"]["forget"]["examples"] > 1
+
+
+def test_losses_may_be_over_prompts_too(folder: Path) -> None:
+    """The first step's KL is 0 wherever it is taken; its cross entropies are those of the model's own loss."""
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    run(tiny_job(folder, "all", "gd", prompt_tokens="all", batch_size=9, epochs=1))
+    totals, tokens = 0.0, 0
+    for line in (folder / "forget.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False).rstrip("\n")
+        ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
+        with torch.no_grad():
+            totals += float(model(ids, labels=ids).loss) * (ids.shape[1] - 1)
+        tokens += ids.shape[1] - 1
+    first = next(line for line in log_lines(folder / "all") if "loss" in line)
+    assert first["forget_ce"] == pytest.approx(totals / tokens, rel=1e-5)
+
+    of_kl = {}
+    for prompt_tokens in ("none", "kl"):
+        run(tiny_job(folder, prompt_tokens, "kl", prompt_tokens=prompt_tokens))
+        of_kl[prompt_tokens] = [line for line in log_lines(folder / prompt_tokens) if "loss" in line]
+    assert of_kl["none"][0]["forget_ce"] == pytest.approx(of_kl["kl"][0]["forget_ce"])
+    assert of_kl["none"][0]["retain_kl"] == pytest.approx(of_kl["kl"][0]["retain_kl"], abs=1e-6)
+    assert of_kl["none"][1]["retain_kl"] != pytest.approx(of_kl["kl"][1]["retain_kl"], rel=1e-3)
+
+
+def test_names_of_trained_weights_are_whole(folder: Path) -> None:
+    """`layers.1` is neither the tenth layer nor a part of a name."""
+    with pytest.raises(SettingsError, match=r"^--trained-parameters: 'layers.*1' is the whole name of none"):
+        run(tiny_job(folder, "none", "rmu", trained_parameters=r"layers\.1"))
+    run(tiny_job(folder, method="rmu", trained_parameters=r"model\.layers\.0\.mlp\.up_proj.*"))
+    before, after = weights(folder / "model"), weights(folder / "out")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"model.layers.0.mlp.up_proj.weight"}
 
 
 def test_an_existing_folder_is_kept(folder: Path) -> None:

@@ -71,7 +71,7 @@ def test_dpo_with_an_unmoved_refusal_is_npo() -> None:
 
 
 def test_dpo_refuses_an_answer_without_refusal() -> None:
-    with pytest.raises(DataError, match=r"^idk: 2 refusals for 3 answers to forget; give exactly one"):
+    with pytest.raises(DataError, match=r"^2 preferred answers for 3 to forget; give exactly one"):
         direct_preference(torch.zeros(2), torch.zeros(3), 0.1)
 
 

@@ -125,6 +125,7 @@ def test_simnpo(beta: float, margin: float) -> None:
     assert METHODS["simnpo"].settings().model_dump() == {
         "beta": 4.5,
         "margin": 0.0,
+        "retain_loss": "nll",
         "forget_weight": 0.125,
         "retain_weight": 1.0,
     }
@@ -139,10 +140,49 @@ def test_dpo_prefers_the_refusal(beta: float) -> None:
     check(retain, "retain_ce", "retain", "token", 1.0, ce("retain"))
 
 
+@pytest.mark.parametrize("beta", [0.05, 0.5])
+def test_altpo_prefers_the_alternative(beta: float) -> None:
+    forget, retain = terms_of("altpo", beta=beta, retain_weight=2.0)
+    chosen, rejected = (log_ratios(MODEL[s], REFERENCE[s]) for s in ("alternative", "forget"))
+    expected = [2 / beta * math.log(1 + math.exp(-beta * (c - r))) for c, r in zip(chosen, rejected, strict=True)]
+    check(forget, "forget_altpo", "forget", "sequence", 1.0, expected)
+    check(retain, "retain_ce", "retain", "token", 2.0, ce("retain"))
+    assert METHODS["altpo"].settings().model_dump() == {
+        "retain_loss": "nll",
+        "beta": 0.1,
+        "forget_weight": 1.0,
+        "retain_weight": 1.0,
+    }
+
+
+@pytest.mark.parametrize("name", ["simnpo", "dpo", "altpo"])
+def test_the_retain_term_of_a_preference_may_be_a_kl(name: str) -> None:
+    forget, retain = terms_of(name, retain_loss="kl", retain_weight=0.5)
+    assert forget.name == f"forget_{name}"
+    check(retain, "retain_kl", "retain", "token", 0.5, kl("retain"))
+
+
+def test_pdu_flattens_the_logits() -> None:
+    forget, retain = terms_of("pdu")
+    expected = [(max(row) - sum(row) / V) ** 2 for row in MODEL["forget"].tolist()]
+    check(forget, "forget_margin", "forget", "token", 1.0, expected)
+    check(retain, "retain_ce", "retain", "token", 100.0, ce("retain"))
+
+
+def test_pdus_weight_is_the_multiplier_of_the_bound() -> None:
+    """λ <- max(0, λ + η (loss - ε)): by hand, above the bound, on it, and so far below that it would be negative."""
+    method = METHODS["pdu"]
+    dual = method.dual(method.settings.model_validate({"retain_bound": 0.25, "dual_rate": 4.0}))
+    assert dual is not None
+    assert (dual.term, dual.warmup_epochs) == ("retain_ce", 5)
+    assert [dual.moved(10.0, 0.75), dual.moved(10.0, 0.25), dual.moved(0.5, 0.0)] == [12.0, 10.0, 0.0]
+    assert all(other.dual(other.settings()) is None for name, other in METHODS.items() if name != "pdu")
+
+
 def test_dpo_needs_a_refusal_for_each_answer() -> None:
     answers = answers_for("dpo")
     answers["idk"] = dataclasses.replace(answers["idk"], sequences=S + 1)
-    with pytest.raises(DataError, match=r"^idk: 4 refusals for 3 answers"):
+    with pytest.raises(DataError, match=r"^4 preferred answers for 3 to forget"):
         METHODS["dpo"].terms(answers, METHODS["dpo"].settings())
 
 
@@ -153,7 +193,7 @@ def test_idk() -> None:
 
 
 def test_rmu() -> None:
-    forget, retain = terms_of("rmu", steering_coefficient=3.0, vector_seed=7)
+    forget, retain = terms_of("rmu", steering_coefficient=3.0, retain_weight=1200.0, vector_seed=7)
     drawn = torch.rand(D, generator=torch.Generator().manual_seed(7)).tolist()
     length = math.sqrt(sum(x * x for x in drawn))
     vector = [3.0 * x / length for x in drawn]
@@ -164,6 +204,15 @@ def test_rmu() -> None:
     ]
     check(forget, "forget_distance", "forget", "token", 1.0, steered)
     check(retain, "retain_distance", "retain", "token", 1200.0, kept)
+
+    # Without a coefficient the vector is as many times as long as each state was.
+    adaptive, retain = terms_of("rmu", steering_scale=2.0, vector_seed=7)
+    steered = []
+    for row, old in zip(HIDDEN.tolist(), OLD_HIDDEN.tolist(), strict=True):
+        long = 2.0 * math.sqrt(sum(o * o for o in old)) / length
+        steered.append(sum((h - long * x) ** 2 for h, x in zip(row, drawn, strict=True)) / D)
+    check(adaptive, "forget_distance", "forget", "token", 1.0, steered)
+    assert retain.weight == 1.0
 
 
 @pytest.mark.parametrize("strength", [0.5, 2.0, 10.0])
@@ -189,8 +238,8 @@ def test_wga(beta: float) -> None:
 def test_satimp(beta1: float, beta2: float) -> None:
     forget, retain = terms_of("satimp", saturation_power=beta1, importance_power=beta2)
     expected = [math.exp(-x) ** beta1 * (1 - math.exp(-x)) ** beta2 * x for x in ce("forget")]
-    check(forget, "forget_satimp", "forget", "token", -0.1, expected)
-    check(retain, "retain_ce", "retain", "token", 1.0, ce("retain"))
+    check(forget, "forget_satimp", "forget", "token", -1.0, expected)
+    check(retain, "retain_ce", "retain", "token", 0.1, ce("retain"))
     assert METHODS["satimp"].settings().model_dump(include={"saturation_power", "importance_power"}) == {
         "saturation_power": 5.0,
         "importance_power": 1.0,

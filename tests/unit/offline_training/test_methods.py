@@ -11,14 +11,16 @@ from method_answers import MODEL, REFERENCE, answers_for
 from pydantic import ValidationError
 
 from offline_training.data.answers import FullReference
-from offline_training.data.tokens import STREAMS
+from offline_training.data.tokens import STREAMS, Stream
 from offline_training.errors import SettingsError
 from offline_training.methods.method import MethodSettings
 from offline_training.methods.registry import METHODS
 
+OPTIONAL = {"simnpo", "dpo", "altpo", "idk", "undial", "wga", "satimp"}  # a retain term of weight 0 is none
+PREFERRED: dict[str, Stream] = {"dpo": "idk", "altpo": "alternative"}
 NAMES = (
     *("ft", "ga", "gd", "kl", "rd", "llmu", "scrub", "llmu-original", "npo", "npo-gd", "npo-kl", "simnpo", "dpo"),
-    *("idk", "rmu", "undial", "wga", "satimp", "ce-u"),
+    *("altpo", "idk", "rmu", "undial", "wga", "satimp", "ce-u", "pdu"),
 )
 
 
@@ -33,7 +35,7 @@ def test_entries_are_whole(name: str) -> None:
     assert issubclass(method.settings, MethodSettings)
     assert method.summary
     assert "arXiv" in method.source
-    assert method.reference <= set(method.streams)
+    assert method.references(method.settings()) <= set(method.streams)
     assert [stream for stream in STREAMS if stream in method.streams] == list(method.streams)
     assert hasattr(method.settings(), "random_answers") == ("random" in method.streams)
     for field in method.settings.model_fields.values():
@@ -58,15 +60,16 @@ def test_every_term_has_a_gradient_in_its_own_stream_alone(name: str) -> None:
     for streams in {tuple(epoch) for epoch in method.epochs(5, method.settings())}:
         answers = answers_for(name, streams)
         terms = method.terms(answers, method.settings())
-        assert {term.stream for term in terms} | ({"idk"} if name == "dpo" else set()) == set(streams)
+        assert {term.stream for term in terms} == set(streams) - {PREFERRED.get(name)}
         for term in terms:
             leaves = {stream: given.hidden if name == "rmu" else given.logits for stream, given in answers.items()}
             gradients = torch.autograd.grad(term.values.sum(), list(leaves.values()), allow_unused=True)
             moved = {s for s, g in zip(leaves, gradients, strict=True) if g is not None and g.abs().sum() > 0}
-            assert moved == ({"forget", "idk"} if term.name == "forget_dpo" else {term.stream})
+            chosen = {PREFERRED[name]} if name in PREFERRED and term.stream == "forget" else set()
+            assert moved == {term.stream} | chosen
 
 
-@pytest.mark.parametrize("name", sorted(name for name in NAMES if METHODS[name].reference and name != "rmu"))
+@pytest.mark.parametrize("name", sorted(n for n, m in METHODS.items() if m.references(m.settings()) and n != "rmu"))
 def test_only_some_methods_need_the_full_reference(name: str) -> None:
     answers = answers_for(name, METHODS[name].streams, top_k=True)
     if METHODS[name].needs_full_reference:
@@ -74,6 +77,17 @@ def test_only_some_methods_need_the_full_reference(name: str) -> None:
             METHODS[name].terms(answers, METHODS[name].settings())
     else:
         assert all(torch.isfinite(t.values).all() for t in METHODS[name].terms(answers, METHODS[name].settings()))
+
+
+def test_a_kl_on_the_retain_set_needs_the_model_before() -> None:
+    for name, method in METHODS.items():
+        for retain_loss in ("nll", "kl") if name in ("simnpo", "dpo", "altpo") else (None,):
+            settings = method.settings() if retain_loss is None else method.settings(retain_loss=retain_loss)
+            known = frozenset({"retain"}) if retain_loss == "kl" else frozenset()
+            by_kl = retain_loss == "kl" or name in ("kl", "llmu", "llmu-original", "npo-kl")
+            assert method.keeps_by_divergence(settings) == by_kl
+            assert method.references(settings) >= known | method.reference
+            assert ("retain" in method.references(settings)) == (by_kl or name in ("scrub", "rmu"))
 
 
 def test_a_reference_that_is_not_given_is_an_error() -> None:
@@ -154,7 +168,7 @@ def test_rmu_trains_the_projections_of_three_layers(hidden_layer: int) -> None:
             assert not any(match(pattern, name.format(layer)) for name in OTHERS)
 
 
-@pytest.mark.parametrize("name", ["simnpo", "dpo", "idk", "undial", "wga", "satimp"])
+@pytest.mark.parametrize("name", sorted(OPTIONAL))
 def test_without_retain_weight_no_retain_examples_are_seen(name: str) -> None:
     method = METHODS[name]
     off, on = (method.settings.model_validate({"retain_weight": weight}) for weight in (0.0, 0.5))
@@ -165,15 +179,16 @@ def test_without_retain_weight_no_retain_examples_are_seen(name: str) -> None:
     assert [t.weight for t in method.terms(answers_for(name, method.streams), on)][1:] == [0.5]
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"simnpo", "dpo", "idk", "undial", "wga", "satimp", "scrub"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - OPTIONAL - {"scrub"}))
 def test_all_streams_in_every_epoch(name: str) -> None:
     method = METHODS[name]
     assert method.epochs(2, method.settings()) == [method.streams] * 2
 
 
 def test_descent_on_each_method_makes_the_answer_to_forget_less_likely() -> None:
-    """From the reference on, as a job starts; RMU sees hidden states alone, rd and idk teach other answers."""
-    for name in set(NAMES) - {"ft", "rd", "idk", "rmu"}:
+    """From the reference on, as a job starts; RMU sees hidden states alone, rd and idk teach other answers, and PDU
+    flattens whatever is likeliest."""
+    for name in set(NAMES) - {"ft", "rd", "idk", "rmu", "pdu"}:
         method = METHODS[name]
         start = next(s for s in method.epochs(5, method.settings()) if "forget" in s)
         answers = answers_for(name, start)

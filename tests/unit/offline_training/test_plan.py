@@ -66,6 +66,17 @@ def test_refusals_are_those_of_the_forget_examples() -> None:
     assert all(step.numbers["idk"] == step.numbers["forget"] for step in found.steps)
 
 
+def test_each_epoch_has_its_own_draw_of_the_refusals() -> None:
+    """Three draws for ten examples, one behind the other, and the first again in the fourth epoch."""
+    found = plan(epochs=[("forget", "idk", "retain")] * 4, sizes={"forget": 10, "idk": 30, "retain": 25})
+
+    assert [step.epoch for step in found.steps] == sorted(step.epoch for step in found.steps)
+    assert {step.epoch for step in found.steps} == {0, 1, 2, 3}
+    for step in found.steps:
+        assert step.numbers["idk"] == tuple(step.epoch % 3 * 10 + number for number in step.numbers["forget"])
+    assert found.used("idk") == tuple(range(30))
+
+
 def test_every_prompt_gets_its_random_answers() -> None:
     found = plan(epochs=[("forget", "random", "retain")], random_answers=3)
 

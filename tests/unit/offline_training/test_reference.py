@@ -153,6 +153,19 @@ def test_mixed_precision_around_a_step_does_not_change_the_reference(tmp_path):
         assert torch.equal(cache.take("retain", [0], "cpu")[0].logits, plain)
 
 
+@pytest.mark.parametrize("kind", ["hidden", "logits"])
+def test_a_reference_in_mixed_precision_is_what_the_model_says_in_it(tmp_path, kind):
+    """Built under autocast, as a job does, and read in a training step that is under it or not."""
+    model, alone = tiny(), {"retain": sets()["retain"][:1]}
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = built(tmp_path / "cache", model, kind, examples=alone)
+        mixed = said(model, "retain", [0], 0)[0].logits
+        assert torch.equal(cache.take("retain", [0], "cpu")[0].logits, mixed)
+    assert torch.equal(cache.take("retain", [0], "cpu")[0].logits, mixed)
+    assert torch.equal(ReferenceCache.open(tmp_path / "cache", "k").take("retain", [0], "cpu")[0].logits, mixed)
+    assert not torch.allclose(mixed, said(model, "retain", [0], 0)[0].logits, atol=1e-4)
+
+
 def test_the_budget_decides_what_auto_keeps(tmp_path):
     model = tiny(CAPPED)
     tokens = sum(example.target_count for examples in sets().values() for example in examples)

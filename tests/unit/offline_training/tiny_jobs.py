@@ -39,12 +39,14 @@ def save_model(folder: Path, **changes: Any) -> Path:
 
 
 def save_sets(folder: Path) -> tuple[Path, Path]:
-    """Seven questions to forget and nine to retain."""
+    """Seven questions to forget, each with two other answers, and nine to retain."""
     forget, retain = folder / "forget.jsonl", folder / "retain.jsonl"
     for path, count, name in ((forget, 7, "Ann"), (retain, 9, "Bob")):
         rows = [
             {"question": f"What did {name} do in {n}?", "answer": "Ran " * (n % 3 + 1) + str(n)} for n in range(count)
         ]
+        if name == "Ann":
+            rows = [row | {"alternate": ["Sat.", f"Slept {n}."]} for n, row in enumerate(rows)]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return forget, retain
 
