@@ -18,7 +18,7 @@ from console.errors import EcoError
 from storage.places import config_dir
 
 
-@click.group(context_settings={"max_content_width": 100})
+@click.group(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="eco-gateway", prog_name="eco")
 def eco() -> None:
     """ECO Gateway: vllm serve with a guard inside.
@@ -35,7 +35,13 @@ def eco() -> None:
     },
     options_metavar="MODEL --policy DIR [--policy DIR …] [any vllm serve flag]",
 )
-@click.option("--policy", "policies", multiple=True, required=True, type=PATH, help="Policy folder to serve.")
+@click.option("--policy", "policies", multiple=True, type=PATH, help="Policy folder to serve.")
+@click.option(
+    "--no-guard",
+    "no_guard",
+    is_flag=True,
+    help="Plain vLLM instead, to compare with: takes no --policy, guards nothing.",
+)
 @click.option(
     "--eco-secret-file",
     "secret_file",
@@ -118,6 +124,13 @@ def serve(vllm_args: tuple[str, ...], **options: Any) -> None:
     """
     if not vllm_args:
         raise click.UsageError("MODEL is missing: eco serve MODEL --policy DIR")
+    if options["no_guard"] == bool(options["policies"]):
+        advice = (
+            "leave one of them out" if options["no_guard"] else "eco policy build makes one; --no-guard does without"
+        )
+        raise click.UsageError(
+            f"--policy: {'given with --no-guard' if options['no_guard'] else 'is missing'}; {advice}"
+        )
     from gateway.launch import EcoOptions
     from gateway.launch import serve as run
 

@@ -19,10 +19,12 @@ from typing import Any, Literal, NoReturn
 from classifiers.encoders.runtime import Device
 from console.errors import EcoError
 from gateway import LaunchError
+from gateway.authentication import authenticate_every_route
 from gateway.flags import check_environment, check_flags, lora_targets
 from gateway.front_ends import FrontEnd, OneOfSeveral, Shared, count_of, run_front_ends
+from gateway.plain import serve_plain
 from gateway.summed_metrics import keep_apart
-from gateway.traffic import PUBLIC_PATHS, FrontDoor, Traffic, path_of
+from gateway.traffic import FrontDoor, Traffic
 from guard import PolicyBundle, load_bundle, load_or_create_secret
 from guard.bundle import AnswerMode
 
@@ -54,6 +56,8 @@ class EcoOptions:
     refuse_steering: bool = False
     allow_multimodal: bool = False
     allow_untested: bool = False
+    no_guard: bool = False
+    """Plain vLLM, to compare with; there are no policies then."""
 
 
 def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
@@ -62,6 +66,9 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     Raises:
         LaunchError, GuardError and the errors of `corruption` and `classifiers`: one line; nothing was served.
     """
+    if options.no_guard:
+        serve_plain(_parse(vllm_args))
+        return
     check_environment()
     bundles = _load_bundles(options.policies)
     secret = load_or_create_secret(options.secret_file)
@@ -338,7 +345,7 @@ async def _serve_http(
     app = build_app(args, tasks, client.model_config)
     # Around the finished stack: vLLM's last step has built it, and then nothing can be added.
     app.middleware_stack = door(app.middleware_stack or app.build_middleware_stack())
-    _authenticate_every_route(app, args)
+    authenticate_every_route(app, args)
     await init_app_state(client, app.state, args, tasks)
     logger.info("guarded server listening on %s", address)
     return await serve_http(
@@ -361,26 +368,3 @@ async def _serve_http(
         h11_max_header_count=args.h11_max_header_count,
         **extra,
     )
-
-
-def _authenticate_every_route(app: Any, args: Namespace) -> None:
-    """vLLM's `--api-key` covers four path prefixes; a guarded server asks for it on all that is not public."""
-    from starlette.datastructures import Headers
-    from starlette.responses import JSONResponse
-    from vllm import envs
-    from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
-
-    tokens = [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
-    if not tokens:
-        return
-
-    class Authentication(AuthenticationMiddleware):  # type: ignore[misc]
-        def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
-            if scope["type"] not in ("http", "websocket") or scope.get("method") == "OPTIONS":
-                return self.app(scope, receive, send)
-            if path_of(scope) in PUBLIC_PATHS or self.verify_token(Headers(scope=scope)):
-                return self.app(scope, receive, send)
-            return JSONResponse({"error": "Unauthorized"}, status_code=401)(scope, receive, send)
-
-    # Outermost: who has no key learns nothing else.
-    app.middleware_stack = Authentication(app.middleware_stack or app.build_middleware_stack(), tokens=tokens)
