@@ -164,7 +164,11 @@ def summary_of(bundle: PolicyBundle) -> str:
             f"{retain['unguarded']:.2f} to {retain['guarded']:.2f}."
         )
 
-    what = f"Policy {config.name} makes {config.model.name} answer as if it had never learned its forget set"
+    model = config.model.name.rstrip("/")
+    model = (
+        model.rpartition("/")[2] if model.startswith(("/", "~", ".")) else model
+    )  # a folder's path is nobody's business
+    what = f"Policy {config.name} makes {model} answer as if it had never learned its forget set"
     if config.action != "corrupt":
-        what = f"Policy {config.name} watches what {config.model.name} is asked: {_ACTIONS[config.action]}"
+        what = f"Policy {config.name} watches what {model} is asked: {_ACTIONS[config.action]}"
     return " ".join(filter(None, (f"{what}; the weights stay as they are.", said(recognised), said(answered))))

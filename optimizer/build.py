@@ -257,7 +257,8 @@ def _search_and_write(
     """`task`: what the search measures; None: the corruption was given."""
     classifier = load_classifier(building / _CLASSIFIER_FOLDER)
     with console.status("asking the classifier about every example"):
-        misjudged = Misjudged.of(classifier, inputs.forget, inputs.retain, seed=options.seed)
+        read = options.answers != "off"
+        misjudged = Misjudged.of(classifier, inputs.forget, inputs.retain, reads_answers=read, seed=options.seed)
     _say(console, *misjudged.lines(inputs.forget, inputs.retain))
     if options.strict:
         misjudged.check()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from classifiers import Example
 from classifiers.calibration.threshold import clopper_pearson
@@ -52,11 +53,19 @@ class Misjudged:
         forget: Sequence[Example],
         retain: Sequence[Example],
         *,
+        reads_answers: bool,
         seed: int,
     ) -> "Misjudged":
+        """`reads_answers`: whether the gateway will; one that does not guesses where nobody is named."""
+
+        def flags(examples: Sequence[Example]) -> NDArray[np.bool_]:
+            prompts = [example.prompt for example in examples]
+            if reads_answers:
+                return flags_prompts(classifier, prompts)
+            return classifier.scores(prompts) >= classifier.threshold
+
         drawn = sorted(np.random.default_rng(seed).permutation(len(retain))[:_MOST_JUDGED].tolist())
-        asked = flags_prompts(classifier, [example.prompt for example in forget])
-        kept = flags_prompts(classifier, [retain[number].prompt for number in drawn])
+        asked, kept = flags(forget), flags([retain[number] for number in drawn])
         return cls(
             missed=tuple(int(number) + 1 for number in np.flatnonzero(~asked)),
             flagged=tuple(number + 1 for number, hit in zip(drawn, kept.tolist(), strict=True) if hit),

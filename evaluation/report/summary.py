@@ -28,7 +28,7 @@ def _found(suite: SuiteRuns) -> Iterator[str]:
         return
     aim = _value(suite.of_kind("retain"), falling)
     best = min(measured, key=lambda run: abs((run.value(falling) or 0.0) - (aim or 0.0)))
-    yield _sentence(suite, best, falling, f"In {suite.title}, {best.label} brings {falling}", aim)
+    yield _sentence(suite, best, falling, f"In {suite.title}, “{best.label}” brings {falling}", aim)
     if staying is not None and best.value(staying) is not None:
         aim = _value(suite.of_kind("retain"), staying)
         yield _sentence(suite, best, staying, f"The same run has {staying}", aim, starts="of")

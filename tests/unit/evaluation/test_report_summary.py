@@ -32,7 +32,7 @@ def test_three_sentences_say_what_was_forgotten_and_what_that_cost(tmp_path: Pat
     ]
     assert summary_of(compared(load_runs(folders))) == [
         "4 runs of 1 suite stand side by side: 1 original, 1 retain model, 2 guarded.",
-        "In Questions and answers, strong brings forget/rouge_l from 0.980 (original) to 0.330; a model that never "
+        "In Questions and answers, “strong” brings forget/rouge_l from 0.980 (original) to 0.330; a model that never "
         "learned has 0.310.",
         "The same run has retain/rouge_l of 0.950, where the original has 0.970; a model that never learned has 0.960.",
     ]
@@ -42,7 +42,7 @@ def test_one_run_alone_has_a_summary_too(tmp_path: Path) -> None:
     alone = summary_of(compared(load_runs([run(tmp_path / "a", "server", "other", 0.5, 0.9)])))
     assert alone == [
         "1 run of 1 suite stand side by side: 1 other.",
-        "In Questions and answers, server brings forget/rouge_l to 0.500.",
+        "In Questions and answers, “server” brings forget/rouge_l to 0.500.",
         "The same run has retain/rouge_l of 0.900.",
     ]
     nothing = write_run(tmp_path / "b", "qa", "x", [], extra=[], headline=[], kind="original")

@@ -23,7 +23,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Misjudged:
         return np.array(["Ann" in prompt for prompt in prompts])
 
     monkeypatch.setattr("optimizer.findings.flags_prompts", flags)
-    return Misjudged.of(SimpleNamespace(), FORGET, RETAIN, seed=0)  # type: ignore[arg-type]
+    return Misjudged.of(SimpleNamespace(), FORGET, RETAIN, reads_answers=True, seed=0)  # type: ignore[arg-type]
 
 
 def test_misjudged_examples_are_listed_with_what_helps(found: Misjudged) -> None:
@@ -54,7 +54,7 @@ def test_strict_refuses_what_is_misjudged(found: Misjudged) -> None:
 def test_a_large_set_is_listed_in_part_and_judged_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optimizer.findings.flags_prompts", lambda _, prompts: np.zeros(len(prompts), dtype=bool))
     many = [Example(f"question {number}") for number in range(2500)]
-    found = Misjudged.of(SimpleNamespace(), many, many, seed=0)  # type: ignore[arg-type]
+    found = Misjudged.of(SimpleNamespace(), many, many, reads_answers=True, seed=0)  # type: ignore[arg-type]
     assert (found.forget, found.retain) == (2500, 2000)
     lines = list(found.lines(many, many))
     assert len(lines) == 1 + 10 + 1 + 1
