@@ -22,7 +22,6 @@ logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging confi
 _GIB = 1 << 30
 #: Of the memory that is free beside the weights: the rest is for activations, the guard, and what else runs.
 _CACHE_SHARE = 0.5
-_REMEDY = "set VLLM_CPU_KVCACHE_SPACE (GiB), --gpu-memory-utilization (share of all memory) or --max-model-len lower"
 
 
 def created_config(engine_args: Any, *, fitted: bool = True) -> Any:
@@ -121,10 +120,13 @@ def _fit_cache(config: Any, memory: _Memory, weights: int) -> None:
             )
         return
     chosen = int((memory.available - weights) * _CACHE_SHARE)
-    if chosen < least:
+    if chosen < max(least, 1):
+        longest = (
+            f": one request of {config.model_config.max_model_len} tokens needs {_gib(least)} GiB" if least else ""
+        )
         raise LaunchError(
-            f"memory: {free} and {held}, which leaves too little for a KV cache: one request of "
-            f"{config.model_config.max_model_len} tokens needs {_gib(least)} GiB; stop other processes, or {_REMEDY}"
+            f"memory: {free} and {held}, half of the rest is too little for a KV cache{longest}; "
+            "stop other processes, lower --max-model-len, or set VLLM_CPU_KVCACHE_SPACE (GiB) to what may be taken"
         )
     cache.kv_cache_memory_bytes = chosen
     logger.info(
@@ -134,8 +136,11 @@ def _fit_cache(config: Any, memory: _Memory, weights: int) -> None:
 
 
 def _cache_of_one_request(config: Any) -> int:
-    """Bytes of the keys and values of the longest request, in each worker; an upper bound where layers slide."""
+    """Bytes of the keys and values of the longest request, in each worker; 0 where only vLLM's own layers can say."""
     model, parallel = config.model_config, config.parallel_config
+    fits_itself = model.original_max_model_len == -1  # then vLLM shortens requests to the cache
+    if fits_itself or model.use_mla or model.is_hybrid or model.is_attention_free or model.get_sliding_window():
+        return 0
     heads, size = model.get_num_kv_heads(parallel), model.get_head_size()
     return int(2 * model.get_num_layers(parallel) * heads * size * model.dtype.itemsize * model.max_model_len)
 

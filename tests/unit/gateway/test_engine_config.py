@@ -12,10 +12,15 @@ GIB = 1 << 30
 SHARE = 0.92
 
 
-def config(*, cache: int | None = None, share: float = SHARE, tokens: int = 1024) -> Any:
+def config(*, cache: int | None = None, share: float = SHARE, tokens: int = 1024, window: int | None = None) -> Any:
     """Of a model that keeps a MiB for each token."""
     model = SimpleNamespace(
         max_model_len=tokens,
+        original_max_model_len=None,
+        use_mla=False,
+        is_hybrid=False,
+        is_attention_free=False,
+        get_sliding_window=lambda: window,
         dtype=SimpleNamespace(itemsize=2),
         get_num_kv_heads=lambda _: 8,
         get_head_size=lambda: 128,
@@ -29,6 +34,17 @@ def test_the_cache_is_half_of_what_is_free_beside_the_model() -> None:
     made = config()
     _fit_cache(made, _Memory(total=32 * GIB, available=20 * GIB), weights=4 * GIB)
     assert made.cache_config.kv_cache_memory_bytes == 8 * GIB
+
+
+def test_a_model_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(LaunchError, match=r"the model takes 9\.0 GiB"):
+        _fit_cache(config(window=512), _Memory(total=16 * GIB, available=8 * GIB), weights=9 * GIB)
+
+
+def test_layers_that_keep_less_are_vllms_to_judge() -> None:
+    made = config(tokens=1 << 20, window=512)
+    _fit_cache(made, _Memory(total=16 * GIB, available=8 * GIB), weights=5 * GIB)
+    assert made.cache_config.kv_cache_memory_bytes == int(1.5 * GIB)
 
 
 def test_a_cache_that_fits_stays_as_it_was_asked_for() -> None:
