@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 
 from evaluation.report.compare import SuiteRuns
 from evaluation.report.drawing import counted
-from evaluation.report.load import Run
 from evaluation.report.section import number
 
 
@@ -26,24 +25,23 @@ def _found(suite: SuiteRuns) -> Iterator[str]:
     treated = [run for run in suite.runs if run.record.kind not in ("original", "retain")]
     if falling is None or not (measured := [run for run in treated if run.value(falling) is not None]):
         return
-    aim = _value(suite.of_kind("retain"), falling)
-    best = min(measured, key=lambda run: abs((run.value(falling) or 0.0) - (aim or 0.0)))
-    yield _sentence(suite, best, falling, f"In {suite.title}, “{best.label}” brings {falling}", aim)
-    if staying is not None and best.value(staying) is not None:
-        aim = _value(suite.of_kind("retain"), staying)
-        yield _sentence(suite, best, staying, f"The same run has {staying}", aim, starts="of")
+    aim = _value(suite, "retain", falling) or 0.0
+    best = min(measured, key=lambda run: abs((run.value(falling) or 0.0) - aim))
+    before = _value(suite, "original", falling)
+    start = "" if before is None else f"from {number(before)} (original) "
+    reached = number(best.value(falling) or 0.0)
+    yield f"In {suite.title}, “{best.label}” brings {falling} {start}to {reached}{_never(suite, falling)}."
+    if staying is not None and (kept := best.value(staying)) is not None:
+        before = _value(suite, "original", staying)
+        was = "" if before is None else f", where the original has {number(before)}"
+        yield f"The same run has {staying} of {number(kept)}{was}{_never(suite, staying)}."
 
 
-def _sentence(suite: SuiteRuns, run: Run, name: str, opening: str, aim: float | None, starts: str = "to") -> str:
-    before = _value(suite.of_kind("original"), name)
-    value = number(run.value(name) or 0.0)
-    change = f"{starts} {value}" if before is None else f"from {number(before)} (original) to {value}"
-    if before is not None and starts == "of":
-        change = f"of {value}, where the original has {number(before)}"
-    never = "" if aim is None else f"; a model that never learned has {number(aim)}"
-    return f"{opening} {change}{never}."
+def _never(suite: SuiteRuns, name: str) -> str:
+    aim = _value(suite, "retain", name)
+    return "" if aim is None else f"; a model that never learned has {number(aim)}"
 
 
-def _value(runs: Sequence[Run], name: str) -> float | None:
-    """Of the first run that has it."""
-    return next((value for run in runs if (value := run.value(name)) is not None), None)
+def _value(suite: SuiteRuns, kind: str, name: str) -> float | None:
+    """Of the first run of this kind that has it."""
+    return next((value for run in suite.of_kind(kind) if (value := run.value(name)) is not None), None)
