@@ -32,8 +32,28 @@ def evaluate() -> None:
     """
 
 
+@evaluate.command("qa")
+@click.option("--forget", default=None, type=PATH, help="What was to be forgotten, with answers.  [default: a sample]")
+@click.option("--retain", default=None, type=PATH, help="What was to stay, with answers.  [default: a sample]")
+@click.option("--max-new-tokens", default=128, show_default=True, type=COUNT, help="Of an answer.")
+@run_options
+def evaluate_qa(**options: Any) -> None:
+    """Your own forget and retain files: probability of the right answers, and ROUGE-L recall of those given.
+
+    The files of eco policy build; lines without an answer are left out.
+    """
+    from evaluation.qa.suite import QaSuite
+    from evaluation.rows import sample_file
+
+    if (options["forget"] is None) != (options["retain"] is None):
+        raise click.UsageError("--forget, --retain: give both, or neither for the sample")
+    samples = {name: Path(sample_file("attacks", f"{name}.jsonl")) for name in ("forget", "retain")}
+    chosen = options | {name: options[name] or sample for name, sample in samples.items()}
+    run_suite_command(options, lambda _: filled(QaSuite, chosen))
+
+
 @evaluate.command("tofu")
-@click.option("--data", default=None, help="Folder with TOFU's *_perturbed.jsonl files.  [default: the hub]")
+@click.option("--data", default=None, help="Folder with TOFU's *_perturbed.jsonl files, or sample.  [default: the hub]")
 @click.option("--split", default="forget10", show_default=True, type=click.Choice(TOFU_SPLITS))
 @click.option(
     "--subsets",
@@ -74,11 +94,14 @@ def evaluate_tofu(**options: Any) -> None:
         return
     if options["retain_logs"] is not None:
         raise click.UsageError("--retain-logs: goes with --from-logs; with --target give --retain-run")
+    from evaluation.rows import sample_file
     from evaluation.tofu.data import folder_sources, hub_sources
     from evaluation.tofu.suite import TofuSuite
 
     def make(_: object) -> TofuSuite:
         data, split = options["data"], options["split"]
+        if data == "sample" and not Path(data).is_dir():
+            data = Path(sample_file("tofu", "forget10_perturbed.jsonl")).parent
         sources = hub_sources(split) if data is None else folder_sources(data, split)
         return filled(TofuSuite, options, sources=sources, subsets=options["subsets"] or None)
 

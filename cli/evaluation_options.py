@@ -81,7 +81,7 @@ _options = option_group(
         "--kind",
         default=None,
         type=click.Choice(["original", "retain", "guarded", "prompting", "method", "other"]),
-        help="What sort of row it is.  [default: by target, policy and the checkpoint's record]",
+        help="What sort of row it is; say it of a server.  [default: by policy and the checkpoint's record, or other]",
     ),
     click.option("--retain-run", default=None, type=PATH, help="Run of the same suite on a model that never learned."),
     click.option(
@@ -137,6 +137,13 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
     draws = options["draws"] or (3 if guarded else 1)
     if draws > 1 and not guarded:
         raise click.UsageError("--draws: counts the noise draws of a policy; give --policy, or leave it out")
+    if options["target"] is not None and row.kind == "other" and options["kind"] is None:
+        console.print(
+            '--kind: a server does not say whether a guard is in it; this run stands as "other" in reports. Give '
+            "--kind guarded, original or retain, and a --label, to say what it is",
+            highlight=False,
+            soft_wrap=True,
+        )
     run = filled(
         RunOptions,
         options,

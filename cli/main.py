@@ -18,7 +18,7 @@ from console.errors import EcoError
 from storage.places import config_dir
 
 
-@click.group(context_settings={"max_content_width": 100})
+@click.group(context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="eco-gateway", prog_name="eco")
 def eco() -> None:
     """ECO Gateway: vllm serve with a guard inside.
@@ -42,6 +42,12 @@ def eco() -> None:
     default=None,
     type=PATH,
     help="Folder of policies, watched: what is put there acts at once, and what is taken away does no more.",
+)
+@click.option(
+    "--no-guard",
+    "no_guard",
+    is_flag=True,
+    help="Plain vLLM instead, to compare with: takes no policies, guards nothing.",
 )
 @click.option(
     "--eco-secret-file",
@@ -152,8 +158,13 @@ def serve(vllm_args: tuple[str, ...], **options: Any) -> None:
     """
     if not vllm_args:
         raise click.UsageError("MODEL is missing: eco serve MODEL --policy DIR")
-    if not options["policies"] and options["policy_dir"] is None:
-        raise click.UsageError("Missing option '--policy' or '--policy-dir'.")
+    given = bool(options["policies"]) or options["policy_dir"] is not None
+    if options["no_guard"] and given:
+        raise click.UsageError("--no-guard: takes no --policy and no --policy-dir; leave one of them out")
+    if not (options["no_guard"] or given):
+        raise click.UsageError(
+            "--policy or --policy-dir: is missing; eco policy build makes a policy, --no-guard does without"
+        )
     from gateway.launch import EcoOptions
     from gateway.launch import serve as run
 

@@ -41,13 +41,19 @@ def filled(make: Callable[..., _Made], options: Mapping[str, Any], **more: Any) 
     return make(**({name: value for name, value in options.items() if name in names} | more))
 
 
-def option_group(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    """One decorator for options that several commands share; help lists them in this order."""
+def option_group(
+    *options: Callable[[_Command], _Command], section: str | None = None
+) -> Callable[[_Command], _Command]:
+    """One decorator for options that several commands share, or that stand under one heading in a command's help; help
+    lists them in this order."""
 
-    def decorate(command: _Command) -> _Command:
+    def decorate(command: Any) -> _Command:
+        before = len(getattr(command, "__click_params__", ()))
         for option in reversed(options):
             command = option(command)
-        return command
+        for made in command.__click_params__[before:] if section else ():
+            made.section = section
+        return command  # type: ignore[no-any-return]
 
     return decorate
 
@@ -60,12 +66,8 @@ class JobOption(click.Option):
         self.section = section
 
 
-class JobCommand(click.Command):
-    """A command whose help has sections, and which remembers how it was called, for a launcher to call it again."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta[_RAW_ARGUMENTS] = [*ctx.command_path.split()[1:], *args]
-        return super().parse_args(ctx, args)
+class SectionedCommand(click.Command):
+    """A command whose help lists its options under headings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
@@ -76,6 +78,14 @@ class JobCommand(click.Command):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+class JobCommand(SectionedCommand):
+    """It remembers how it was called, for a launcher to call it again."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_RAW_ARGUMENTS] = [*ctx.command_path.split()[1:], *args]
+        return super().parse_args(ctx, args)
 
 
 class DeferredCommand(click.Command):

@@ -141,6 +141,7 @@ class _Files:
         self._folder = Path(model) if Path(model).is_dir() else None
         self._revision = revision
         self._unreachable: str | None = None
+        self._is_reached = False
         may_be_hub_id = isinstance(model, str) and not model.startswith(("/", ".", "~")) and model.count("/") <= 1
         if self._folder is None and not may_be_hub_id:
             raise CheckpointError(f"{model}: no such folder")
@@ -155,9 +156,11 @@ class _Files:
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            path = Path(hf_hub_download(self.name, filename, revision=self._revision))
+            # Where the hub does not answer, a download would try for half a minute before it said so.
+            offline = self._unreachable is not None or not self._hub_answers(filename)
+            path = Path(hf_hub_download(self.name, filename, revision=self._revision, local_files_only=offline))
         except LocalEntryNotFoundError as error:  # offline, or the hub does not answer
-            self._unreachable = first_line(error)
+            self._unreachable = self._unreachable or first_line(error)
             return None
         except EntryNotFoundError:
             return None
@@ -167,6 +170,24 @@ class _Files:
         self._revision = path.parent.name
         return path
 
+    def _hub_answers(self, filename: str) -> bool:
+        """Whether the hub can be reached, asked once for all files; what it answers is the download's to judge."""
+        import httpx2  # what huggingface_hub speaks HTTP with, and whose errors it lets through
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+        if self._is_reached:
+            return True
+        try:
+            get_hf_file_metadata(hf_hub_url(self.name, filename, revision=self._revision))
+        except (httpx2.TransportError, OfflineModeIsEnabled) as error:
+            self._unreachable = first_line(error)
+            return False
+        except HfHubHTTPError:
+            pass
+        self._is_reached = True
+        return True
+
     def need(self, filename: str) -> Path:
         path = self.find(filename)
         if path is None:
@@ -174,7 +195,10 @@ class _Files:
         return path
 
     def why_missing(self) -> str:
-        return f" (not in the local cache, and not downloaded: {self._unreachable})" if self._unreachable else ""
+        if not self._unreachable:
+            return ""
+        why = f"not in the local cache, and the hub does not answer: {self._unreachable}"
+        return f" ({why}); check the model's name and the network"
 
 
 def _locate_table(files: _Files) -> tuple[Path, str, tuple[int, int]]:

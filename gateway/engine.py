@@ -36,6 +36,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from gateway import SelfTestError
 from gateway.answers import GuardedAnswers, Request
 from gateway.audit import Audit
+from gateway.engine_config import created_config, said_in_one_line
 from gateway.metrics import GuardMetrics
 from gateway.mixed import mixed_prompt
 from gateway.policies.active import ActivePolicies
@@ -154,10 +155,10 @@ async def open_engine(args: Namespace, client: Mapping[str, Any] | None = None) 
     count, index = addresses.pop("client_count", 1), addresses.pop("client_index", 0)
     if client:
         engine_args._api_process_count, engine_args._api_process_rank = count, index
-    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    config = created_config(engine_args, fitted=client is None)
     engine: Any = None
     try:
-        with _renderer_without_prompt_embeds():
+        with _renderer_without_prompt_embeds(), said_in_one_line():
             engine = async_llm.AsyncLLM.from_vllm_config(
                 vllm_config=config,
                 usage_context=UsageContext.OPENAI_API_SERVER,

@@ -22,6 +22,7 @@ from prometheus_client import REGISTRY, generate_latest
 
 from gateway import LaunchError, ServerDiedError
 from gateway.admin import AdminServer
+from gateway.engine_config import created_config, said_in_one_line
 from gateway.metrics import GuardMetrics
 from gateway.summed_metrics import keep_apart, summed
 from guard import PolicyBundle
@@ -220,7 +221,7 @@ def run_front_ends(
     with tempfile.TemporaryDirectory(prefix="eco-metrics-") as folder:
         shared = Shared(signs_of_life, reasons, Path(folder), digests, sets)
         try:
-            with _quiet_failures():
+            with _quiet_failures(), said_in_one_line():
                 _run(args, public, _Target(target, shared))
         except RuntimeError as error:  # vLLM's, for whatever process ended
             if not reasons.empty():
@@ -245,7 +246,6 @@ def _run(args: Namespace, public: tuple[str, socket.socket], target: _Target) ->
     """vLLM's `run_multi_api_server`, with our socket and our processes."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
-    from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.utils import bind_engine_zmq_listeners, launch_core_engines
     from vllm.v1.executor import Executor
     from vllm.v1.utils import APIServerProcessManager, wait_for_completion_or_failure
@@ -255,7 +255,7 @@ def _run(args: Namespace, public: tuple[str, socket.socket], target: _Target) ->
     engine_args = AsyncEngineArgs.from_cli_args(args)
     propagate_flash_late_interaction(args, engine_args)
     engine_args._api_process_count, engine_args._api_process_rank = count, -1
-    config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    config = created_config(engine_args)
     listeners = bind_engine_zmq_listeners(config, count)
     with launch_core_engines(
         config, Executor.get_class(config), not engine_args.disable_log_stats, listeners.addresses

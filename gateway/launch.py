@@ -23,16 +23,18 @@ from gateway.admin import AdminServer, build_admin_app
 from gateway.admin_key import AdminKeys, check_admin_address
 from gateway.admin_policies import Render, policy_routes
 from gateway.audit import Audit, AuditFile
+from gateway.authentication import api_keys, authenticate_every_route
 from gateway.flags import check_environment, check_flags, lora_targets
 from gateway.front_ends import FrontEnd, OneOfSeveral, Shared, count_of, run_front_ends
 from gateway.metrics import GuardMetrics
+from gateway.plain import serve_plain
 from gateway.policies import Activation
 from gateway.policies.active import ActivePolicies, MakeGuard, check_names
 from gateway.policies.folder import PolicyFolder, Wanted
 from gateway.policies.loading import PolicyLoader
 from gateway.summed_metrics import keep_apart
 from gateway.tenants import tenants_by
-from gateway.traffic import PUBLIC_PATHS, FrontDoor, Traffic, path_of
+from gateway.traffic import FrontDoor, Traffic
 from guard import LoadedPolicy, PolicyBundle, load_bundle, load_or_create_secret
 from guard.bundle import AnswerMode
 
@@ -73,6 +75,8 @@ class EcoOptions:
     refuse_steering: bool = False
     allow_multimodal: bool = False
     allow_untested: bool = False
+    no_guard: bool = False
+    """Plain vLLM, to compare with; there are no policies then."""
 
 
 def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
@@ -81,6 +85,9 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     Raises:
         LaunchError, GuardError and the errors of `corruption` and `classifiers`: one line; nothing was served.
     """
+    if options.no_guard:
+        serve_plain(_parse(vllm_args))
+        return
     check_environment()
     bundles = _load_bundles(options)
     load_or_create_secret(options.secret_file)
@@ -303,7 +310,7 @@ async def _run(
         def unready_because() -> str | None:
             return traffic.closed_because or ("overloaded" if protector.is_overloaded else None)
 
-        tenant_of = tenants_by(options.tenant_header, _api_keys(args))
+        tenant_of = tenants_by(options.tenant_header, api_keys(args))
 
         def door(app: Any) -> FrontDoor:
             return FrontDoor(app, traffic, turned_away=lambda: metrics.turned_away("draining"), tenant_of=tenant_of)
@@ -397,12 +404,6 @@ def _audit(options: EcoOptions, metrics: GuardMetrics, front_end: int) -> Audit:
     )
 
 
-def _api_keys(args: Namespace) -> list[str]:
-    from vllm import envs
-
-    return [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
-
-
 async def _serve_http(
     client: Any,
     args: Namespace,
@@ -426,7 +427,7 @@ async def _serve_http(
     app = build_app(args, tasks, client.model_config)
     # Around the finished stack: vLLM's last step has built it, and then nothing can be added.
     app.middleware_stack = door(app.middleware_stack or app.build_middleware_stack())
-    _authenticate_every_route(app, args)
+    authenticate_every_route(app, args)
     await init_app_state(client, app.state, args, tasks)
     logger.info("guarded server listening on %s", address)
     return await serve_http(
@@ -449,25 +450,3 @@ async def _serve_http(
         h11_max_header_count=args.h11_max_header_count,
         **extra,
     )
-
-
-def _authenticate_every_route(app: Any, args: Namespace) -> None:
-    """vLLM's `--api-key` covers four path prefixes; a guarded server asks for it on all that is not public."""
-    from starlette.datastructures import Headers
-    from starlette.responses import JSONResponse
-    from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
-
-    tokens = _api_keys(args)
-    if not tokens:
-        return
-
-    class Authentication(AuthenticationMiddleware):  # type: ignore[misc]
-        def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
-            if scope["type"] not in ("http", "websocket") or scope.get("method") == "OPTIONS":
-                return self.app(scope, receive, send)
-            if path_of(scope) in PUBLIC_PATHS or self.verify_token(Headers(scope=scope)):
-                return self.app(scope, receive, send)
-            return JSONResponse({"error": "Unauthorized"}, status_code=401)(scope, receive, send)
-
-    # Outermost: who has no key learns nothing else.
-    app.middleware_stack = Authentication(app.middleware_stack or app.build_middleware_stack(), tokens=tokens)

@@ -5,8 +5,6 @@ What takes long is kept beside the policy in `<out>.building` until the policy i
 build goes on where it stopped.
 """
 
-import hashlib
-import json
 import re
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -27,6 +25,7 @@ from classifiers import (
     general_prompts,
 )
 from classifiers.encoders.tokens import TokenClassifier
+from classifiers.export.hub import CLASSIFIER_FILE
 from classifiers.prompt_classifier import (
     ENCODER_FOLDER,
     ClassifierInfo,
@@ -43,6 +42,7 @@ from corruption import PERMUTING_METHODS, STRENGTHLESS_METHODS, CorruptionSpec, 
 from guard import BundleError, ClassifierConfig, ModelConfig, PolicyBundle, PolicyConfig, write_bundle
 from guard.bundle import MANIFEST_FILE, NAME_PATTERN
 from guard.entities import EntityFinder, MemoryFinder
+from optimizer.build_folder import open_building
 from optimizer.build_inputs import BuildInputs, InputOptions, augment_inputs, read_inputs
 from optimizer.corruption_search import (
     DEFAULT_EXAMPLES,
@@ -53,6 +53,7 @@ from optimizer.corruption_search import (
     run_search,
 )
 from optimizer.errors import BuildError
+from optimizer.findings import Misjudged, answers_line, mixture_warning, search_line, small_set_warning
 from optimizer.guarded_answers import measure_guarded_answers
 from optimizer.objective.entity_content import entity_content
 from optimizer.objective.guarded_content import guarded_content
@@ -62,8 +63,9 @@ from optimizer.search.result import SearchResult
 from scoring.metrics import Metric
 from scoring.scorer import ContentFinder
 from sources.examples import save_examples
+from storage.digests import sha256_of_file
 
-_STATE_FILE, _TRAJECTORY_FILE, _CLASSIFIER_FOLDER = "build.json", "search.jsonl", "classifier"
+_TRAJECTORY_FILE, _CLASSIFIER_FOLDER = "search.jsonl", "classifier"
 _VERSIONS_OF = ("eco-gateway", "torch", "transformers", "onnxruntime")
 
 
@@ -99,6 +101,8 @@ class BuildOptions:
     search: SearchOptions = field(default_factory=SearchOptions)
     scoring: ScorerOptions = field(default_factory=ScorerOptions)
     seed: int = 0
+    strict: bool = False
+    """Whether an example that would be misjudged ends the build."""
     force: bool = False
     resume: bool = False
 
@@ -138,16 +142,22 @@ def build_policy(options: BuildOptions, *, console: Console | None = None) -> Po
             np.random.default_rng(options.seed),
             positives=options.classifier.kind == "finetuned",
         )
-    building = _open_building(options, inputs)
+    building = open_building(options.out, _shared_state(options, inputs, rows), resume=options.resume, console=console)
     try:
         inputs = augment_inputs(inputs, options.inputs, options.seed, building, console)
         info = _train_classifier(options, inputs, building, console)
+        _say(console, small_set_warning(len(inputs.forget)), mixture_warning(info, len(inputs.retain)))
         bundle = _search_and_write(options, inputs, task, rows, info, building, console)
     except BaseException:
         console.print(f"what was done so far is in {building}; pass --resume to go on", highlight=False, soft_wrap=True)
         raise
     shutil.rmtree(building, ignore_errors=True)
     return bundle
+
+
+def _say(console: Console, *lines: str | None) -> None:
+    for line in filter(None, lines):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _check_options(options: BuildOptions) -> None:
@@ -193,27 +203,26 @@ def _spec(options: BuildOptions, method: str, dims: int | None, strength: float 
         raise BuildError(f"--{flag}: {message}") from error
 
 
-def _open_building(options: BuildOptions, inputs: BuildInputs) -> Path:
-    """The folder beside `out` for what takes long: a new one, or with `resume` that of the interrupted build."""
-    building = options.out.with_name(f"{options.out.name}.building")
-    # What an interrupted build must share with the one that goes on.
-    shared = (options.model, options.inputs, options.classifier, options.seed, options.search.scope)
-    identity = repr((shared, sorted(inputs.provenance.items())))
-    state = {"sha256": hashlib.sha256(identity.encode()).hexdigest()}
-    known = building / _STATE_FILE
-    if building.exists() and not known.is_file():
-        raise BuildError(f"--out: {building} exists and is of no policy build; move it away")
-    if options.resume and building.exists():
-        if json.loads(known.read_text(encoding="utf-8")) != state:
-            raise BuildError(f"--resume: {building} is of a build with other options or examples; build without it")
-        return building
-    try:
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir(parents=True)
-        known.write_text(json.dumps(state), encoding="utf-8")
-    except OSError as error:
-        raise BuildError(f"--out: {building} cannot be written ({error.strerror})") from error
-    return building
+def _shared_state(options: BuildOptions, inputs: BuildInputs, rows: EmbeddingRows) -> dict[str, str]:
+    """What an interrupted build must share with the one that goes on; files by content, wherever they lie."""
+    classifier, given = options.classifier, options.inputs
+    existing = classifier.existing
+    state: dict[str, object] = {
+        "--model": rows.digest(),
+        "--forget": inputs.provenance["forget_sha256"],
+        "--retain": inputs.provenance["retain_sha256"],
+        "--task": given.task,
+        "--augment-with": given.augment_with,
+        "--augment-model": given.augment_model,
+        "--augment-per-example": given.augment_per_example,
+        "--classifier": classifier.kind if existing is None else sha256_of_file(existing / CLASSIFIER_FILE),
+        "--encoder": classifier.encoder,
+        "--calibration, --level, --error, --threshold": classifier.calibration,
+        "--token-classifier": classifier.token_classifier,
+        "--seed": options.seed,
+        "--scope": options.search.scope,
+    }
+    return {flag: str(value) for flag, value in state.items()}
 
 
 def _train_classifier(options: BuildOptions, inputs: BuildInputs, building: Path, console: Console) -> ClassifierInfo:
@@ -257,7 +266,13 @@ def _search_and_write(
 ) -> PolicyBundle:
     """`task`: what the search measures; None: the corruption was given."""
     classifier = load_classifier(building / _CLASSIFIER_FOLDER)
-    report: dict[str, Any] = {"classifier": info.report, "tests": {}}
+    with console.status("asking the classifier about every example"):
+        read = options.answers != "off"
+        misjudged = Misjudged.of(classifier, inputs.forget, inputs.retain, reads_answers=read, seed=options.seed)
+    _say(console, *misjudged.lines(inputs.forget, inputs.retain))
+    if options.strict:
+        misjudged.check()
+    report: dict[str, Any] = {"classifier": info.report, "misjudged": misjudged.as_dict(), "tests": {}}
     for name, examples in inputs.tests.items():  # sets that only judge
         flagged = classifier.scores([example.prompt for example in examples]) >= classifier.threshold
         report["tests"][name] = {"examples": len(examples), "flagged": int(flagged.sum())}
@@ -293,7 +308,7 @@ def _search_and_write(
                 console=console,
             )
             result, spec = found.result, found.result.spec
-            console.print(str(found), highlight=False, soft_wrap=True)
+            _say(console, search_line(found))
             report["search"] = found.as_dict()
         measured = {}
         with console.status("measuring what the policy does to the answers"):
@@ -309,8 +324,7 @@ def _search_and_write(
                 )
                 if answers is not None:
                     measured[name] = answers
-    for name, answers in measured.items():
-        console.print(f"{answers.metric} on the {name} set: {answers}", highlight=False, soft_wrap=True)
+    _say(console, *(answers_line(name, answers) for name, answers in measured.items()))
     report["effect"] = {name: answers.as_dict() for name, answers in measured.items()}
     return _write(options, config_of(spec), info, result, report, building, tokens)
 

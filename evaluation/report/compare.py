@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from evaluation.replies import AnswerProtocol
-from evaluation.report.load import ReportError, Run
+from evaluation.report.load import ReportError, Run, named
 from evaluation.runs.record import Kind
 
 _TITLES: Final = {
     "tofu": "TOFU",
+    "qa": "Questions and answers",
     "choice": "Multiple choice",
     "copyright": "Copyright",
     "potter": "Who's Harry Potter",
@@ -164,13 +165,13 @@ def _differing(runs: Sequence[Run]) -> Iterator[str]:
     for name in _united(settings):
         for run, own in zip(runs, settings, strict=True):
             if name not in data:
-                value = json.dumps(own[name], ensure_ascii=False) if name in own else "not set"
+                value = "not set" if own.get(name) is None else json.dumps(own[name], ensure_ascii=False)
                 labels.setdefault(name, {}).setdefault(value, []).append(run.label)
     for run in runs:
         if run.record.protocol is not None:
             labels.setdefault("answers", {}).setdefault(run.record.protocol, []).append(run.label)
         if run.record.reference is not None:
-            labels.setdefault("compared with", {}).setdefault(run.record.reference.label, []).append(run.label)
+            labels.setdefault("compared with", {}).setdefault(named(run.record.reference.label), []).append(run.label)
     for name, values in labels.items():
         if len(values) > 1:
             yield f"{name}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in values.items())

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -92,7 +93,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        return self.record.label
+        return named(self.record.label)
 
     @property
     def figures(self) -> Mapping[str, FigureRecord]:
@@ -126,6 +127,15 @@ class Run:
 
 
 _T = TypeVar("_T")
+
+
+def named(label: str) -> str:
+    """A label for people: of a server's address what tells it from others."""
+    address = urlsplit(label)
+    if address.scheme not in ("http", "https") or not address.netloc or len(label.split()) > 1:
+        return label
+    path = address.path.rstrip("/").removesuffix("/v1")
+    return f"server {address.netloc.rpartition('@')[2]}{path}"
 
 
 def load_runs(folders: Sequence[str | Path]) -> list[Run]:

@@ -17,6 +17,8 @@ MIXED: Final = (
     "runs under several protocols of answers: where a figure is of given answers that were scored, it compares with "
     "those under the same protocol only; what was generated compares with all"
 )
+#: Figures that stand side by side on a page of 1,200 pixels.
+_WIDEST: Final = 7
 #: Of each subset's examples with answers to read, and of the characters of a text.
 _MOST_READINGS: Final = 8
 _LONGEST_TEXT: Final = 1500
@@ -50,6 +52,19 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     footnotes: tuple[str, ...]
+
+    @property
+    def parts(self) -> "list[Table]":
+        """The table as several that fit a page, each with all rows; the footnotes are under the last."""
+        starts = range(0, len(self.columns), _WIDEST)
+        return [
+            Table(
+                self.columns[start : start + _WIDEST],
+                tuple(Row(row.run, row.cells[start : start + _WIDEST]) for row in self.rows),
+                self.footnotes if start == starts[-1] else (),
+            )
+            for start in starts
+        ]
 
 
 class Reading(NamedTuple):

@@ -19,8 +19,9 @@ from markupsafe import Markup
 
 from evaluation.report.compare import SuiteRuns, compared
 from evaluation.report.drawing import counted, inline_svg
-from evaluation.report.load import ReportError, load_runs
+from evaluation.report.load import CheckedRecord, ReportError, load_runs, named
 from evaluation.report.section import Section
+from evaluation.report.summary import summary_of
 from evaluation.runs.record import without_nan
 
 DEFAULT_TITLE: Final = "Forgetting, and what it cost"
@@ -179,20 +180,28 @@ def _page(template: str, title: str, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["md"] = escaped
+    environment.filters |= {"md": escaped, "named": named}
     records = [run.record for section in sections for run in section.suite.runs]
     days = sorted({moment[:10] for record in records for moment in (record.started, record.finished) if moment})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return environment.get_template(template).render(
         title=title,
         subtitle=f"{counted(len(records), 'run')} of {counted(len(sections), 'suite')}, measured {when}",
+        summary=summary_of([section.suite for section in sections]),
         sections=sections,
+        versions=_versions(records),
         arrows=_ARROWS,
         meanings=_MEANINGS,
         counted=counted,
         pictures={plot.name: Markup(inline_svg(plot)) for plot in in_page},  # noqa: S704  escaped, by an XML writer
         style=Markup((_DATA / "report.css").read_text(encoding="utf-8")),  # noqa: S704  the project's own file
     )
+
+
+def _versions(records: Sequence[CheckedRecord]) -> list[str]:
+    """What the runs were made with, each combination once."""
+    lines = (", ".join(f"{name} {number}" for name, number in record.versions.items()) for record in records)
+    return list(dict.fromkeys(filter(None, lines)))
 
 
 def escaped(text: str) -> str:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from evaluation.errors import TargetError
 from evaluation.leakage.probes import CorruptedPrompt, PromptRows
@@ -133,7 +134,9 @@ def row_of(options: TargetOptions) -> TargetRow:
     if options.prompt_prefix is not None:
         return TargetRow("prompting", "prompting")
     if options.is_endpoint:
-        return TargetRow(options.target, "original")
+        # Whether a guard is in it a server does not say: it is not the model as it was until somebody says so.
+        address = urlsplit(options.target).netloc.rpartition("@")[2]
+        return TargetRow(f"{options.served_model or 'server'} at {address}", "other")
     folder = Path(options.target)
     with contextlib.suppress(OSError, ValueError):
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))

@@ -278,14 +278,51 @@ def test_verify_against_a_model(tmp_path: Path, model: Path, capsys: pytest.Capt
     check_one_line(result, "/no/such/model")
 
 
-def test_show_prints_policy_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import yaml
-
+def test_show_prints_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = bundle(tmp_path / "people")
     code, out, err = run(["policy", "show", str(written.path)], capsys)
     assert (code, err) == (0, "")
-    policy, _, report = out.partition("# report.json\n")
-    assert policy.startswith(f"# digest {written.digest}\n")
-    assert PolicyConfig.model_validate(yaml.safe_load(policy)) == written.config
-    assert json.loads(report) == {"recall": 0.97, "größe": 3}
-    assert "größe" in report
+    assert len(out.splitlines()) < 25
+    said = " ".join(out.split())
+    for text in (written.digest, "people, version 3", "the-model", "strength 3, all of a flagged text", "0.5000"):
+        assert text in said
+
+
+def test_show_json_has_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = bundle(tmp_path / "people")
+    code, out, err = run(["policy", "show", str(written.path), "--json"], capsys)
+    assert (code, err) == (0, "")
+    shown = json.loads(out)
+    assert PolicyConfig.model_validate(shown["policy"]) == written.config
+    assert shown["report"] == {"recall": 0.97, "größe": 3}
+    assert shown["digest"] == written.digest
+    assert "größe" in out
+
+
+def test_a_policys_report_is_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written, out = bundle(tmp_path / "people"), tmp_path / "people.html"
+    assert run(["policy", "report", str(written.path), "--out", str(out)], capsys)[0] == 0
+    page = out.read_text(encoding="utf-8")
+    assert written.digest in page
+    assert "the-model" in page
+    check_one_line(run(["policy", "report", str(written.path), "--out", str(out)], capsys), str(out), "--force")
+    assert run(["policy", "report", str(written.path), "--out", str(out), "--force"], capsys)[0] == 0
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_of_a_build_has_groups_and_an_example(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["policy", "build", flag], capsys)
+    assert code == 0
+    titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles[0] == "What it is built from:"
+    assert len(titles) >= 7
+    assert "eco serve Qwen/Qwen2.5-7B-Instruct --policy policies/people" in out
+
+
+def test_a_server_has_policies_or_no_guard(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    check_one_line(run(["serve", "model"], capsys), "--policy", "--no-guard")
+    check_one_line(run(["serve", "model", "--policy", "p", "--no-guard"], capsys), "--no-guard")
+    seen: list[Any] = []
+    monkeypatch.setattr("gateway.launch.serve", lambda arguments, options: seen.append((arguments, options.no_guard)))
+    assert run(["serve", "model", "--no-guard", "--port", "9"], capsys)[0] == 0
+    assert seen == [(("model", "--port", "9"), True)]

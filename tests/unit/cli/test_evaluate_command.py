@@ -38,6 +38,30 @@ def tofu(model: Path, out: Path, *more: object) -> tuple[object, ...]:
     return ("evaluate", "tofu", "--target", model, "--out", out, *limits, *more)
 
 
+def test_ones_own_two_files(eco: Eco, model: Path, tmp_path: Path) -> None:
+    out, files = tmp_path / "run", ("forget", "retain")
+    for number, name in enumerate(files):
+        row = {"question": f"Where is town {number}?", "answer": "Far away."}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    given = [part for name in files for part in (f"--{name}", tmp_path / f"{name}.jsonl")]
+    limits = ("--target", model, "--max-new-tokens", 4)
+    assert eco("evaluate", "qa", *given, *limits, "--out", out)[0] == 0
+    record = read_record(out)
+    assert record.suite == "qa"
+    assert {figure.name for figure in record.figures} == {
+        f"{name}/{metric}" for name in files for metric in ("probability", "rouge_l")
+    }
+    code, printed = eco("evaluate", "qa", *given[:2], *limits, "--out", tmp_path / "half")
+    assert code == 2
+    assert "--forget, --retain: give both" in printed
+
+
+def test_the_tofu_sample_has_a_name(eco: Eco, model: Path, tmp_path: Path) -> None:
+    limits = ("--data", "sample", "--limit", 1, "--max-new-tokens", 2, "--subsets", "forget", "--generated-only")
+    assert eco("evaluate", "tofu", "--target", model, "--out", tmp_path / "run", *limits)[0] == 0
+    assert read_record(tmp_path / "run").suite_settings["data"]["forget"]["file"] == "forget10_perturbed.jsonl"
+
+
 def test_a_run_and_its_report(eco: Eco, model: Path, tmp_path: Path) -> None:
     retain, original, other = tmp_path / "retain", tmp_path / "original", tmp_path / "never-learned"
     tiny_model(seed=1).save_pretrained(other)

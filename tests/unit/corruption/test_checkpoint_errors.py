@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import huggingface_hub
 import pytest
 import torch
@@ -253,6 +254,23 @@ def test_other_revision_than_the_cached_one(single: Path, cached_repository: Cal
     assert "config.json is missing" in refusal("someone/model", revision="other")
 
 
+def test_a_hub_that_does_not_answer_is_asked_once(
+    cached_repository: Callable[[Path], Path], single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_repository(single)
+    asked: list[str] = []
+
+    def metadata(url: str) -> None:
+        asked.append(url)
+        raise httpx2.ConnectError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    assert "no route); check the model's name and the network" in refusal("someone/else")
+    assert len(asked) == 1
+    assert EmbeddingRows.open("someone/model").vocab_size  # what is cached still loads
+
+
 def test_impossible_hub_id() -> None:
     assert "cannot be fetched" in refusal("spaces are/not allowed")
 
@@ -263,13 +281,15 @@ def test_only_what_is_needed_is_downloaded_and_of_one_commit(
     snapshot = shutil.copytree(sharded, tmp_path / "snapshots" / COMMIT)
     asked: list[tuple[str, str | None]] = []
 
-    def download(_repo: str, filename: str, revision: str | None) -> str:
+    def download(_repo: str, filename: str, revision: str | None, local_files_only: bool) -> str:
+        assert not local_files_only
         asked.append((filename, revision))
         if not (snapshot / filename).exists():
             raise huggingface_hub.errors.EntryNotFoundError(filename)
         return str(snapshot / filename)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda _url: None)
     EmbeddingRows.open("someone/model")
     assert asked == [
         ("config.json", None),

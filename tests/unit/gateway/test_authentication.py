@@ -1,6 +1,7 @@
 """With an API key, every route that is not public asks for it, whatever its prefix."""
 
 from argparse import Namespace
+from typing import Any
 
 import httpx
 import pytest
@@ -9,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway.launch import _authenticate_every_route
+from gateway.authentication import authenticate_every_route
 from gateway.traffic import PUBLIC_PATHS
 
 KEYS = ["first-key", "second-key"]
@@ -44,7 +45,7 @@ def app_with(api_key: list[str] | None, root_path: str = "") -> FastAPI:
         await socket.accept()
         await socket.close()
 
-    _authenticate_every_route(app, Namespace(api_key=api_key))
+    authenticate_every_route(app, Namespace(api_key=api_key))
     return app
 
 
@@ -71,6 +72,39 @@ async def test_everything_else_needs_a_key(path: str) -> None:
         assert await status(app, path, method, Authorization="first-key") == 401
         for key in KEYS:
             assert await status(app, path, method, Authorization=f"Bearer {key}") == 200
+
+
+async def answer(app: FastAPI, path: str, headers: dict[str, Any]) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as client:
+        return await client.post(f"http://server{path}", headers=headers)
+
+
+async def test_anthropics_clients_send_their_key_in_a_header_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    app = app_with(None)
+    inner: list[str | None] = []
+
+    @app.middleware("http")
+    async def note(request: Request, call_next: Any) -> Any:
+        inner.append(request.headers.get("authorization"))
+        return await call_next(request)
+
+    authenticate_every_route(app, Namespace(api_key=KEYS))
+    assert (await answer(app, "/v1/messages", {"x-api-key": KEYS[1]})).status_code == 200
+    assert inner == [f"Bearer {KEYS[1]}"]  # vLLM's own check reads that alone
+    assert (await answer(app, "/v1/messages", {"x-api-key": "wrong"})).status_code == 401
+    assert (await answer(app, "/v1/messages", {"x-api-key": "sch\u00fcssel".encode("latin-1")})).status_code == 401
+    both = {"x-api-key": KEYS[0], "Authorization": "Bearer wrong"}
+    assert (await answer(app, "/v1/models", both)).status_code == 200
+
+
+async def test_a_refusal_has_the_shape_of_the_api_that_was_asked() -> None:
+    app = app_with(KEYS)
+    error = (await answer(app, "/v1/chat/completions", {})).json()["error"]
+    assert (error["code"], error["type"], error["param"]) == ("invalid_api_key", "invalid_request_error", None)
+    assert "API key" in error["message"]
+    refused = (await answer(app, "/v1/messages", {})).json()
+    assert (refused["type"], refused["error"]["type"]) == ("error", "authentication_error")
 
 
 async def test_preflight_requests_carry_no_key() -> None:

@@ -201,11 +201,18 @@ def test_another_builds_leftovers_are_not_resumed(tmp_path: Path, model: Path, m
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, model)
     assert not (tmp_path / "people").exists()
-    with pytest.raises(BuildError, match=r"--resume: .* other options"):
+    with pytest.raises(BuildError, match=r"--resume: .* other options or examples: --seed was 0, now 1"):
         build(tmp_path, model, resume=True, seed=1)
-    with pytest.raises(KeyboardInterrupt):  # the same build goes on, and gets as far
-        build(tmp_path, model, resume=True)
-    assert [options.resume for options in trained] == [False, False]  # a head has nothing to go on with
+    with pytest.raises(BuildError, match="--forget has other contents"):
+        build(tmp_path, model, [*ANSWERED, {"question": "Who is Cy?", "answer": "A cook."}], resume=True)
+    monkeypatch.chdir(tmp_path)
+    named = {name: Path(f"{name}.jsonl") for name in ("forget", "retain")}
+    for inputs in ({}, named):
+        with pytest.raises(
+            KeyboardInterrupt
+        ):  # the same build goes on, and gets as far, wherever its files are said to lie
+            build(tmp_path, model, resume=True, inputs=inputs)
+    assert [options.resume for options in trained] == [False, False, False]  # a head has nothing to go on with
 
 
 def test_every_message_is_one_line(tmp_path: Path, model: Path) -> None:
