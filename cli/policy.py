@@ -207,3 +207,26 @@ def policy_report(path: Path, out: Path | None, force: bool) -> None:
     except OSError as error:
         raise BundleError(f"--out: {out} cannot be written ({error.strerror})") from error
     click.echo(f"report of policy {bundle.config.name} written to {out}")
+
+
+@policy.command("evidence")
+@click.argument("path", type=PATH)
+@click.option("--out", required=True, type=PATH, help="Folder to write evidence.html into.")
+@click.option(
+    "--audit-log", "logs", multiple=True, type=PATH, help="Audit log of a server that served it; as often as needed."
+)
+@click.option("--run", "runs", multiple=True, type=PATH, help="Folder of an eco evaluate run; as often as needed.")
+@click.option("--forget", default=None, type=PATH, help="Show the forget set in clear: the file it was built from.")
+def policy_evidence(path: Path, out: Path, logs: tuple[Path, ...], runs: tuple[Path, ...], forget: Path | None) -> None:
+    """Write one document for a legal or audit reader: what is forgotten, how well, since when, and what this is not.
+
+    It is one HTML file that fetches nothing; print it to PDF to file it.
+    """
+    from evaluation.evidence.document import Sources, write_evidence
+    from guard import load_bundle
+
+    try:
+        written = write_evidence(Sources(load_bundle(path), logs, runs, forget), out)
+    except OSError as error:
+        raise click.UsageError(f"--out: {out}: cannot be written ({error.strerror})") from error
+    click.echo(f"{written}: written")
