@@ -20,7 +20,7 @@ class Preset:
 
     def lines(self, name: str) -> list[str]:
         """What a person is told who asks for it."""
-        return [f"--preset {name}: {self.source}", *(f"  otherwise than there: {one}" for one in self.departures)]
+        return [f"--preset {name}: {self.source}", *(f"  differs: {one}" for one in self.departures)]
 
 
 # chrisliu298/llm-unlearn-eco ------------------------------------------------------------------------------------
@@ -166,15 +166,15 @@ _HARM = Preset(
         "seed": 8888,
     },
     (
-        "without --strict, format: the model's own; there '### Question: …\\n ### Answer: …' without an end token",
-        "without --strict, answers to forget: whole; there without their first token, in a mean that still counts it",
-        "without --strict, random answers: best answers of the retain set, others for each prompt, trained on alone; "
+        "format, unless --strict: the model's own; there '### Question: …\\n ### Answer: …' without an end token",
+        "answers to forget, unless --strict: whole; there without their first token, in a mean that still counts it",
+        "random answers, unless --strict: best answers of the retain set, others for each prompt, trained on alone; "
         "there five for all prompts of a batch, of the best, correct and incorrect answers, and the prompt is trained "
         "on from its fourth token on (start_loc counts the keys of the tokenizer's result)",
-        "without --strict, splits: whole sets, shuffled; there 70 % of TruthfulQA, and of PKU-SafeRLHF's split "
+        "splits, unless --strict: whole sets, shuffled; there 70 % of TruthfulQA, and of PKU-SafeRLHF's split "
         "330k_train the first responses that a pass over those reaches, in order",
-        "stop rule: none here either: the script's compares a negative loss with 100, and ends after whole passes over "
-        "its normal data, 1,144 steps, of which the last 144 have a learning rate of 0",
+        "end: after 1,000 steps; the script's stop rule compares a negative loss with 100 and never applies, and it "
+        "ends after whole passes over its normal data, 1,144 steps, of which the last 144 have a learning rate of 0",
         "KL: over prompts and answers here; there over padding and what the last token predicts too, with 1e-12 added "
         "to probabilities",
         "draws: each random answer once before any comes again here, of all of them at each step there",

@@ -1,8 +1,9 @@
 """What LLMU's `unlearn_harm.py` trains on, as the script itself makes it (kevinyaobytedance/llm_unlearn, `utils.py`).
 
 Its format has no token that ends an answer, and its losses begin where two of its lines put them: an answer to forget
-after its first token (the prompt is measured with a trailing space), a prompt with a random answer at the fourth token
-of the prompt (what is measured is the tokenizer's result, which has two entries).
+after its first token, where the tokenizer joins a space to the word behind it as OPT's does (the prompt is measured
+with a trailing space); a prompt with a random answer at the fourth token of the prompt (what is measured is the
+tokenizer's result, which has two entries).
 """
 
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ class ScriptEncoder(ExampleEncoder):
             raise DataError("no answer; add one to the row")
         whole = encode(self.tokenizer, _before(text) + text.answer, special=True)
         ids = whole[: self.context_tokens]
-        if len(ids) <= start + 1:
+        if len(ids) <= start:
             raise DataError(f"the prompt leaves no room for an answer in {self.context_tokens} tokens; shorten it")
         example = TokenizedExample(ids, (IGNORED, *ids[start + 1 :]))
         self._check_ids(example)
@@ -88,8 +89,9 @@ def answer_pool(source: str) -> tuple[Example, ...]:
     for _, row in rows:
         found += [str(row[column]) for column in _BEST if row.get(column)][:1]
         for column in _MORE:
-            more = row.get(column) or []
-            found += [str(one).strip() for one in (more.split(";") if isinstance(more, str) else list(more))]  # type: ignore[call-overload]
+            more = row.get(column) or ""
+            listed = more if isinstance(more, list) else str(more).split(";")
+            found += [str(one).strip() for one in listed]
     pool = tuple(Example("", answer) for answer in found if answer)
     if not pool:
         raise DataError(f"--retain: {source}: no answers to draw random ones from; give answer or best_answer")

@@ -97,7 +97,7 @@ def test_answers_with_semicolons_between(tmp_path: Path) -> None:
     assert [one.answer for one in answer_pool(str(tmp_path / "t.csv"))] == ["Yes", "Sure", "It is", "No", "Never"]
 
 
-def test_the_format_has_no_end_and_no_first_answer_token() -> None:
+def test_the_format_has_no_end() -> None:
     tokenizer = byte_tokenizer(bos=True)
     text = "### Question: Who?\n ### Answer: He"
     example = ScriptEncoder(tokenizer, context_tokens=99).encode(Example("Who?", "He"))
@@ -105,6 +105,7 @@ def test_the_format_has_no_end_and_no_first_answer_token() -> None:
     assert example.target_count == len(example.targets) - 1
     plain = ExampleEncoder(tokenizer, context_tokens=99).encode(Example("Who?", "He"))
     assert plain.ids[-1] == tokenizer.eos_token_id != example.ids[-1]
+    assert ScriptEncoder(tokenizer, context_tokens=len(example.ids) - 2).encode(Example("Who?", "He")).target_count == 0
     with pytest.raises(DataError, match="leaves no room for an answer in 20 tokens"):
         ScriptEncoder(tokenizer, context_tokens=20).encode(Example("Who?", "He"))
 
