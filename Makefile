@@ -30,7 +30,7 @@ TEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-fast test-v2-runner check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
+.PHONY: help venv demo serve test test-fast test-v2-runner dashboards check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,9 @@ test-v2-runner: build/triton  ## Test vLLM's V2 model runner on a CPU (fetches T
 build/triton: $(STAMP)
 	$(PIP_INSTALL) --quiet --target $@.part triton==$(TRITON_VERSION)
 	rm -rf $@ && mv $@.part $@
+
+dashboards: $(STAMP)  ## Write Grafana's dashboards anew from deploy/grafana
+	$(RUN) python -m deploy.grafana
 
 check: $(STAMP)  ## Lint, check formatting and types, lint the Dockerfile
 	$(RUN) ruff check .
