@@ -82,25 +82,25 @@ def number(
     return _described(panel, title, description, [query(expression, title)], width, height=5)
 
 
-def heat(title: str, description: str, unit: str, histogram: str, *matchers: str, width: int = 12) -> heatmap.Panel:
+def heat(title: str, description: str, unit: str, histogram: str, *matchers: str) -> heatmap.Panel:
     """How the observations of a histogram are spread, over time."""
     buckets = query(rate(f"{histogram}_bucket", *matchers, by="le"), "{{le}}").format(PromQueryFormat.HEATMAP)
     colours = heatmap.HeatmapColorOptions().mode(heatmap_models.HeatmapColorMode.SCHEME).scheme("Oranges").steps(64)
     panel = heatmap.Panel().calculate(False).color(colours).y_axis(heatmap.YAxisConfig().unit(unit)).unit(PER_SECOND)
-    return _described(panel, title, description, [buckets], width, height=9)
+    return _described(panel, title, description, [buckets], width=12, height=9)
 
 
 def states(
-    title: str, description: str, expression: str, legend: str, names: dict[str, tuple[str, str]], width: int = 12
+    title: str, description: str, expression: str, legend: str, names: dict[str, tuple[str, str]]
 ) -> statetimeline.Panel:
     """A bar for each series, in the text and colour that `names` give its values."""
     results = {value: models.ValueMappingResult(text=text, color=colour) for value, (text, colour) in names.items()}
     panel = statetimeline.Panel().mappings([models.ValueMap(options=results)]).unit(PLAIN).fill_opacity(80)
     panel = panel.show_value(common.VisibilityMode.NEVER)
-    return _described(panel, title, description, [query(expression, legend)], width, height=9)
+    return _described(panel, title, description, [query(expression, legend)], width=12, height=9)
 
 
-def rows(title: str, description: str, expression: str, columns: dict[str, str], width: int = 24) -> table.Panel:
+def rows(title: str, description: str, expression: str, columns: dict[str, str]) -> table.Panel:
     """The series of now, a row each: their labels, and their value where `columns` names it.
 
     Args:
@@ -108,17 +108,12 @@ def rows(title: str, description: str, expression: str, columns: dict[str, str],
     """
     series = prometheus.Dataquery().expr(expression).datasource(SOURCE).instant().format(PromQueryFormat.TABLE)
     order = {label: place for place, label in enumerate(columns)}
-    shown = models.DataTransformerConfig(
-        id_val="organize",
-        options={
-            "excludeByName": {} if "Value" in columns else {"Value": True},
-            "indexByName": order,
-            "renameByName": columns,
-        },
-    )
     kept = models.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": list(columns)}})
+    shown = models.DataTransformerConfig(
+        id_val="organize", options={"excludeByName": {}, "indexByName": order, "renameByName": columns}
+    )
     panel = table.Panel().unit(PLAIN).filterable(True).with_transformation(kept).with_transformation(shown)
-    return _described(panel, title, description, [series], width, height=8)
+    return _described(panel, title, description, [series], width=24, height=8)
 
 
 def _described(

@@ -30,7 +30,8 @@ def test_there_is_a_runbook_for_each_alert_and_for_nothing_else() -> None:
             assert part in section, section.partition("\n")[0]
 
 
-def test_every_alert_is_tested_to_fire() -> None:
+def test_every_alert_is_tested_to_fire_and_to_stay_quiet() -> None:
     tests = yaml.safe_load(RULES.with_name("rules_test.yaml").read_text())["tests"]
     expected = [check for test in tests for check in test["alert_rule_test"]]
-    assert {check["alertname"] for check in expected if check["exp_alerts"]} == set(ALERTS)
+    for fires in (True, False):
+        assert {check["alertname"] for check in expected if bool(check["exp_alerts"]) == fires} == set(ALERTS)
