@@ -27,7 +27,7 @@ from optimizer import BuildOptions, InputOptions, build_policy
 DEPLOY = Path(__file__).resolve().parent
 _CLIENTS = 4
 _REFUSED = {"model": "demo", "prompt": "x", "kv_transfer_params": {"x": 1}}
-_GRAFANA = """docker run --rm --network host --add-host prometheus:127.0.0.1 \\
+_GRAFANA = """docker run --rm --network host -e PROMETHEUS_URL={prometheus} \\
     -v {deploy}/compose/grafana/provisioning:/etc/grafana/provisioning:ro \\
     -v {deploy}/grafana/dashboards:/etc/grafana/dashboards:ro grafana/grafana:12.2.0"""
 
@@ -108,9 +108,9 @@ def main() -> None:
     with watching, gateway:
         console.print(f"gateway     {gateway.url}/v1, model demo")
         console.print(f"metrics     http://127.0.0.1:{options.admin_port}/metrics")
-        console.print(f"Prometheus  {watching.url}, alerts at {watching.url}/api/v1/alerts")
-        console.print("Grafana, with the dashboards and this Prometheus, at http://127.0.0.1:3000 (admin, admin) by")
-        console.print(_GRAFANA.format(deploy=DEPLOY), soft_wrap=True, highlight=False)
+        console.print(f"Prometheus  {watching.url}/api/v1/alerts")
+        console.print("Grafana     http://127.0.0.1:3000 (admin, admin), where Docker is, with")
+        console.print(_GRAFANA.format(prometheus=watching.url, deploy=DEPLOY), soft_wrap=True, highlight=False)
         console.print("asking questions until Ctrl-C …")
         asked = probes(World.generate())
         random.Random(0).shuffle(asked)  # noqa: S311 - an order, no secret
