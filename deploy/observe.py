@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import random
 import signal
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import httpx
 import yaml
 from rich.console import Console
 
+from console.errors import EcoError, first_line
+from demo.errors import DemoError
 from demo.models import DemoBuild, build_models
 from demo.probes import Probe, probes
 from demo.run import ask
@@ -54,8 +57,12 @@ def prometheus_server(
     return ServerProcess(command, port=port, log=folder / "prometheus.log", health="/-/ready")
 
 
-async def load(url: str, asked: Iterable[Probe], *, clients: int = _CLIENTS, pause_s: float = 0.2) -> None:
-    """Ask forgotten and other questions, and now and then what is refused, until cancelled or `asked` is through."""
+async def load(url: str, asked: Iterable[Probe], *, pause_s: float = 0.2) -> None:
+    """Ask forgotten and other questions, and now and then what is refused, until cancelled or `asked` is through.
+
+    Raises:
+        DemoError: the server does not answer any more.
+    """
     rest = iter(asked)
     async with httpx.AsyncClient(base_url=f"{url}/v1", timeout=120.0) as http:
 
@@ -70,7 +77,10 @@ async def load(url: str, asked: Iterable[Probe], *, clients: int = _CLIENTS, pau
                     await http.post("/completions", json=_REFUSED)
                 await asyncio.sleep(pause_s)
 
-        await asyncio.gather(*(client() for _ in range(clients)))
+        try:
+            await asyncio.gather(*(client() for _ in range(_CLIENTS)))
+        except httpx.TransportError as error:
+            raise DemoError(f"{url} does not answer any more: {first_line(error)}") from error
 
 
 def _policy(build: DemoBuild, folder: Path, console: Console) -> Path:
@@ -114,11 +124,14 @@ def main() -> None:
         console.print("asking questions until Ctrl-C …")
         asked = probes(World.generate())
         random.Random(0).shuffle(asked)  # noqa: S311 - an order, no secret
-        try:
-            asyncio.run(load(gateway.url, itertools.cycle(asked)))
-        except KeyboardInterrupt:
-            console.print("stopped")
+        asyncio.run(load(gateway.url, itertools.cycle(asked)))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except EcoError as error:
+        Console(stderr=True).print(f"eco: error: {error}", markup=False, soft_wrap=True)
+        sys.exit(2)
