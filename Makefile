@@ -30,7 +30,7 @@ TEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-fast test-v2-runner check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-policies bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
+.PHONY: help venv demo serve test test-fast test-observability test-v2-runner dashboards observe check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-policies bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -69,9 +69,25 @@ test-fast: $(STAMP)  ## Run the tests that need no server process of their own
 test-v2-runner: build/triton  ## Test vLLM's V2 model runner on a CPU (fetches Triton, 1 GB)
 	ECO_TRITON="$(abspath build/triton)" $(TEST) -m slow tests/e2e/test_slow_v2_runner.py $(ARGS)
 
+test-observability: build/prometheus build/deploy-tools  ## Test dashboards, alerts and deploy/ (fetches Prometheus, helm, Compose; 110 MB)
+	ECO_PROMETHEUS="$(abspath build/prometheus/bin)" ECO_DEPLOY_TOOLS="$(abspath build/deploy-tools)" \
+		$(TEST) -m slow tests/e2e/test_slow_observability.py tests/e2e/test_slow_deploy_tools.py $(ARGS)
+
+build/prometheus: deploy/fetch-tools | $(STAMP)
+	deploy/fetch-tools prometheus $@ "$(abspath $(VENV))/bin/python"
+
+build/deploy-tools: deploy/fetch-tools | $(STAMP)
+	deploy/fetch-tools charts $@ "$(abspath $(VENV))/bin/python"
+
 build/triton: $(STAMP)
 	$(PIP_INSTALL) --quiet --target $@.part triton==$(TRITON_VERSION)
 	rm -rf $@ && mv $@.part $@
+
+observe: $(STAMP) build/prometheus  ## Run a guarded demo server, Prometheus and load, to look at (Ctrl-C stops all)
+	$(RUN) python -m deploy.observe --prometheus build/prometheus/bin/prometheus --folder build/observed $(ARGS)
+
+dashboards: $(STAMP)  ## Write Grafana's dashboards anew from deploy/grafana
+	$(RUN) python -m deploy.grafana
 
 check: $(STAMP)  ## Lint, check formatting and types, lint the Dockerfile
 	$(RUN) ruff check .

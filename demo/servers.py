@@ -34,17 +34,25 @@ class ServerProcess:
 
     Args:
         command: argument list.
-        port: where `/health` answers.
+        port: where it answers on loopback.
         log: file that takes its output.
         environment: variables beside this process' own.
+        health: path that answers 200 once the server is up.
     """
 
     def __init__(
-        self, command: Sequence[str], *, port: int, log: Path, environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        port: int,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        health: str = "/health",
     ) -> None:
         self.command = list(command)
         self.port = port
         self.log = log
+        self._health = health
         self._environment = {**_ENVIRONMENT, **os.environ, **(environment or {})}
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -88,7 +96,7 @@ class ServerProcess:
                 end = " | ".join(lines[-3:])
                 raise DemoError(f"the server stopped before it was up; the end of {self.log}: {end}")
             try:
-                if httpx.get(f"{self.url}/health", timeout=2.0).status_code == 200:
+                if httpx.get(f"{self.url}{self._health}", timeout=2.0).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
