@@ -3,11 +3,13 @@
 import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from console.errors import EcoError
 from gateway.admin_key import AdminDoor, AdminKeys
@@ -62,12 +64,20 @@ def build_admin_app(
     return app
 
 
+class _Quiet(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """Probes and scrapes leave no lines: uvicorn asks the logger, which vLLM's server shares, not its own setting."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.access_log = False
+
+
 class AdminServer(uvicorn.Server):
     """Uvicorn beside vLLM's server in one loop: signals are the main server's."""
 
     def __init__(self, app: FastAPI, keys: AdminKeys) -> None:
         door = AdminDoor(app, keys)
-        super().__init__(uvicorn.Config(door, log_level="warning", access_log=False, lifespan="off"))
+        super().__init__(uvicorn.Config(door, http=_Quiet, log_level="warning", access_log=False, lifespan="off"))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -4,11 +4,13 @@ import ast
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from observed_expressions import DASHBOARDS, panel_expressions, panels, read, rule_expressions, rules
+from prometheus_client import Metric
 
 from deploy.grafana.__main__ import dashboards
 from gateway.metrics import GuardMetrics
@@ -83,8 +85,18 @@ def vllms_metrics() -> Iterator[tuple[str, str]]:
                 yield str(names[0].value), kind
 
 
+def guards_metrics() -> list[Metric]:
+    """Of a guard with one policy in force."""
+    metrics = GuardMetrics()
+    config = SimpleNamespace(name="people", version="1", action="corrupt", answer_mode="restart")
+    acting = SimpleNamespace(config=config, bundle=SimpleNamespace(digest="a" * 64))
+    in_force: Any = SimpleNamespace(wanted=(acting,), digest="b" * 64, since=0.0)
+    metrics.in_force(lambda: in_force)
+    return [*metrics.registry.collect(), *metrics.policies.collect()]
+
+
 def test_every_metric_exists() -> None:
-    guards = [(family.name, family.type) for family in GuardMetrics().registry.collect()]
+    guards = [(family.name, family.type) for family in guards_metrics()]
     known = {name + suffix for name, kind in (*guards, *vllms_metrics()) for suffix in _SUFFIXES[kind]}
     known |= {rule["record"] for rule in rules() if "record" in rule}
     assert "eco_ready" in known
@@ -95,6 +107,6 @@ def test_every_metric_exists() -> None:
 
 def test_every_metric_of_the_guard_is_on_a_dashboard() -> None:
     shown = {name for expression in panel_expressions() for name in expression.metrics}
-    for family in GuardMetrics().registry.collect():
+    for family in guards_metrics():
         if family.name not in {"eco_answer_looks"}:  # how often answers are read is nobody's to act on
             assert shown & {family.name + suffix for suffix in _SUFFIXES[family.type]}, family.name
