@@ -48,10 +48,12 @@ class ForgetQuality:
     def __str__(self) -> str:
         median, low, high = _range(self.p_values)
         ratio, least, most = _range(self.median_truth_ratios)
+        draws = len(self.p_values)
+        p_range = f"({low:.2g} to {high:.2g} over {draws} draws of unseen noise)" if draws > 1 else "(without noise)"
         return (
-            f"forget quality against the {self.reference}, {self.examples} questions: p = {median:.2g} ({low:.2g} to "
-            f"{high:.2g}; unseen noise, draws: {len(self.p_values)}); median truth ratio {ratio:.3f} ({least:.3f} to "
-            f"{most:.3f}), of the {self.reference} {self.reference_median_truth_ratio:.3f}"
+            f"forget quality against the {self.reference}, {self.examples} questions: p = {median:.2g} {p_range}; "
+            f"median truth ratio {ratio:.3f} ({least:.3f} to {most:.3f}), of the {self.reference} "
+            f"{self.reference_median_truth_ratio:.3f}"
         )
 
 

@@ -150,8 +150,10 @@ def test_a_corruption_is_tested_under_noise_of_its_own_and_each_draw_for_itself(
     assert found.median_truth_ratios == pytest.approx([np.exp(np.median(draw)) for draw in draws], abs=1e-5)
     assert found.reference_median_truth_ratio == 1.0
     assert "against the retain model, 3 questions" in str(found)
-    still = CorruptionSpec(method="zero_out_first_n", dims=2)
-    assert measure_forget_quality(scorer, task, still, retained, 3).noise_seeds == (3,)
+    assert "over 3 draws of unseen noise" in str(found)
+    still = measure_forget_quality(scorer, task, CorruptionSpec(method="zero_out_first_n", dims=2), retained, 3)
+    assert still.noise_seeds == (3,)
+    assert "(without noise)" in str(still)
 
 
 @pytest.fixture
