@@ -91,7 +91,7 @@ class RunRecord:
             **{f"target.{name}": value for name, value in identifying(self.target).items()},
             **{f"suite_settings.{name}": value for name, value in self.suite_settings.items()},
             "draws": self.draws,
-            "protocol": None if self.protocol == "clean" else self.protocol,  # as before there were protocols
+            "answers": None if self.protocol == "clean" else self.protocol,  # as before there were protocols
         }
 
     def write(self, folder: Path, scores: Sequence[Score] = (), answers: Sequence[Answer] = ()) -> None:

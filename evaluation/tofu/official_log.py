@@ -279,11 +279,6 @@ def check_logs(log: TofuLog, retain: TofuLog) -> tuple[str, ...]:
             f"{both}: different prompts for question {index}: {theirs!r} and {ours!r}; "
             "evaluate both models with the same split and prompt template"
         )
-    if (mine.answer, mine.paraphrased, mine.perturbed) == (other.answer, other.paraphrased, other.perturbed):
-        raise DataError(
-            f"{both}: the same losses for every forget question, so of one model; give the log of a model that never "
-            "learned them as --retain-logs"
-        )
     caveats = {
         "questions not compared: a log has no generated_text": not (mine.texts and other.texts),
         "tokenizers not compared: a log has no num_token_gt": not compared,
@@ -319,6 +314,11 @@ def run_tofu_logs(log: Path, retain_log: Path | None, options: RunOptions | None
             raise RunError(f"--out: {options.out} holds a run; choose another folder, or --force to replace it")
     mine = read_log(log)
     retain = None if retain_log is None else read_log(retain_log, flag="--retain-logs", needed=("forget",))
+    if retain is not None and retain.tasks[FORGET] == mine.tasks[FORGET]:
+        raise DataError(
+            f"{retain.where} and {mine.where}: are of one model, with the same losses for every forget question; give "
+            "the log of a model that never learned them as --retain-logs"
+        )
     record = RunRecord(
         suite="tofu",
         label=options.label if options is not None else log.stem,

@@ -153,7 +153,7 @@ def test_a_folder_of_another_protocol_is_kept(tmp_path: Path) -> None:
     run(out, Echo(protocol="served"), scoring)
     assert read_record(out).protocol == "served"
     for other in ("eco", "clean"):
-        with pytest.raises(RunError, match=r"run of another target.*run: protocol differ\).*another folder"):
+        with pytest.raises(RunError, match=r"run of another target.*run: answers differ\).*another folder"):
             run(out, Echo(protocol=other), scoring)
     run(out, Echo(protocol="clean"), scoring, force=True)
     record = json.loads((out / "run.json").read_text())

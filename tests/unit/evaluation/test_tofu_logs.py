@@ -12,7 +12,7 @@ import pytest
 from scipy.stats import hmean, ks_2samp
 
 from evaluation.errors import DataError
-from evaluation.tofu.official_log import answers_of_log, figures_of_logs, read_log, scores_of_log
+from evaluation.tofu.official_log import answers_of_log, figures_of_logs, read_log, run_tofu_logs, scores_of_log
 
 TASKS = {
     "eval_log_forget.json": ("forget", 40, 5),
@@ -236,7 +236,6 @@ def fewer_wrong_answers(log: Log) -> None:
         (other_tokenizer, r"different tokenizers: num_token_gt of question 0 is \d+ and \d+"),
         (other_tokenizer_by_losses, "different tokenizers: num_token_gt of question"),
         (fewer_wrong_answers, "4 and 5 wrong answers to question 8"),
-        (lambda _: None, "the same losses for every forget question, so of one model"),
     ],
 )
 def test_logs_that_do_not_belong_together_are_refused(
@@ -304,3 +303,11 @@ def test_token_counts_that_are_no_numbers_are_passed_over(tmp_path: Path) -> Non
     log[FORGET]["num_token_gt"]["3"] = "many"
 
     assert "num_token_gt" not in read_log(written(log, tmp_path / "log.json")).tasks["forget"].tokens
+
+
+def test_a_retain_log_of_the_evaluated_model_is_refused(tmp_path: Path) -> None:
+    """Forget quality of a model against itself is 1, whatever it knows."""
+    mine, same, other = (written(made_log(seed), tmp_path / f"{n}.json") for n, seed in enumerate((1, 1, 2)))
+    with pytest.raises(DataError, match=r"^--retain-logs: .* and --from-logs: .*: are of one model"):
+        run_tofu_logs(mine, same, None, mean="geometric")
+    assert run_tofu_logs(mine, other, None, mean="geometric").figures
