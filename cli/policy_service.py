@@ -142,7 +142,7 @@ def try_prompt(
         return
     for verdict in said["verdicts"]:
         flagged = "flagged" if verdict["flagged"] else "passes"
-        click.echo(f"{verdict['policy']} ({verdict['action']}): {flagged}, score {verdict['score']:.4f}")
+        click.echo(f"{verdict['policy']} ({verdict['action']}): {flagged}, score {verdict['score'] or 0:.4f}")
     corrupted = set(said["corrupted"])
     shown = [f"[[{token}]]" if number in corrupted else token for number, token in enumerate(said.get("tokens", []))]
     click.echo("".join(shown).replace("]][[", ""))

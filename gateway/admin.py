@@ -7,7 +7,9 @@ from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Response
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
@@ -31,7 +33,8 @@ def build_admin_app(
     """
     app = FastAPI(title="ECO Gateway admin", version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
     app.include_router(routes)
-    app.add_exception_handler(EcoError, refused)
+    for kind in (EcoError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, refused)
 
     async def dead_because() -> str | None:
         try:

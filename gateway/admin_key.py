@@ -1,5 +1,6 @@
 """Who may use the admin address."""
 
+import contextlib
 import hashlib
 import ipaddress
 import secrets
@@ -97,9 +98,10 @@ class AdminDoor:
             return None if self._keys.admits(key_of(headers)) else "wrong or no admin key (Authorization: Bearer …)"
         # A browser on this machine would carry out what any page asks of a local address.
         origin = headers.get("origin")
-        hosts = [headers.get("host", ""), *([urlsplit(origin).netloc] if origin is not None else [])]
-        if all(_is_local(urlsplit(f"//{host}").hostname or "") for host in hosts):
-            return None
+        hosts = [headers.get("host", "")] if origin is None else [headers.get("host", ""), origin.rpartition("//")[2]]
+        with contextlib.suppress(ValueError):  # what is no address is not local
+            if all(_is_local(urlsplit(f"//{host}").hostname or "") for host in hosts):
+                return None
         return "without --eco-admin-key-file the admin address is for this machine alone"
 
 

@@ -1,5 +1,7 @@
 """`/v1` of the admin address: policies come, act, and go; a prompt is tried."""
 
+import contextlib
+import math
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -7,11 +9,12 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from console.errors import EcoError
 from gateway.policies.activation import Activation, Entry
 from gateway.policies.active import ActivePolicies
 from gateway.policies.archive import TooLargeError, received, unpacked
@@ -119,8 +122,7 @@ def policy_routes(
 
     @routes.post("/policies/{name}/activation")
     async def activated(name: str, change: ActivationChange, by: _By = "admin") -> Response:
-        activation = await run_in_threadpool(_changed, policies, name, change)
-        await policies.say(name, activation, by=by)
+        await policies.say(name, partial(_changed, policies, name, change), by=by)
         return await in_force(name)
 
     @routes.post("/policies/{name}/rollback")
@@ -145,10 +147,11 @@ def policy_routes(
         if guard is None or not ids:
             return JSONResponse({"token_ids": ids, "verdicts": [], "windows": [], "corrupted": []})
         try:
-            found: Explanation = await protector.work(guard.explain(ids), len(ids) * _EXPLAINED_US_PER_TOKEN)
+            expected_us = len(ids) * _EXPLAINED_US_PER_TOKEN
+            found: Explanation = await protector.work(guard.explain(ids), expected_us, begun=False)
         except (GuardError, QueueFullError) as error:
             return _error(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
-        return JSONResponse(_explained(found, spell))
+        return JSONResponse(await run_in_threadpool(_explained, found, spell))
 
     async def in_force(name: str) -> Response:
         said = await run_in_threadpool(_shown, policies, name)
@@ -158,16 +161,20 @@ def policy_routes(
 
 
 async def refused(request: Request, error: Exception) -> Response:
-    """A problem of the request, or of what it asks for, as its answer."""
+    """A problem of the request, or of what it asks for, as its answer. Nothing that was sent is repeated."""
     del request
+    if isinstance(error, RequestValidationError):
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "header"))
+        return _error(HTTPStatus.UNPROCESSABLE_ENTITY, f"{field or 'body'}: {problem['msg']}")
+    if isinstance(error, HTTPException):
+        return _error(HTTPStatus(error.status_code), str(error.detail))
     status = HTTPStatus.CONFLICT
     if isinstance(error, TooLargeError):
         status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     elif isinstance(error, UnknownError):
         status = HTTPStatus.NOT_FOUND
-    elif not isinstance(error, EcoError):
-        status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return _error(status, str(error) if isinstance(error, EcoError) else type(error).__name__)
+    return _error(status, str(error))
 
 
 class UnknownError(FolderError):
@@ -206,7 +213,11 @@ def _acting(policies: ActivePolicies) -> dict[str, Wanted]:
 def _listed(policies: ActivePolicies) -> list[dict[str, Any]]:
     names = [one.name for one in policies.current.wanted]
     known = policies.folder.names() if policies.folder is not None else []
-    return [_shown(policies, name, brief=True) for name in dict.fromkeys([*names, *known])]
+    found = []
+    for name in dict.fromkeys([*names, *known]):
+        with contextlib.suppress(UnknownError):  # of one that was refused there is nothing to show
+            found.append(_shown(policies, name, brief=True))
+    return found
 
 
 def _shown(policies: ActivePolicies, name: str, *, brief: bool = False) -> dict[str, Any]:
@@ -240,12 +251,8 @@ def _shown(policies: ActivePolicies, name: str, *, brief: bool = False) -> dict[
     return {**said, "history": [entry.model_dump(mode="json") for entry in entries]}
 
 
-def _changed(policies: ActivePolicies, name: str, change: ActivationChange) -> Activation:
+def _changed(policies: ActivePolicies, name: str, change: ActivationChange, holds: Activation) -> Activation:
     """The activation that a change makes of what holds."""
-    folder = policies.folder
-    if folder is None:
-        raise FolderError("this server has no policy folder; start it with --policy-dir")
-    holds = folder.record(name).current
     given = change.model_dump(exclude={"version", "active"}, exclude_unset=True)
     if given.get("share", 0) is None:
         given["share"] = 100.0
@@ -266,7 +273,7 @@ def _version(policies: ActivePolicies, name: str, asked: str | None, holds: Acti
         if len(asked) < _DIGEST_LEAST or len(found) != 1:
             raise UnknownError(f"version: {asked!r} names {len(found)} versions of policy {name!r}; give its digest")
         return found[0]
-    if holds.digest is not None or (acting is not None and acting.folder is not None):
+    if holds.digest is not None or folder.has(name):
         return holds.digest
     newest = folder.newest(name)
     if newest is None:
@@ -280,7 +287,13 @@ def _explained(found: Explanation, spell: Callable[[int], str]) -> dict[str, Any
         "token_ids": prompt.token_ids,
         "tokens": [spell(token) for token in prompt.token_ids],
         "verdicts": [
-            {"policy": v.policy, "action": v.action, "flagged": v.flagged, "score": v.score} for v in prompt.verdicts
+            {
+                "policy": v.policy,
+                "action": v.action,
+                "flagged": v.flagged,
+                "score": v.score if math.isfinite(v.score) else None,
+            }
+            for v in prompt.verdicts
         ],
         "refused_by": prompt.refused_by,
         "windows": [{"positions": positions, "scores": scores} for positions, scores in found.windows],

@@ -20,6 +20,8 @@ from console.errors import EcoError
 #: Lines that may wait for the disk.
 _QUEUE_LINES = 10_000
 _FILE_MODE = 0o600
+#: Characters of a field, and of a prompt in clear.
+_LONGEST, _LONGEST_TEXT = 512, 100_000
 
 
 class AuditError(EcoError):
@@ -87,7 +89,12 @@ class AuditFile(Audit):
 
     def event(self, kind: str, **said: Any) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"at": at, "event": kind, **said}, ensure_ascii=False, default=str)
+        # Some of it is the client's choice: no length of it crowds out others, and no character of it loses the line.
+        cut = {
+            name: value[: _LONGEST_TEXT if name == "text" else _LONGEST] if isinstance(value, str) else value
+            for name, value in said.items()
+        }
+        line = json.dumps({"at": at, "event": kind, **cut}, default=str)
         self._waiting.handle(logging.makeLogRecord({"msg": line, "levelno": logging.INFO}))
 
     def prompt_digest(self, token_ids: Sequence[int]) -> str:

@@ -385,7 +385,7 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
                 HTTPStatus.SERVICE_UNAVAILABLE,
             ) from error
         if guard is not None:
-            self._remember(prompt, request_id, None if arrival is None else arrival.tenant)
+            self._remember(guard, prompt, request_id, None if arrival is None else arrival.tenant)
         if prompt.refused_by is not None:
             self._refuse("policy", "this request is refused by the operator's policy")
         if scope is not None:
@@ -394,13 +394,13 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
             await arrival.checked()
         return prompt
 
-    def _remember(self, prompt: ProtectedPrompt, request_id: str, tenant: str | None) -> None:
+    def _remember(self, guard: Guard, prompt: ProtectedPrompt, request_id: str, tenant: str | None) -> None:
         """A line of the audit log for each policy that flagged a prompt."""
         told = prompt.verdicts.told.values() if isinstance(prompt.verdicts, Verdicts) else prompt.verdicts
         flagged = [verdict for verdict in told if verdict.flagged]
         if not flagged or not self._audit.is_kept:
             return
-        digests = {one.name: one.bundle.digest for one in self._policies.current.wanted}
+        digests = {policy.name: policy.bundle.digest for policy in guard.policies}
         said = {"prompt": self._audit.prompt_digest(prompt.token_ids)}
         if self._audit.keeps_text:
             said["text"] = self.renderer.get_tokenizer().decode(prompt.token_ids)

@@ -159,14 +159,15 @@ class Protector:
             return _failed("the guard is not running" if isinstance(error, StoppedError) else "the guard failed", error)
         return outcome if isinstance(outcome, ProtectedPrompt) else _failed("the guard failed", None)
 
-    async def work(self, work: Work, expected_us: int) -> Any:
-        """What comes of a piece of work for an answer that has begun: in turn, and in time.
+    async def work(self, work: Work, expected_us: int, *, begun: bool = True) -> Any:
+        """What comes of a piece of work for an answer that has begun, or of another: in turn, and in time.
 
         Raises:
+            QueueFullError: too much waits; an answer that has begun is never told so.
             GuardError: the answer must not go on as it is.
         """
         try:
-            job = self._scheduler.admit(work, Group(), expected_us, begun=True)
+            job = self._scheduler.admit(work, Group(), expected_us, begun=begun)
             try:
                 self._scheduler.submit(job)
                 return await self._answer(job)
@@ -178,7 +179,7 @@ class Protector:
         except TimeoutError as error:
             self._metrics.dropped("late")
             raise _failed("the guard did not answer in time", error) from error
-        except GuardError:
+        except (GuardError, QueueFullError):
             raise
         except Exception as error:
             raise _failed("the guard failed", error) from error

@@ -9,7 +9,7 @@ from guard.errors import (
     PolicyMismatchError,
     SecretError,
 )
-from guard.guard import Explanation, Guard, LoadedPolicy, ProtectedPrompt, RowSource, load_policy
+from guard.guard import Explanation, Guard, LoadedPolicy, ProtectedPrompt, RowSource, check_model, load_policy
 from guard.secret import load_or_create_secret, row_seeds
 from guard.segments import Template, decoder_of, template_of
 from guard.verdicts import Verdict, Verdicts
@@ -33,6 +33,7 @@ __all__ = [
     "Template",
     "Verdict",
     "Verdicts",
+    "check_model",
     "decoder_of",
     "load_bundle",
     "load_or_create_secret",

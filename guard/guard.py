@@ -131,6 +131,21 @@ def load_policy(
         PolicyMismatchError: built for another model or encoder.
         ClassifierError: the classifier's files cannot be used.
     """
+    check_model(bundle, hidden_size=hidden_size, embedding_digest=embedding_digest)
+    config = bundle.config
+    if config.classifier.kind == "finetuned":
+        own = FinetunedClassifier.open(bundle.encoder_path, config.classifier.threshold, device=device)
+        _check_encoder(bundle, own.digest)
+        return LoadedPolicy(bundle, own_classifier=own, finder=open_finder(bundle, None, token_classifiers))
+    if encoder is None:
+        raise PolicyMismatchError(f"{bundle.path}: classifier.kind: head needs the encoder {config.classifier.encoder}")
+    _check_encoder(bundle, encoder.digest)
+    head = Head.load(bundle.head_path, encoder)
+    return LoadedPolicy(bundle, head=head, finder=open_finder(bundle, head, token_classifiers))
+
+
+def check_model(bundle: PolicyBundle, *, hidden_size: int, embedding_digest: str) -> None:
+    """Raise `PolicyMismatchError` for a bundle that was built for another model."""
     config = bundle.config
     if config.model.hidden_size != hidden_size:
         raise PolicyMismatchError(
@@ -142,15 +157,6 @@ def load_policy(
             f"{bundle.path}: model.embedding_digest: built for {config.model.name}, whose input embeddings differ "
             "from the served model's; build the policy for this model"
         )
-    if config.classifier.kind == "finetuned":
-        own = FinetunedClassifier.open(bundle.encoder_path, config.classifier.threshold, device=device)
-        _check_encoder(bundle, own.digest)
-        return LoadedPolicy(bundle, own_classifier=own, finder=open_finder(bundle, None, token_classifiers))
-    if encoder is None:
-        raise PolicyMismatchError(f"{bundle.path}: classifier.kind: head needs the encoder {config.classifier.encoder}")
-    _check_encoder(bundle, encoder.digest)
-    head = Head.load(bundle.head_path, encoder)
-    return LoadedPolicy(bundle, head=head, finder=open_finder(bundle, head, token_classifiers))
 
 
 def _check_encoder(bundle: PolicyBundle, digest: str) -> None:

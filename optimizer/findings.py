@@ -180,5 +180,5 @@ def next_steps(model: str, out: Path) -> list[str]:
     return [
         f"next: eco policy show {out}    what was built and measured; eco policy report {out} draws it",
         f"      eco serve {model} --policy {out}",
-        "      eco policy try \"…\"    asks the running server what it makes of a prompt of your own",
+        '      eco policy try "…"    asks the running server what it makes of a prompt of your own',
     ]

@@ -95,7 +95,7 @@ class Scopes:
     Args:
         names, activations: of the policies, in their order.
         served_names: of the model, all of them.
-        secret: so that no client can tell which of its prompts are in a share.
+        secret: so that no client can tell which of its prompts are in a share; the same on replicas.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from console.errors import EcoError
 from gateway.audit import Audit
 from gateway.metrics import GuardMetrics
 from gateway.policies.activation import Activation, Record, Scopes
-from gateway.policies.folder import FolderError, PolicyFolder, Scan, Wanted
+from gateway.policies.folder import ChangedMeanwhileError, FolderError, PolicyFolder, Scan, Wanted
 from gateway.policies.loading import PolicyLoader
 from guard import Guard, LoadedPolicy, PolicyBundle, SecretError
 
@@ -28,8 +29,10 @@ logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging confi
 
 #: How often the policy folder and the secret are looked at.
 POLL_S = 1.0
-#: At most this share of a thread's time goes into looking at them.
-_POLLING_SHARE = 0.1
+#: At most this share of a thread's time goes into looking at them, but for the longest pause.
+_POLLING_SHARE, _LONGEST_PAUSE_S = 0.1, 10.0
+#: A change is made anew where somebody else's came between.
+_ATTEMPTS = 3
 
 T = TypeVar("T")
 #: Policies and the secret -> a guard of them.
@@ -95,7 +98,7 @@ class ActivePolicies:
         scan = Scan((), {}) if folder is None else folder.scan(strict=True)
         wanted = (*(Wanted(bundle, Activation()) for bundle in static), *scan.wanted)
         check_names(wanted)
-        loader.load_all(wanted)
+        loader.load_all(wanted, at_start=True)
         return wanted
 
     def guard_for(self, token_ids: Sequence[int], *, tenant: str | None, adapter: str | None) -> Guard | None:
@@ -139,13 +142,15 @@ class ActivePolicies:
             tell: told the digest of what is in force after every look.
         """
         pause_s = POLL_S
-        tell(self.current.digest)
         while True:
+            tell(self.current.digest)
             await asyncio.sleep(pause_s)
             started = time.perf_counter()
-            await self.refresh()
-            tell(self.current.digest)
-            pause_s = max(POLL_S, (time.perf_counter() - started) / _POLLING_SHARE)
+            try:
+                await self.refresh()
+            except Exception:
+                logger.exception("policies: a look at them failed; what is in force goes on")
+            pause_s = min(_LONGEST_PAUSE_S, max(POLL_S, (time.perf_counter() - started) / _POLLING_SHARE))
 
     async def refresh(self) -> None:
         """Put in force what the folder and the secret file say now. What cannot be had is refused, and what was in its
@@ -153,15 +158,15 @@ class ActivePolicies:
         async with self._changing:
             await self._refresh()
 
-    async def say(self, name: str, activation: Activation, *, by: str) -> Record:
-        """Let an activation hold, and put it in force.
+    async def say(self, name: str, change: Callable[[Activation], Activation], *, by: str) -> Record:
+        """Let hold what `change` makes of the activation that holds, and put it in force.
 
         Raises:
             EcoError: it cannot be had; nothing changed.
         """
         async with self._changing:
-            record = await self._in_thread(self._say, name, activation, by)
-            await self._refresh(by=by)
+            before, record = await self._in_thread(self._say, name, change, by)
+            await self._put_in_force(name, before, record, by)
         return record
 
     async def roll_back(self, name: str, *, by: str) -> Record:
@@ -171,8 +176,8 @@ class ActivePolicies:
             EcoError: nothing did, or it cannot be had; nothing changed.
         """
         async with self._changing:
-            record = await self._in_thread(self._roll_back, name, by)
-            await self._refresh(by=by)
+            before, record = await self._in_thread(self._roll_back, name, by)
+            await self._put_in_force(name, before, record, by)
         return record
 
     async def add(self, bundle: PolicyBundle) -> PolicyBundle:
@@ -200,6 +205,20 @@ class ActivePolicies:
 
     async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+
+    async def _put_in_force(self, name: str, before: Record, record: Record, by: str) -> None:
+        """Raise where a record that was written does not hold by now; then the one before holds again."""
+        await self._refresh(by=by)
+        one = next((acts for acts in self.current.wanted if acts.name == name), None)
+        digest = record.entries[-1].digest
+        if (one is None) == (digest is None) and (
+            one is None or (one.bundle.digest, one.activation) == (digest, record.current)
+        ):
+            return
+        reason = self.refused.get(name) or self.refused.get("policy folder") or "another change came between"
+        await self._in_thread(self._written_to().put_back, name, before)
+        await self._refresh(by=by)
+        raise FolderError(f"policy {name!r}: cannot act so ({reason}); what held before holds")
 
     async def _refresh(self, by: str = "policy folder") -> None:
         try:
@@ -265,7 +284,9 @@ class ActivePolicies:
         policies = self.loader.load_all(wanted)
         guard = self._make_guard(policies, secret)
         self.loader.forget_all_but(policies)
-        scopes = Scopes([one.name for one in wanted], activations, self.served_names, secret)
+        # Not the noise secret where there is another that replicas share: a new one must move no prompt out of a share.
+        key = self.folder.identity.encode() if self.folder is not None and self.folder.identity else secret
+        scopes = Scopes([one.name for one in wanted], activations, self.served_names, key)
         return PolicySet(wanted, guard, scopes, digest, time.time())
 
     def _swap(self, made: PolicySet, *, by: str) -> None:
@@ -298,16 +319,23 @@ class ActivePolicies:
         """Write down what came and went with the folders, and keep the versions, so that they can be rolled back to."""
         if self.folder is None or not self.folder.is_writable:
             return
-        here = {one.name for one in after.wanted}
-        came = [one for one in after.wanted if one.folder is not None]
-        went = [one.name for one in before.wanted if one.folder is not None and one.name not in here]
-        try:
-            for one in came:
-                self.folder.note_put(one)
-            for name in went:
-                self.folder.note_taken(name)
-        except EcoError as error:
-            logger.error("policies: %s; versions cannot be rolled back to", error)
+        old, here = {one.name: one for one in before.wanted}, {one.name for one in after.wanted}
+        work = [
+            (one.name, partial(self.folder.note_put, one))
+            for one in after.wanted
+            if one.folder and one != old.get(one.name)
+        ]
+        work += [
+            (one.name, partial(self.folder.note_taken, one.name))
+            for one in before.wanted
+            if one.folder and one.name not in here
+        ]
+        for name, note in work:
+            try:
+                note()
+            except Exception as error:  # noqa: BLE001 - it acts, written down or not
+                said = str(error) if isinstance(error, EcoError) else type(error).__name__
+                logger.error("policy %s: %s; this version cannot be rolled back to", name, said)
 
     def _refuse(self, refused: dict[str, str]) -> None:
         for where, reason in refused.items():
@@ -322,23 +350,32 @@ class ActivePolicies:
             raise FolderError("this server has no policy folder; start it with --policy-dir")
         return self.folder
 
-    def _say(self, name: str, activation: Activation, by: str) -> Record:
+    def _say(self, name: str, change: Callable[[Activation], Activation], by: str) -> tuple[Record, Record]:
         folder = self._written_to()
         if any(bundle.config.name == name for bundle in self.static):
             raise FolderError(f"policy {name!r}: is one of --policy, which acts as long as the server runs")
-        if activation.active:
-            bundle, lies_in = folder.find(name, activation.digest)
-            self._check(bundle, activation)
-            if lies_in is not None:
-                folder.keep(bundle)
-        return folder.say(name, activation, by=by)
+        for attempt in range(_ATTEMPTS):
+            before = folder.record(name)
+            activation = change(before.current)
+            if activation.active:
+                bundle, lies_in = folder.find(name, activation.digest)
+                self._check(bundle, activation)
+                if lies_in is not None:
+                    folder.keep(bundle)
+            try:
+                return before, folder.say(name, activation, by=by, serial=before.serial)
+            except ChangedMeanwhileError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+        raise AssertionError
 
-    def _roll_back(self, name: str, by: str) -> Record:
+    def _roll_back(self, name: str, by: str) -> tuple[Record, Record]:
         folder = self._written_to()
-        entry = folder.record(name).before()
+        before = folder.record(name)
+        entry = before.before()
         if entry is not None and entry.digest is not None:
             self._check(folder.find(name, entry.digest)[0], entry.activation)
-        return folder.roll_back(name, by=by)
+        return before, folder.roll_back(name, by=by)
 
     def _check(self, bundle: PolicyBundle, activation: Activation) -> None:
         """Raise where a policy could not act so: before anything is written."""

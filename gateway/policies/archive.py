@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from console.errors import EcoError
 from gateway.policies.folder import FolderError
 from guard import PolicyBundle, load_bundle
 
@@ -16,7 +17,6 @@ from guard import PolicyBundle, load_bundle
 MAX_UPLOAD_BYTES = 512 << 20
 MAX_UNPACKED_BYTES = 1 << 30
 _MAX_MEMBERS = 128
-_MAX_HEADER_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 20
 
 
@@ -31,7 +31,7 @@ class TooLargeError(ArchiveError):
 def pack(bundle: Path, out: BinaryIO) -> None:
     """Write a bundle's folder as a gzipped tar: files alone, named from the folder on."""
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for file in sorted(path for path in bundle.rglob("*") if path.is_file()):
+        for file in sorted(path for path in bundle.rglob("*") if path.is_file()):  # their names are short and plain
             archive.add(file, arcname=file.relative_to(bundle).as_posix(), recursive=False, filter=_anonymous)
 
 
@@ -66,7 +66,9 @@ def unpacked(archive: BinaryIO, most_bytes: int = MAX_UNPACKED_BYTES) -> Iterato
         try:
             with tarfile.open(fileobj=archive, mode="r|gz", tarinfo=_Member) as members:
                 _extract(members, folder, most_bytes)
-        except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        except EcoError:
+            raise
+        except Exception as error:  # what tarfile and zlib make of bytes that are none
             raise ArchiveError(f"not a gzipped tar of a policy folder ({type(error).__name__})") from error
         yield load_bundle(folder)
     finally:
@@ -74,12 +76,12 @@ def unpacked(archive: BinaryIO, most_bytes: int = MAX_UNPACKED_BYTES) -> Iterato
 
 
 class _Member(tarfile.TarInfo):
-    """One whose long names and extended headers, which tarfile reads into memory, are not as long as they like."""
+    """A file or folder, and no extended header or sparse map: tarfile reads these into memory at their own word."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
         member = super().frombuf(buf, encoding, errors)
-        if member.type not in (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE) and member.size > _MAX_HEADER_BYTES:
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
             raise ArchiveError("an archive of a policy holds plain files with relative names alone")
         return member
 

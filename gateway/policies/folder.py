@@ -3,18 +3,21 @@
     FOLDER/x/                      a bundle that was put there; its policy acts as it says, while it lies there
     FOLDER/.eco/NAME/record.json   what operators said of the policy of that name (`Record`), and what was before
     FOLDER/.eco/NAME/versions/     bundles that came over the admin address, and copies of those that have acted
+    FOLDER/.eco/.identity          a random number: where it changes, another folder lies in its place
 
-Blocking, for a thread. Several processes may share the folder: whoever writes holds `.eco/lock`, and what is written is
-written whole.
+Blocking, for a thread. Several processes may share the folder: whoever writes holds `.eco/.lock`, and what is
+written is written whole.
 """
 
 import contextlib
 import logging
 import os
 import re
+import secrets
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -33,7 +36,7 @@ STATE = ".eco"
 #: Versions of a policy that are kept beside the one that acts.
 KEPT_VERSIONS = 10
 _LOCK_S = 10.0
-_RECORD, _VERSIONS = "record.json", "versions"
+_RECORD, _VERSIONS, _LOCK, _IDENTITY = "record.json", "versions", ".lock", ".identity"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -44,6 +47,10 @@ class FolderError(EcoError):
     """The policy folder cannot be read or written, or does not hold what was asked for."""
 
 
+class ChangedMeanwhileError(FolderError):
+    """A record is no longer the one that a change was made from."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """A policy that is to act, and the folder its version came from, None where it is a kept one."""
@@ -51,6 +58,8 @@ class Wanted:
     bundle: PolicyBundle
     activation: Activation
     folder: str | None = None
+    serial: int = field(default=0, compare=False)
+    """Of the record that says so."""
 
     @property
     def name(self) -> str:
@@ -94,21 +103,27 @@ class PolicyFolder:
 
     path: Path
     is_writable: bool = field(default=False, init=False)
+    identity: str = field(default="", init=False)
+    """The same for all who share the folder; "" until there is one."""
     _dropped: dict[str, _Dropped] = field(default_factory=dict, init=False)
     _kept: dict[Path, PolicyBundle] = field(default_factory=dict, init=False)
     _records: dict[str, tuple[_Signature, Record]] = field(default_factory=dict, init=False)
-    _had_state: bool = field(default=False, init=False)
+    _owners: dict[str, str] = field(default_factory=dict, init=False)
+    """Of each name the folder that it acts from."""
+    _leaving: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         if not self.path.is_dir():
             raise FolderError(f"--policy-dir: {self.path}: no such folder; make it, and put policies in")
         try:
             (self.path / STATE).mkdir(exist_ok=True)
-        except OSError:
-            logger.warning("policy folder %s cannot be written: no versions are kept, and no uploads taken", self.path)
-        else:
             self.is_writable = os.access(self.path / STATE, os.W_OK)
-        self._had_state = (self.path / STATE).is_dir()
+            with FileLock(self.path / STATE / _LOCK, timeout=_LOCK_S):
+                if not (self.path / STATE / _IDENTITY).exists():
+                    write_whole(self.path / STATE / _IDENTITY, secrets.token_hex(16) + "\n")
+        except (OSError, Timeout):
+            self.is_writable = False
+            logger.warning("policy folder %s cannot be written: no versions are kept, and no uploads taken", self.path)
 
     def scan(self, *, strict: bool = False) -> Scan:
         """What is to act now.
@@ -126,8 +141,27 @@ class PolicyFolder:
             records = self._scan_records(refused, strict=strict)
         except OSError as error:
             raise FolderError(f"policy folder {self.path}: cannot be read ({error.strerror})") from error
+        by_name = self._by_name(found, records, refused, strict=strict)
+        wanted: list[Wanted] = []
+        unknown: set[str] = set()
+        for name in sorted({*by_name, *records}):
+            record = records.get(name, Record())
+            try:
+                if (chosen := self._chosen(name, record.current, by_name)) is not None:
+                    wanted.append(replace(chosen, serial=record.serial))
+            except (FolderError, BundleError) as error:
+                if strict:
+                    raise
+                refused[f"{STATE}/{name}"] = str(error)
+                unknown.add(name)
+        return Scan(tuple(wanted), refused, frozenset(unknown))
+
+    def _by_name(
+        self, found: Mapping[str, _Dropped], records: Mapping[str, Record], refused: dict[str, str], *, strict: bool
+    ) -> dict[str, tuple[str, PolicyBundle]]:
+        """Bundles that lie here and their folders, by name. Of two with one name that which acts already."""
         by_name: dict[str, tuple[str, PolicyBundle]] = {}
-        for folder, dropped in sorted(found.items()):
+        for folder, dropped in sorted(found.items(), key=lambda item: (item[0] not in self._owners.values(), item[0])):
             bundle = dropped.good or self._kept_in_place_of(folder, records)
             if bundle is None:
                 if strict and dropped.reason is not None:
@@ -137,19 +171,10 @@ class PolicyFolder:
                     f"{self.path / folder}: policy name {bundle.config.name!r} is that of {other[0]} too; "
                     "rebuild one with --name"
                 )
-        wanted: list[Wanted] = []
-        unknown: set[str] = set()
-        for name in sorted({*by_name, *records}):
-            activation = records.get(name, Record()).current
-            try:
-                if (chosen := self._chosen(name, activation, by_name)) is not None:
-                    wanted.append(chosen)
-            except (FolderError, BundleError) as error:
                 if strict:
-                    raise
-                refused[f"{STATE}/{name}"] = str(error)
-                unknown.add(name)
-        return Scan(tuple(wanted), refused, frozenset(unknown))
+                    raise BundleError(refused[folder])
+        self._owners = {name: folder for name, (folder, _) in by_name.items()}
+        return by_name
 
     def record(self, name: str) -> Record:
         """What was said of a policy; an empty record where nothing was."""
@@ -169,8 +194,12 @@ class PolicyFolder:
 
     def names(self) -> list[str]:
         """Of all policies that were ever heard of: acting, kept or recorded."""
-        dropped = [seen.good.config.name for seen in self._dropped.values() if seen.good is not None]
+        dropped = [seen.good.config.name for seen in list(self._dropped.values()) if seen.good is not None]
         return sorted({*self._recorded(), *dropped})
+
+    def has(self, name: str) -> bool:
+        """Whether a folder of that policy lies here."""
+        return any(seen.good is not None and seen.good.config.name == name for seen in list(self._dropped.values()))
 
     def find(self, name: str, digest: str | None) -> tuple[PolicyBundle, str | None]:
         """A version of a policy, and the folder that it lies in: the kept one of that digest, or the one in its folder.
@@ -179,9 +208,9 @@ class PolicyFolder:
             FolderError: there is none.
             BundleError: it is not whole.
         """
-        for folder, dropped in self._dropped.items():
-            bundle = dropped.good
-            if bundle is not None and bundle.config.name == name and digest in (None, bundle.digest):
+        for folder, dropped in list(self._dropped.items()):
+            bundle, owns = dropped.good, folder == self._owners.get(name, folder)
+            if bundle is not None and owns and bundle.config.name == name and digest in (None, bundle.digest):
                 return bundle, folder
         if digest is None:
             raise FolderError(f"policy {name!r}: no folder of it lies in {self.path}; name the digest of a version")
@@ -199,27 +228,48 @@ class PolicyFolder:
         if not target.is_dir():
             with self._writing(), whole_folder(target, replace=False) as work:
                 shutil.copytree(bundle.path, work, dirs_exist_ok=True)
+                os.utime(work)  # `newest` asks when it was kept, not when it was built
                 if load_bundle(work).digest != digest:
                     raise FolderError(f"{bundle.path}: changed while it was copied; try again")
         return self._version(name, digest)
 
     def say(
-        self, name: str, activation: Activation, *, by: str, event: str = "activated", restores: int | None = None
+        self,
+        name: str,
+        activation: Activation,
+        *,
+        by: str,
+        event: str = "activated",
+        restores: int | None = None,
+        serial: int | None = None,
     ) -> Record:
-        """Let `activation` hold for a policy from now on; returns its record.
+        """Let `activation` hold for a policy from now on; returns its record. With `serial`, only where that is still
+        the record's.
 
         Raises:
+            ChangedMeanwhileError: it is not.
             FolderError: there is no such version, or the folder cannot be written.
             BundleError: the version is not whole.
         """
         bundle, folder = self.find(name, activation.digest) if activation.active else (None, None)
         with self._writing():
             record = self._read_record(name)
+            if serial is not None and record.serial != serial:
+                raise ChangedMeanwhileError(f"policy {name!r}: was changed meanwhile; try again")
             return self._write(record, name, activation, bundle, by=by, folder=folder, event=event, restores=restores)
+
+    def put_back(self, name: str, record: Record) -> None:
+        """Let a policy's record be what it was.
+
+        Raises:
+            FolderError: the folder cannot be written.
+        """
+        with self._writing():
+            write_whole(self._of(name) / _RECORD, record.model_dump_json(indent=2) + "\n")
 
     def note_put(self, one: Wanted) -> None:
         """Keep a version that acts since its folder was put here, and write it into the record, where that does not say
-        so already.
+        so already. Where somebody has changed the record since it was read, theirs holds.
 
         Raises:
             FolderError: the folder cannot be written.
@@ -227,11 +277,11 @@ class PolicyFolder:
         self.keep(one.bundle)
         with self._writing():
             record = self._read_record(one.name)
-            if not record.entries or record.entries[-1].digest != one.bundle.digest:
+            if record.serial == one.serial and (not record.entries or record.entries[-1].digest != one.bundle.digest):
                 self._write(record, one.name, one.activation, one.bundle, by="policy folder", folder=one.folder)
 
     def note_taken(self, name: str) -> None:
-        """Write into the record that a policy's folder was taken away.
+        """Write into the record that a policy's folder was taken away: what is put there next acts as it was built.
 
         Raises:
             FolderError: the folder cannot be written.
@@ -240,8 +290,8 @@ class PolicyFolder:
             return
         with self._writing():
             record = self._read_record(name)
-            if record.entries and record.entries[-1].digest is not None:
-                self._write(record, name, record.current, None, by="policy folder")
+            if record.entries and record.entries[-1].digest is not None and record.current.digest is None:
+                self._write(record, name, Activation(), None, by="policy folder")
 
     def _write(
         self,
@@ -308,10 +358,13 @@ class PolicyFolder:
         self._records.pop(name, None)
 
     def _scan_dropped(self, strict: bool) -> dict[str, _Dropped]:
-        if self._had_state and not (self.path / STATE).is_dir():
-            raise FolderError(f"policy folder {self.path}: {STATE} is gone: the folder was lost; its policies act on")
-        present = {child.name for child in self.path.iterdir() if not child.name.startswith(".") and child.is_dir()}
-        if not present and self._dropped and not self._had_state:
+        self._check_identity()
+        present = {
+            child.name
+            for child in self.path.iterdir()
+            if not child.name.startswith(".") and (child.is_symlink() or _is_folder(child))
+        }
+        if not present and self._dropped and not self.identity:
             raise FolderError(f"policy folder {self.path}: is empty all at once: lost; its policies act on")
         for name in set(self._dropped) - present:
             if self._dropped[name].is_absent:  # at two looks: one that is replaced is away for a moment
@@ -321,6 +374,16 @@ class PolicyFolder:
         for name in present:
             self._look_at(name, self._dropped.setdefault(name, _Dropped()), at_once=strict)
         return dict(self._dropped)
+
+    def _check_identity(self) -> None:
+        """Raise where another folder lies here, as when a mount is lost: what is not there is no order then."""
+        try:
+            found = (self.path / STATE / _IDENTITY).read_text(encoding="ascii", errors="replace").strip()
+        except FileNotFoundError:
+            found = ""
+        if self.identity and found != self.identity and (self._dropped or self._records):
+            raise FolderError(f"policy folder {self.path}: is not the folder it was: lost; its policies act on")
+        self.identity = found
 
     def _look_at(self, name: str, dropped: _Dropped, *, at_once: bool) -> None:
         """Verify a folder's bundle where it has changed, and then stood still from one look to the next: not while it
@@ -347,7 +410,13 @@ class PolicyFolder:
     def _scan_records(self, refused: dict[str, str], *, strict: bool) -> dict[str, Record]:
         """Records by name. Of one that cannot be read the last that could holds, or the bundle alone."""
         found: dict[str, Record] = {}
-        for name in self._recorded():
+        present = self._recorded()
+        gone = set(self._records) - set(present)
+        for name in gone & self._leaving:
+            del self._records[name]
+        self._leaving = gone - self._leaving  # at two looks, as folders
+        found |= {name: self._records[name][1] for name in self._leaving}
+        for name in present:
             signature = _signature([self._of(name) / _RECORD])
             before = self._records.get(name, ((), Record()))
             if not signature and before[1].entries:
@@ -365,8 +434,8 @@ class PolicyFolder:
 
     def _recorded(self) -> list[str]:
         state = self.path / STATE
-        names = [child.name for child in state.iterdir() if child.is_dir()] if state.is_dir() else []
-        return sorted(name for name in names if re.fullmatch(NAME_PATTERN, name))
+        names = [child.name for child in state.iterdir()] if _is_folder(state) else []
+        return sorted(name for name in names if re.fullmatch(NAME_PATTERN, name) and _is_folder(state / name))
 
     def _chosen(self, name: str, activation: Activation, by_name: dict[str, tuple[str, PolicyBundle]]) -> Wanted | None:
         if not activation.active:
@@ -376,7 +445,7 @@ class PolicyFolder:
             return Wanted(dropped, activation, folder)
         return None if activation.digest is None else Wanted(self._version(name, activation.digest), activation)
 
-    def _kept_in_place_of(self, folder: str, records: dict[str, Record]) -> PolicyBundle | None:
+    def _kept_in_place_of(self, folder: str, records: Mapping[str, Record]) -> PolicyBundle | None:
         """The version that acted last from a folder whose bundle is not whole, where it is kept."""
         for name, record in records.items():
             entry = record.entries[-1] if record.entries else None
@@ -426,7 +495,7 @@ class PolicyFolder:
         if not self.is_writable:
             raise FolderError(f"policy folder {self.path}: cannot be written")
         try:
-            with FileLock(self.path / STATE / "lock", timeout=_LOCK_S):
+            with FileLock(self.path / STATE / _LOCK, timeout=_LOCK_S):
                 yield
         except Timeout as error:
             raise FolderError(f"policy folder {self.path}: another process writes for {_LOCK_S:g} s") from error
@@ -434,11 +503,19 @@ class PolicyFolder:
             raise FolderError(f"policy folder {self.path}: cannot be written ({error.strerror})") from error
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether it is one. What cannot be told is an error, and not a no."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
 def _signature(files: list[Path]) -> _Signature:
     """Changes where one of the files does."""
     found = []
     for file in files:
         with contextlib.suppress(OSError):
-            stat = file.stat()
-            found.append((file.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+            seen = file.stat()
+            found.append((file.name, seen.st_mtime_ns, seen.st_size, seen.st_ino))
     return tuple(found)

@@ -166,7 +166,7 @@ class FakePolicies:
     """One guard for every request, which reads no answers; None where no policy acts."""
 
     def __init__(self, guard: Any = None) -> None:
-        self.guard = guard or SimpleNamespace(answers=None)
+        self.guard = guard or SimpleNamespace(answers=None, policies=[policy()])
         self.current = SimpleNamespace(wanted=())
         self.asked: list[tuple[list[int], str | None, str | None]] = []
 

@@ -92,6 +92,8 @@ def test_a_file_without_a_key_is_an_error(tmp_path: Path, content: str) -> None:
         ({"Host": "evil.example"}, 403),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Host": "["}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Origin": "http://127.0.0.1:8001"}, 200),
     ],
 )

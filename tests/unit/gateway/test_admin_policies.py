@@ -244,6 +244,37 @@ async def test_a_wrong_try_is_refused(admin: Admin, make_bundle, tmp_path: Path,
     assert answer.status_code in {409, 422}
 
 
+async def test_one_that_was_refused_hides_no_other(admin: Admin, make_bundle, tmp_path: Path) -> None:  # noqa: F811
+    make_bundle(admin.place / "x", "people")
+    make_bundle(admin.place / "y", "books", version="foreign")
+    for _ in range(2):
+        await admin.policies.refresh()
+    said = (await admin.client.get("/v1/policies")).json()
+    assert [one["name"] for one in said["policies"]] == ["people"]
+    assert "another model" in said["refused"]["books"]
+
+
+async def test_off_and_on_again_follows_the_folder(admin: Admin, make_bundle, tmp_path: Path) -> None:  # noqa: F811
+    await admin.push(make_bundle(tmp_path / "old", version="0"))
+    make_bundle(admin.place / "x")
+    for _ in range(2):
+        await admin.policies.refresh()
+    await admin.activate(active=False)
+    state = (await admin.activate()).json()
+    assert (state["version"], state["pinned"]) == ("1", False)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/nothing", 404), ("PUT", "/v1/policies", 405), ("POST", "/v1/classify", 422)],
+)
+async def test_every_error_has_one_shape(admin: Admin, method: str, path: str, status: int) -> None:
+    answer = await admin.client.request(method, path, json={"text": "secret words", "colour": "red"})
+    assert answer.status_code == status
+    assert set(answer.json()) == {"error"}
+    assert "secret words" not in answer.text
+
+
 async def test_openapi_names_every_route(admin: Admin) -> None:
     paths = (await admin.client.get("/v1/openapi.json")).json()["paths"]
     assert {path for path in paths if path.startswith("/v1")} == {

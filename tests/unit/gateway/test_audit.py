@@ -27,6 +27,17 @@ def test_events_are_lines_of_json_in_order(tmp_path: Path) -> None:
     assert lost == []
 
 
+def test_no_client_loses_a_line_or_crowds_out_others(tmp_path: Path) -> None:
+    lost: list[str] = []
+    audit = opened(tmp_path / "audit.jsonl", lost)
+    audit.event("flagged", request="\ud800", tenant="x" * 5_000_000)
+    audit.close()
+    (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
+    assert len(line) < 2000
+    assert json.loads(line)["request"] == "\ud800"
+    assert lost == []
+
+
 def test_files_are_rotated_and_the_operators_alone(tmp_path: Path) -> None:
     audit = opened(tmp_path / "audit.jsonl", [], max_bytes=2000)
     for number in range(100):

@@ -499,3 +499,35 @@ async def test_lora_around_the_embedding_is_refused() -> None:
     workers.workers[0].model_runner.get_model = lambda: model
     with pytest.raises(SelfTestError, match="--lora-target-modules"):
         await late.input_rows(workers, [1])
+
+
+async def test_flagged_prompts_are_remembered_without_their_text(setup: Setup) -> None:
+    await setup.run(late.tokens_input(list(FLAGGED)))
+    await setup.run(late.tokens_input([BOS, 5]))
+    assert setup.audit.events == [
+        {
+            "event": "flagged",
+            "request": "request",
+            "tenant": None,
+            "policy": "people",
+            "digest": "c" * 64,
+            "score": 1.0,
+            "action": "corrupt",
+            "prompt": f"digest of {len(FLAGGED)}",
+        }
+    ]
+
+
+async def test_where_no_policy_acts_prompts_pass_unread(setup: Setup) -> None:
+    setup.policies.guard = None
+    prompt = late.tokens_input(list(FLAGGED))
+    await setup.run(prompt)
+    assert setup.engine.prompts == [prompt]
+    assert setup.protector.verdicts == 0
+    with pytest.raises(late.VLLMValidationError):
+        await setup.run(multimodal([BOS, 5]))
+
+
+async def test_policies_are_asked_for_the_adapter(setup: Setup) -> None:
+    await setup.run(late.tokens_input([BOS, 5]), lora_request=SimpleNamespace(lora_name="french"))
+    assert setup.policies.asked == [([BOS, 5], None, "french")]

@@ -22,12 +22,12 @@ from guard import LoadedPolicy, PolicyBundle, PolicyMismatchError, SecretError
 class Loader:
     """Knows what does not belong here by its version."""
 
-    def load(self, bundle: PolicyBundle) -> LoadedPolicy:
+    def load(self, bundle: PolicyBundle, *, at_start: bool = False) -> LoadedPolicy:
         if bundle.config.version == "foreign":
             raise PolicyMismatchError(f"{bundle.path}: built for another model")
         return LoadedPolicy(bundle)
 
-    def load_all(self, wanted: Sequence[Any]) -> list[LoadedPolicy]:
+    def load_all(self, wanted: Sequence[Any], *, at_start: bool = False) -> list[LoadedPolicy]:
         loaded = [(self.load(one.bundle), one.config) for one in wanted]
         return [LoadedPolicy(replace(policy.bundle, config=config)) for policy, config in loaded]
 
@@ -174,12 +174,85 @@ async def test_an_error_nobody_foresaw_changes_nothing(
 async def test_a_version_that_was_lost_acts_on(setup: Setup, make_bundle, tmp_path: Path) -> None:
     setup.begin()
     bundle = await setup.policies.add(make_bundle(tmp_path / "x"))
-    await setup.policies.say("people", Activation(digest=bundle.digest), by="me")
+    await setup.policies.say("people", lambda _: Activation(digest=bundle.digest), by="me")
     setup.policies.folder._kept.clear()
     shutil.rmtree(bundle.path)
     await setup.policies.refresh()
     assert setup.names() == ["people"]
     assert "no version" in setup.policies.refused[".eco/people"]
+
+
+async def test_what_others_said_meanwhile_holds(setup: Setup, make_bundle) -> None:
+    """A replica that starts or swaps late writes down what it saw, and undoes nothing."""
+    make_bundle(setup.place / "x")
+    setup.begin()
+    late = setup.policies.folder.scan().wanted[0]
+    await setup.policies.say("people", lambda _: Activation(active=False), by="me")
+    setup.policies.folder.note_put(late)
+    await setup.settle()
+    assert setup.names() == []
+    assert setup.policies.folder.record("people").current == Activation(active=False)
+
+
+async def test_two_changes_at_once_both_hold(setup: Setup, make_bundle) -> None:
+    make_bundle(setup.place / "x")
+    setup.begin()
+    await asyncio.gather(
+        setup.policies.say("people", lambda holds: holds.model_copy(update={"share": 50.0}), by="me"),
+        setup.policies.say("people", lambda holds: holds.model_copy(update={"action": "observe"}), by="you"),
+    )
+    activation = setup.policies.current.wanted[0].activation
+    assert (activation.share, activation.action) == (50.0, "observe")
+
+
+async def test_a_change_that_does_not_come_in_force_is_taken_back(
+    setup: Setup, make_bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_bundle(setup.place / "x")
+    setup.begin()
+    await setup.policies.say("people", lambda _: Activation(share=50), by="me")
+    made = ActivePolicies._made
+    monkeypatch.setattr(ActivePolicies, "_made", lambda *_: 1 / 0)
+    with pytest.raises(FolderError, match="ZeroDivisionError"):
+        await setup.policies.say("people", lambda _: Activation(action="observe"), by="me")
+    monkeypatch.setattr(ActivePolicies, "_made", made)
+    await setup.policies.refresh()
+    assert setup.policies.current.wanted[0].activation == Activation(share=50)
+
+
+async def test_a_look_that_fails_is_not_the_last(setup: Setup, make_bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.policies.active.POLL_S", 0.01)
+    setup.begin()
+    calls = 0
+
+    def failing(self: PolicyFolder, one: Any) -> None:
+        nonlocal calls
+        calls += 1
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(PolicyFolder, "note_put", failing)
+    watching = asyncio.create_task(setup.policies.watch(lambda _: None))
+    make_bundle(setup.place / "x")
+    await until(lambda: setup.names() == ["people"] and calls == 1)
+    make_bundle(setup.place / "y", "books")
+    await until(lambda: setup.names() == ["books", "people"])
+    assert not watching.done()
+    watching.cancel()
+
+
+async def test_a_new_secret_moves_no_prompt_out_of_a_share(setup: Setup, make_bundle) -> None:
+    make_bundle(setup.place / "x")
+    setup.begin()
+    await setup.policies.say("people", lambda _: Activation(share=50), by="me")
+
+    def inside() -> list[bool]:
+        return [setup.policies.guard_for([n], tenant=None, adapter=None) is not None for n in range(200)]
+
+    before = inside()
+    setup.secret = lambda: b"3" * 32
+    await setup.policies.refresh()
+    assert inside() == before
+    assert 60 < sum(before) < 140
 
 
 async def test_static_policies_come_first_and_stay(setup: Setup, make_bundle, tmp_path: Path) -> None:
@@ -191,7 +264,7 @@ async def test_static_policies_come_first_and_stay(setup: Setup, make_bundle, tm
     assert setup.names() == ["people", "books"]
     assert "--policy" in setup.policies.refused["people"]
     with pytest.raises(FolderError, match="--policy"):
-        await setup.policies.say("people", Activation(active=False), by="me")
+        await setup.policies.say("people", lambda _: Activation(active=False), by="me")
 
 
 async def test_a_name_that_is_used_twice_at_the_start_is_an_error(setup: Setup, make_bundle, tmp_path: Path) -> None:
@@ -203,7 +276,7 @@ async def test_a_name_that_is_used_twice_at_the_start_is_an_error(setup: Setup, 
 async def test_activations_act_as_they_say(setup: Setup, make_bundle) -> None:
     make_bundle(setup.place / "x")
     setup.begin()
-    await setup.policies.say("people", Activation(action="observe", tenants=("acme",)), by="me")
+    await setup.policies.say("people", lambda _: Activation(action="observe", tenants=("acme",)), by="me")
     assert setup.ask(tenant="other") is None
     guard = setup.ask(tenant="acme")
     assert guard.policies[0].bundle.config.action == "observe"
@@ -216,7 +289,7 @@ async def test_some_of_the_policies(setup: Setup, make_bundle) -> None:
     make_bundle(setup.place / "x", "people")
     make_bundle(setup.place / "y", "books")
     setup.begin()
-    await setup.policies.say("people", Activation(models=("french",)), by="me")
+    await setup.policies.say("people", lambda _: Activation(models=("french",)), by="me")
     assert setup.ask().applies == [True, False]
     assert setup.ask(adapter="french").applies is None
     assert setup.policies.among(["people"]).applies == [False, True]
@@ -229,7 +302,7 @@ async def test_an_activation_that_cannot_be_had_changes_nothing(setup: Setup, ma
     setup.begin()
     foreign = setup.policies.folder.keep(make_bundle(tmp_path / "foreign", version="foreign"))
     with pytest.raises(PolicyMismatchError):
-        await setup.policies.say("people", Activation(digest=foreign.digest), by="me")
+        await setup.policies.say("people", lambda _: Activation(digest=foreign.digest), by="me")
     with pytest.raises(PolicyMismatchError):
         await setup.policies.add(make_bundle(tmp_path / "other", "other", version="foreign"))
     assert setup.policies.folder.names() == ["people"]
@@ -259,9 +332,9 @@ async def test_replicas_that_do_the_same_say_the_same(setup: Setup, make_bundle,
     other = Setup(tmp_path / "replica")
     other.begin()
     other.policies.folder.keep(bundle)
-    await other.policies.say("people", Activation(digest=bundle.digest), by="me")
+    await other.policies.say("people", lambda _: Activation(digest=bundle.digest), by="me")
     assert other.policies.current.digest == setup.policies.current.digest
-    await other.policies.say("people", Activation(digest=bundle.digest, share=50), by="me")
+    await other.policies.say("people", lambda _: Activation(digest=bundle.digest, share=50), by="me")
     assert other.policies.current.digest != setup.policies.current.digest
     other.policies.close()
 
@@ -269,7 +342,7 @@ async def test_replicas_that_do_the_same_say_the_same(setup: Setup, make_bundle,
 async def test_metrics_say_what_is_in_force(setup: Setup, make_bundle) -> None:
     bundle = make_bundle(setup.place / "x")
     setup.begin()
-    await setup.policies.say("people", Activation(action="observe"), by="me")
+    await setup.policies.say("people", lambda _: Activation(action="observe"), by="me")
     lines = generate_latest(setup.metrics.policies).decode().splitlines()
     info = 'eco_policy_info{action="observe",answers="off",digest="%s",policy="people",version="1"} 1.0'
     assert info % bundle.digest[:16] in lines

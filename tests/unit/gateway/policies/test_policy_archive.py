@@ -54,6 +54,8 @@ def test_a_bundle_comes_out_as_it_went_in(tmp_path: Path, make_bundle) -> None:
         special("policy.yaml", tarfile.LNKTYPE, "head.safetensors"),
         special("policy.yaml", tarfile.FIFOTYPE),
         special("policy.yaml", tarfile.CHRTYPE),
+        special("policy.yaml", tarfile.GNUTYPE_SPARSE),
+        special("././@LongLink", tarfile.GNUTYPE_LONGNAME),
     ],
 )
 def test_hostile_members_are_refused(member: tarfile.TarInfo, tmp_path: Path) -> None:
@@ -76,7 +78,16 @@ def test_a_header_that_is_to_be_read_into_memory_is_not() -> None:
         pass
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", gzip.compress(b"no tar" * 200), gzip.compress(b"x")[:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"no archive", id="text"),
+        pytest.param(gzip.compress(b"no tar" * 200), id="gzip"),
+        pytest.param(gzip.compress(b"x")[:-9], id="cut"),
+        pytest.param(gzip.compress(b"x" * 600)[:20] + b"\xff" * 30, id="damaged"),
+    ],
+)
 def test_what_is_no_archive_is_refused(content: bytes) -> None:
     with pytest.raises((ArchiveError, BundleError)), unpacked(io.BytesIO(content)):
         pass

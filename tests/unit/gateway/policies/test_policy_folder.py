@@ -1,6 +1,7 @@
 """What lies in the policy folder acts; what is half there, or all at once gone, changes nothing."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def test_a_record_that_is_gone_is_no_order(place: Path, make_bundle, tmp_path: P
     assert acting(scan) == {"people": bundle.digest}
     assert "is gone" in scan.refused[f"{STATE}/people"]
     shutil.rmtree(place / STATE / "people")
+    assert acting(folder.scan()) == {"people": bundle.digest}
     assert folder.scan() == Scan((), {})
 
 
@@ -131,13 +133,74 @@ def test_a_lost_mount_is_no_order_to_remember_everything(place: Path, make_bundl
     folder = PolicyFolder(place)
     make_bundle(place / "x")
     settled(folder)
-    for child in place.iterdir():
+    for child in list(place.iterdir()):
         shutil.rmtree(child)
     with pytest.raises(FolderError, match="lost"):
         folder.scan()
     place.rmdir()
     with pytest.raises(FolderError):
         folder.scan()
+
+
+def test_an_unmounted_folder_with_a_state_of_its_own_is_not_the_mount(place: Path, make_bundle, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bare" / "x")
+    PolicyFolder(tmp_path / "bare")  # as a server that started before the mount leaves it
+    shutil.rmtree(tmp_path / "bare" / "x")
+    folder = PolicyFolder(place)
+    bundle = kept(folder, make_bundle, tmp_path, "1")
+    folder.say("people", Activation(digest=bundle.digest), by="me")
+    settled(folder)
+    place.rename(tmp_path / "mounted")
+    (tmp_path / "bare").rename(place)
+    for _ in range(3):
+        with pytest.raises(FolderError, match="lost"):
+            folder.scan()
+
+
+def test_a_link_whose_target_is_lost_is_no_order(place: Path, make_bundle, tmp_path: Path) -> None:
+    folder, bundle = PolicyFolder(place), make_bundle(tmp_path / "elsewhere")
+    (place / "x").symlink_to(tmp_path / "elsewhere")
+    assert acting(settled(folder)) == {"people": bundle.digest}
+    shutil.rmtree(tmp_path / "elsewhere")
+    for _ in range(4):
+        scan = folder.scan()
+    assert acting(scan) == {"people": bundle.digest}
+    assert scan.refused
+    (place / "x").unlink()
+    assert acting(settled(folder)) == {}
+
+
+def test_a_newcomer_does_not_take_the_place_of_who_acts(place: Path, make_bundle) -> None:
+    folder, first = PolicyFolder(place), make_bundle(place / "z")
+    settled(folder)
+    make_bundle(place / "backup", version="0")
+    scan = settled(folder)
+    assert acting(scan) == {"people": first.digest}
+    assert "is that of z too" in scan.refused["backup"]
+    assert folder.find("people", None)[0].digest == first.digest
+    with pytest.raises(BundleError, match="is that of"):
+        PolicyFolder(place).scan(strict=True)
+
+
+def test_what_was_said_of_a_folder_goes_with_it(place: Path, make_bundle) -> None:
+    folder, bundle = PolicyFolder(place), make_bundle(place / "x")
+    settled(folder)
+    folder.say("people", Activation(action="observe"), by="me")
+    shutil.rmtree(place / "x")
+    settled(folder)
+    folder.note_taken("people")
+    make_bundle(place / "x")
+    (one,) = settled(folder).wanted
+    assert (one.bundle.digest, one.activation) == (bundle.digest, Activation())
+
+
+def test_the_newest_version_is_the_one_kept_last(place: Path, make_bundle, tmp_path: Path) -> None:
+    folder = PolicyFolder(place)
+    old, new = make_bundle(tmp_path / "old"), make_bundle(tmp_path / "new", version="2")
+    os.utime(new.path, (1, 1))
+    for bundle in (old, new):
+        folder.keep(bundle)
+    assert folder.newest("people") == new.digest
 
 
 def test_where_nothing_can_be_written_policies_act_and_nothing_is_taken(
