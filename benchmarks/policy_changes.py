@@ -93,7 +93,7 @@ async def _run(model: Path, policy: Path, place: Path, changes: int) -> None:
         while True:
             await ask()
 
-    await policies.say(name, activations[0], by="benchmark")
+    await policies.say(name, lambda _: activations[0], by="benchmark")
     for _ in range(_PROMPTS_BEFORE):
         await ask()
     quiet, waits[:] = _quantiles(waits), []
@@ -102,7 +102,7 @@ async def _run(model: Path, policy: Path, place: Path, changes: int) -> None:
     held: list[tuple[int, int]] = []
     for number in range(1, changes + 1):
         started = time.perf_counter()
-        await policies.say(name, activations[number % 2], by="benchmark")
+        await policies.say(name, lambda _, said=activations[number % 2]: said, by="benchmark")
         took.append(time.perf_counter() - started)
         guard = policies.guard_for([1], tenant=None, adapter=None)
         assert guard is not None
@@ -110,6 +110,7 @@ async def _run(model: Path, policy: Path, place: Path, changes: int) -> None:
         if number % max(changes // 10, 1) == 0:
             held.append((number, _resident_mb()))
     loading.cancel()
+    await asyncio.gather(loading, return_exceptions=True)
     failures = sum(metrics.registry.get_sample_value("eco_guard_errors_total", {"kind": k}) or 0 for k in _KINDS)
     protector.stop()
     policies.close()

@@ -93,7 +93,6 @@ def write_evidence(sources: Sources, out: Path) -> Path:
         rates=list(_rates(bundle)),
         forget=_forget_set(bundle, sources.forget),
         history=history,
-        since=history.acting_since(bundle.digest),
         in_force=_in_force(history, bundle),
         measured=[row for run in runs for row in _measured(run, bundle)],
         provenance=json.dumps(bundle.config.provenance, indent=2, ensure_ascii=False),

@@ -54,9 +54,9 @@ async def test_probes_have_no_key(key_file: Path, path: str) -> None:
     assert await ask(AdminKeys(key_file), path) == 200
 
 
-@pytest.mark.parametrize("path", ["/livez/", "//livez", "/v1/../livez", "/metrics/x"])
+@pytest.mark.parametrize("path", ["/livez/", "/LIVEZ", "/v1/livez", "/metrics/x", "/livez%2f..%2fv1"])
 async def test_nothing_else_passes_for_a_probe(key_file: Path, path: str) -> None:
-    assert await ask(AdminKeys(key_file), path) in {401, 404} or httpx.URL(f"http://h{path}").path == "/livez"
+    assert await ask(AdminKeys(key_file), path) == 401
 
 
 def gone(file: Path) -> None:
