@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from cli.main import main
 from offline_training.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[3]
+#: Three processes import torch before anything is written: half a minute, and minutes on a busy machine.
+START_SECONDS = 300
 
 #: What the workers run: they add up their ranks, and then end, fail or wait.
 WORKER = """
@@ -46,22 +50,28 @@ sys.exit(launch(LaunchOptions(sys.argv[1], 2), sys.argv[2:], module="two_ranks")
 """
 
 
-def start(folder: Path, launcher: str, end: str, **environment: str) -> subprocess.Popen[str]:
+@contextmanager
+def start(folder: Path, launcher: str, end: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """The command with its launcher; gone with its workers when the test is over, however it ends."""
     (folder / "two_ranks.py").write_text(WORKER)
     paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
     kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", START, launcher, str(folder), end],
         env={**kept, **paths, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def workers(folder: Path) -> list[dict[str, Any]]:
     """What both workers wrote, when they have."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + START_SECONDS
     files = [folder / "0.json", folder / "1.json"]
     while not all(file.exists() for file in files):
         assert time.monotonic() < deadline, "the workers did not start"
@@ -90,8 +100,8 @@ def check_gone(pids: list[int]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_are_joined_and_end_well(tmp_path: Path, launcher: str) -> None:
-    process = start(tmp_path, launcher, "end")
-    _, err = process.communicate(timeout=120)
+    with start(tmp_path, launcher, "end") as process:
+        _, err = process.communicate(timeout=START_SECONDS)
     assert process.returncode == 0, err
     found = workers(tmp_path)
     assert [one["sum"] for one in found] == [3.0, 3.0]
@@ -100,8 +110,8 @@ def test_two_processes_are_joined_and_end_well(tmp_path: Path, launcher: str) ->
 
 @pytest.mark.slow
 def test_a_failure_of_any_worker_is_told_once_with_its_exit_code(tmp_path: Path) -> None:
-    process = start(tmp_path, "torchrun", "fail", OMP_NUM_THREADS="3")
-    _, err = process.communicate(timeout=120)
+    with start(tmp_path, "torchrun", "fail", OMP_NUM_THREADS="3") as process:
+        _, err = process.communicate(timeout=START_SECONDS)
     assert process.returncode == 2
     assert err.count("eco: error: --forget: is missing") == 1
     assert "Traceback" not in err
@@ -113,21 +123,21 @@ def test_a_failure_of_any_worker_is_told_once_with_its_exit_code(tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_workers_and_is_the_exit_code(tmp_path: Path, number: signal.Signals) -> None:
-    process = start(tmp_path, "torchrun", "wait")
-    pids = [one["pid"] for one in workers(tmp_path)]
-    process.send_signal(number)
-    process.communicate(timeout=60)
+    with start(tmp_path, "torchrun", "wait") as process:
+        pids = [one["pid"] for one in workers(tmp_path)]
+        process.send_signal(number)
+        process.communicate(timeout=60)
     assert process.returncode == 128 + number
     check_gone(pids)
 
 
 @pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_command(tmp_path: Path) -> None:
-    process = start(tmp_path, "accelerate", "wait")
-    pids = [one["pid"] for one in workers(tmp_path)]
-    assert not any(gone(pid) for pid in pids)
-    process.kill()
-    process.communicate(timeout=60)
+    with start(tmp_path, "accelerate", "wait") as process:
+        pids = [one["pid"] for one in workers(tmp_path)]
+        assert not any(gone(pid) for pid in pids)
+        process.kill()
+        process.communicate(timeout=60)
     check_gone(pids)
 
 
