@@ -40,8 +40,8 @@ def eco() -> None:
     "--policy-dir",
     "policy_dir",
     default=None,
-    type=PATH,
-    help="Folder of policies, watched: what is put there acts at once, and what is taken away does no more.",
+    help="Folder of policies, or s3://… and the like, watched: what is put there acts at once, and what is taken away "
+    "does no more.",
 )
 @click.option(
     "--no-guard",

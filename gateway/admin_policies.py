@@ -98,7 +98,7 @@ def policy_routes(
                 "since": current.since,
                 "everywhere": await everywhere(current.digest),
                 "refused": policies.refused,
-                "policy_dir": None if policies.folder is None else str(policies.folder.path),
+                "policy_dir": None if policies.folder is None else policies.folder.address or str(policies.folder.path),
                 "writable": policies.folder is not None and policies.folder.is_writable,
             }
         )

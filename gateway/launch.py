@@ -32,6 +32,7 @@ from gateway.policies import Activation
 from gateway.policies.active import ActivePolicies, MakeGuard, check_names
 from gateway.policies.folder import PolicyFolder, Wanted
 from gateway.policies.loading import PolicyLoader
+from gateway.policies.store import open_folder
 from gateway.summed_metrics import keep_apart
 from gateway.tenants import tenants_by
 from gateway.traffic import FrontDoor, Traffic
@@ -54,7 +55,8 @@ class EcoOptions:
 
     policies: tuple[Path, ...]
     secret_file: Path
-    policy_dir: Path | None = None
+    policy_dir: str | None = None
+    """A folder, or the address of one in an object store."""
     admin_host: str = "127.0.0.1"
     admin_port: int = 8001
     admin_key_file: Path | None = None
@@ -234,7 +236,7 @@ class _Prepared:
 def _prepare(args: Namespace, bundles: Sequence[PolicyBundle], options: EcoOptions) -> _Prepared:
     # The guard's threads work in Python: what else the process does waits for a turn this long, not five milliseconds.
     sys.setswitchinterval(0.0005)
-    folder = None if options.policy_dir is None else PolicyFolder(options.policy_dir)
+    folder = None if options.policy_dir is None else open_folder(options.policy_dir)
     loader = PolicyLoader.open(args, options.encoder_device)
     wanted = ActivePolicies.prepare(bundles, folder, loader)
     return _Prepared(tuple(bundles), folder, loader, wanted)

@@ -16,7 +16,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,11 +97,17 @@ class _Dropped:
 class PolicyFolder:
     """One policy folder. `scan` it again and again; of what did not change nothing is read twice.
 
+    Args:
+        address: where it comes from, where `path` is but a copy that is only read.
+        refill: brings that copy up to date before every look; returns what it could not, as `Scan.refused`.
+
     Raises:
         FolderError: there is no such folder.
     """
 
     path: Path
+    address: str = ""
+    refill: Callable[[], Mapping[str, str]] | None = None
     is_writable: bool = field(default=False, init=False)
     identity: str = field(default="", init=False)
     """The same for all who share the folder; "" until there is one."""
@@ -115,6 +121,8 @@ class PolicyFolder:
     def __post_init__(self) -> None:
         if not self.path.is_dir():
             raise FolderError(f"--policy-dir: {self.path}: no such folder; make it, and put policies in")
+        if self.refill is not None:
+            return
         try:
             (self.path / STATE).mkdir(exist_ok=True)
             self.is_writable = os.access(self.path / STATE, os.W_OK)
@@ -136,8 +144,12 @@ class PolicyFolder:
             BundleError: with `strict` alone.
         """
         try:
+            not_copied = {} if self.refill is None else self.refill()
+            if strict and not_copied:
+                raise FolderError(next(iter(not_copied.values())))
             found = self._scan_dropped(strict)
             refused = {name: dropped.reason for name, dropped in found.items() if dropped.reason is not None}
+            refused |= not_copied
             records = self._scan_records(refused, strict=strict)
         except OSError as error:
             raise FolderError(f"policy folder {self.path}: cannot be read ({error.strerror})") from error
@@ -493,7 +505,9 @@ class PolicyFolder:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         if not self.is_writable:
-            raise FolderError(f"policy folder {self.path}: cannot be written")
+            where = self.address or self.path
+            how = "; change what lies there, as you put it there" if self.address else ""
+            raise FolderError(f"policy folder {where}: cannot be written from here{how}")
         try:
             with FileLock(self.path / STATE / _LOCK, timeout=_LOCK_S):
                 yield
