@@ -60,8 +60,8 @@ demo: $(STAMP)  ## Run the demo: a model that knows, the same model made to forg
 serve: $(STAMP)  ## Serve a model behind the guard (ARGS="MODEL --policy DIR ...")
 	$(RUN) eco serve $(ARGS)
 
-test: test-fast  ## Run all tests: the fast ones, then those that start and kill servers or train for long
-	$(TEST) -m slow $(ARGS)
+test: $(STAMP)  ## Run all tests, with those that start and kill servers or train for long
+	$(TEST) $(ARGS)
 
 test-fast: $(STAMP)  ## Run the tests that need no server process of their own
 	$(TEST) -m "not slow" $(ARGS)

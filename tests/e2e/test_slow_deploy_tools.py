@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "extraArgs": ["--max-model-len", "4096"],
         "networkPolicy.publicFrom": [{"podSelector": {}}],
     },
+    "policies from an object store": {"policies.volume": None, "policies.store": "s3://bucket/policies"},
     "alone": {
         "podDisruptionBudget.enabled": False,
         "networkPolicy.enabled": False,
@@ -50,6 +51,9 @@ WRONG = {
     "a value that is none": ({"gpus": 2}, "gpus"),
     "more workers than GPUs": ({"gpu.tensorParallelSize": 4}, "gpu.tensorParallelSize is 4, but gpu.count only 1"),
     "two volumes in one": ({"policies.volume.emptyDir": {}}, "/policies/volume"),
+    "policies from two places": ({"policies.store": "s3://bucket/policies"}, "/policies"),
+    "policies from nowhere": ({"policies.volume": None}, "/policies"),
+    "a store that is a folder": ({"policies.volume": None, "policies.store": "policies"}, "/policies/store"),
     "a flag that the chart sets": ({"extraArgs": ["--eco-admin-host=::"]}, "/extraArgs/0"),
     "no admin key": ({"adminKey.name": ""}, "/adminKey"),
 }
@@ -123,6 +127,13 @@ def objects(tools: Path, **values: Any) -> dict[str, dict[str, Any]]:
     """By kind, and services by name."""
     made = filter(None, yaml.safe_load_all(rendered(tools, values).stdout))
     return {one["metadata"]["name"] if one["kind"] == "Service" else one["kind"]: one for one in made}
+
+
+def test_a_store_takes_the_place_of_the_volume(tools: Path) -> None:
+    pod = objects(tools, **VARIANTS["policies from an object store"])["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert "--policy-dir=s3://bucket/policies" in container["args"]
+    assert "policies" not in {one["name"] for one in (*pod["volumes"], *container["volumeMounts"])}
 
 
 def test_the_admin_port_stays_inside(tools: Path) -> None:
