@@ -9,6 +9,7 @@ from evaluation.report.compare import SuiteRuns
 from evaluation.report.drawing import Plot
 from evaluation.report.figure_plots import plane_plot, strength_plot
 from evaluation.report.load import FigureRecord, Run
+from evaluation.report.published import Published, Source, published_for
 from evaluation.report.score_plots import gate_plot, group_plots
 
 ABSENT: Final = "–"
@@ -79,18 +80,21 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One suite: its headline table, the table of all figures, pictures, and answers to read by subset."""
+    """One suite: its headline table, the table of all figures, pictures, answers to read by subset, and what others
+    have published."""
 
     suite: SuiteRuns
     table: Table
     everything: Table
     plots: Sequence[Plot]
     readings: Mapping[str, Sequence[Reading]]
+    published: Sequence[tuple[Published, Source]]
 
     @classmethod
     def of(cls, suite: SuiteRuns) -> "Section":
         headline = table_of(suite, suite.headline() or suite.names())
-        return cls(suite, headline, table_of(suite, suite.names()), suite_plots(suite), readings(suite))
+        everything = table_of(suite, suite.names())
+        return cls(suite, headline, everything, suite_plots(suite), readings(suite), published_for(suite))
 
 
 def table_of(suite: SuiteRuns, names: Sequence[str]) -> Table:

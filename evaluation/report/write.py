@@ -20,7 +20,7 @@ from markupsafe import Markup
 from evaluation.report.compare import SuiteRuns, compared
 from evaluation.report.drawing import counted, inline_svg
 from evaluation.report.load import CheckedRecord, ReportError, load_runs, named
-from evaluation.report.section import Section
+from evaluation.report.section import Section, number
 from evaluation.report.summary import summary_of
 from evaluation.runs.record import without_nan
 
@@ -163,6 +163,10 @@ def _as_json(title: str, sections: Sequence[Section]) -> dict[str, Any]:
                     for shown in section.readings.values()
                     for reading in shown
                 ],
+                "published_by_others": [
+                    {**table.model_dump(mode="json"), "source": source.model_dump(mode="json")}
+                    for table, source in section.published
+                ],
             }
             for section in sections
         ],
@@ -180,7 +184,7 @@ def _page(template: str, title: str, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": escaped, "named": named}
+    environment.filters |= {"md": escaped, "named": named, "number": number}
     records = [run.record for section in sections for run in section.suite.runs]
     days = sorted({moment[:10] for record in records for moment in (record.started, record.finished) if moment})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
