@@ -314,6 +314,37 @@ def evaluate_attacks(**options: Any) -> None:
         Console().print(request_table(record.figures))
 
 
+@evaluate.command("domains")
+@click.option(
+    "--domain",
+    "domains",
+    multiple=True,
+    type=click.Choice(["mmlu", "hellaswag", "truthfulqa", "simpleqa", "alpaca", "gsm8k", "code", "languages", "all"]),
+    help="Prompts of a public benchmark, from the hub; may be given several times.",
+)
+@click.option("--data", multiple=True, help="Your own: rows with prompt and domain, and part where there is one.")
+@click.option("--gate-policy", multiple=True, type=PATH, help="Policy that is looked at.  [default: --policy]")
+@click.option("--gate-model", default=None, help="The model it was built for.  [default: --target]")
+@run_options
+def evaluate_domains(**options: Any) -> None:
+    """False positives by domain: what a policy flags of prompts that have nothing to do with it.
+
+    Nothing is generated and no --target is needed. Without --domain and --data a small shipped sample is looked at.
+    """
+    from evaluation.domains.data import DOMAINS
+    from evaluation.domains.suite import DomainsSuite
+    from evaluation.rows import sample_file
+
+    named = options["domains"] or options["data"]
+    chosen = options | {
+        "policy": options["gate_policy"] or options["policies"],
+        "model": options["gate_model"] or options["target"],
+        "domains": tuple(DOMAINS) if "all" in options["domains"] else options["domains"],
+        "data": options["data"] if named else (sample_file("domains", "domains.jsonl"),),
+    }
+    run_suite_command(options | {"target": None}, lambda _: filled(DomainsSuite, chosen), needs_target=False)
+
+
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=PATH)
 @click.option("--out", required=True, type=PATH, help="Folder to write the report to.")

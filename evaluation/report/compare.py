@@ -20,6 +20,7 @@ _TITLES: Final = {
     "harmful": "Harmful prompts",
     "leakage": "Leakage",
     "attacks": "Attacks on the guard",
+    "domains": "False positives by domain",
 }
 #: Parts of a setting's name that make its digest one of a tool, not of the questions.
 _TOOLS: Final = frozenset({"encoder", "gate", "judge", "model", "policies", "policy", "reference", "target"})

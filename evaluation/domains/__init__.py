@@ -1,0 +1,1 @@
+"""What a policy flags of prompts that have nothing to do with it, by domain."""
