@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 
 from classifiers.encoders.runtime import Device
 from console.errors import EcoError
-from gateway import LaunchError
+from gateway import LaunchError, ServerDiedError
 from gateway.admin import AdminServer, build_admin_app
 from gateway.admin_key import AdminKeys, check_admin_address
 from gateway.admin_policies import Render, policy_routes
@@ -328,6 +328,7 @@ async def _run(
         audit.event("started", model=args.model, policies=policies.current.digest)
         try:
             shutdown = await _serve_http(client, args, door, *public, front_end.peer_loads)
+            died = engine.errored
         finally:
             watch_task.cancel()
             admin.should_exit = True
@@ -338,6 +339,8 @@ async def _run(
             audit.close()
     # As in vLLM: the HTTP server's shutdown is awaited after the engine's.
     await shutdown
+    if died:  # vLLM ends as if it had been asked to, and what watches it would not start it again
+        raise ServerDiedError("the engine died, and the server with it; what its last lines above say tells why")
 
 
 def _guard_maker(

@@ -154,3 +154,6 @@ def test_a_killed_engine_is_not_healthy(demo_build: "DemoBuild", demo_policy: Pa
             except httpx.TransportError:
                 status = 0
         assert status in {0, 503} or server.process.poll() is not None
+        # what watches it, systemd for one, starts again what failed, and not what ended well
+        assert server.process.wait(60) == 2
+        assert "eco: error: the engine died" in server.log.read_text(errors="replace").splitlines()[-1]
