@@ -315,7 +315,7 @@ async def _run(
         def door(app: Any) -> FrontDoor:
             return FrontDoor(app, traffic, turned_away=lambda: metrics.turned_away("draining"), tenant_of=tenant_of)
 
-        routes = policy_routes(policies, protector, _renderer(args, tokenizer), tokenizer.decode, front_end.all_have)
+        routes = [policy_routes(policies, protector, _renderer(args, tokenizer), tokenizer.decode, front_end.all_have)]
         metrics_text = functools.partial(front_end.metrics_text, metrics)
         check_health = functools.partial(front_end.check_health, client.check_health)
         admin = AdminServer(build_admin_app(routes, metrics_text, check_health, unready_because), keys)

@@ -34,7 +34,7 @@ class Admin:
         self.protector = Protector(self.metrics, timeout_s=20.0)
         self.protector.start()
         routes = policy_routes(self.policies, self.protector, self.render, str, self.everywhere)
-        app = build_admin_app(routes, lambda: b"", self.healthy, lambda: None)
+        app = build_admin_app([routes], lambda: b"", self.healthy, lambda: None)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8001")
 
