@@ -99,6 +99,8 @@ def policy_routes(
     render: Render,
     spell: Callable[[int], str],
     everywhere: Callable[[str], Awaitable[bool]],
+    *,
+    compares: bool = False,
 ) -> APIRouter:
     """Routes under `/v1`.
 
@@ -106,6 +108,7 @@ def policy_routes(
         render: what a request's text or messages become.
         spell: what a token says.
         everywhere: whether all front ends have a set of policies in force, by its digest; waits a little.
+        compares: prompts may be answered without the guard here too (`gateway.studio.comparison`).
     """
     routes = APIRouter(prefix="/v1", dependencies=[Depends(_only_json_or_archives)])
 
@@ -122,6 +125,7 @@ def policy_routes(
                 "refused": policies.refused,
                 "policy_dir": None if policies.folder is None else str(policies.folder.path),
                 "writable": policies.folder is not None and policies.folder.is_writable,
+                "compares": compares,
             }
         )
 
