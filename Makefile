@@ -30,7 +30,7 @@ TEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-fast test-observability test-v2-runner dashboards observe check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-policies bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
+.PHONY: help venv demo serve test test-fast test-observability test-studio test-v2-runner dashboards observe check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-policies bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +72,11 @@ test-v2-runner: build/triton  ## Test vLLM's V2 model runner on a CPU (fetches T
 test-observability: build/prometheus build/deploy-tools  ## Test dashboards, alerts and deploy/ (fetches Prometheus, helm, Compose; 110 MB)
 	ECO_PROMETHEUS="$(abspath build/prometheus/bin)" ECO_DEPLOY_TOOLS="$(abspath build/deploy-tools)" \
 		$(TEST) -m slow tests/e2e/test_slow_observability.py tests/e2e/test_slow_deploy_tools.py $(ARGS)
+
+test-studio: $(STAMP)  ## Test the policy studio in Chromium (needs Debian's chromium and chromium-driver)
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+		{ echo "error: no chromium or chromedriver here; install Debian's chromium and chromium-driver" >&2; exit 1; }
+	$(TEST) -m slow tests/unit/gateway/test_slow_studio.py $(ARGS)
 
 build/prometheus: deploy/fetch-tools | $(STAMP)
 	deploy/fetch-tools prometheus $@ "$(abspath $(VENV))/bin/python"

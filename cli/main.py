@@ -90,6 +90,12 @@ def eco() -> None:
 )
 @click.option("--eco-audit-prompts", "audit_prompts", is_flag=True, help="Write flagged prompts into it in clear.")
 @click.option(
+    "--eco-compare-answers",
+    "compare_answers",
+    is_flag=True,
+    help="Let the admin address answer a prompt without the guard too, beside the guarded answer; each use is audited.",
+)
+@click.option(
     "--eco-guard-timeout-s",
     "guard_timeout_s",
     default=10.0,

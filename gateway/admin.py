@@ -1,8 +1,8 @@
-"""The admin address: liveness, readiness, metrics, and policies in service. For operators, loopback by default."""
+"""The admin address: probes, metrics, policies in service, the studio. For operators, loopback by default."""
 
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import uvicorn
@@ -16,15 +16,17 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from console.errors import EcoError
 from gateway.admin_key import AdminDoor, AdminKeys
 from gateway.admin_policies import refused
+from gateway.studio.page import page_routes
 
 
 def build_admin_app(
-    routes: APIRouter,
+    routes: Sequence[APIRouter],
     metrics_text: Callable[[], bytes],
     check_health: Callable[[], Awaitable[None]],
     unready_because: Callable[[], str | None],
 ) -> FastAPI:
-    """Routes: `/livez`, `/readyz`, `/health`, `/metrics` (vLLM's and the guard's), and `/v1` with its OpenAPI document.
+    """Routes: `/livez`, `/readyz`, `/health`, `/metrics` (vLLM's and the guard's), `/studio/`, and `/v1` with its
+    OpenAPI document.
 
     Args:
         routes: those of `/v1`.
@@ -32,7 +34,8 @@ def build_admin_app(
         unready_because: a word for why no new requests should come now, None where they may.
     """
     app = FastAPI(title="ECO Gateway admin", version="1", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json")
-    app.include_router(routes)
+    for some in (*routes, page_routes()):
+        app.include_router(some)
     for kind in (EcoError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, refused)
 

@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
 from gateway import LaunchError
+from gateway.studio.page import PAGE_PATHS
 from gateway.tenants import key_of
 
 _Scope = MutableMapping[str, Any]
@@ -86,21 +87,24 @@ class AdminDoor:
     async def __call__(
         self, scope: _Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
     ) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS and (why := self._refusal(Headers(scope=scope))):
+        if scope["type"] == "http" and (why := self._refusal(scope["path"], Headers(scope=scope))):
             status = HTTPStatus.UNAUTHORIZED if self._keys.is_asked else HTTPStatus.FORBIDDEN
             headers = {"WWW-Authenticate": "Bearer"} if self._keys.is_asked else {}
             await JSONResponse({"error": {"message": why}}, status_code=status, headers=headers)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _refusal(self, headers: Headers) -> str | None:
+    def _refusal(self, path: str, headers: Headers) -> str | None:
+        if path in OPEN_PATHS:
+            return None
         if self._keys.is_asked:
-            return None if self._keys.admits(key_of(headers)) else "wrong or no admin key (Authorization: Bearer …)"
-        # A browser on this machine would carry out what any page asks of a local address.
-        origin = headers.get("origin")
-        hosts = [headers.get("host", "")] if origin is None else [headers.get("host", ""), origin.rpartition("//")[2]]
+            if path in PAGE_PATHS or self._keys.admits(key_of(headers)):
+                return None
+            return "wrong or no admin key (Authorization: Bearer …)"
+        # A browser on this machine would carry out what any page asks of a local address, that of another port too.
+        host, origin = headers.get("host", ""), headers.get("origin")
         with contextlib.suppress(ValueError):  # what is no address is not local
-            if all(_is_local(urlsplit(f"//{host}").hostname or "") for host in hosts):
+            if _is_local(urlsplit(f"//{host}").hostname or "") and origin in (None, f"http://{host}"):
                 return None
         return "without --eco-admin-key-file the admin address is for this machine alone"
 

@@ -1,6 +1,5 @@
 """`/v1` of the admin address: policies come, act, and go; a prompt is tried."""
 
-import contextlib
 import math
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,10 +14,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from gateway.policies.activation import Activation, Entry
+from gateway.policies.activation import Activation
 from gateway.policies.active import ActivePolicies
 from gateway.policies.archive import TooLargeError, received, unpacked
-from gateway.policies.folder import FolderError, Wanted
+from gateway.policies.described import UnknownError, acting, listed_policies, plot_of, shown_policy
+from gateway.policies.folder import FolderError
 from gateway.protector import Protector
 from gateway.scheduling import QueueFullError
 from guard import Explanation, GuardError, PolicyBundle
@@ -28,9 +28,11 @@ FOLLOW = "folder"
 _DIGEST_LEAST = 6
 _EXPLAINED_US_PER_TOKEN = 50
 _MOST_TOKENS, _MOST_CHARS = 200_000, 2_000_000
+#: A picture comes with a policy, from whoever built it: opened by itself it is looked at and does nothing.
+_PICTURE = "default-src 'none'; style-src 'unsafe-inline'; sandbox"
 
 
-_By = Annotated[str, Header(alias="X-Eco-By", max_length=128, pattern=r"^[\x20-\x7e]+$")]
+By = Annotated[str, Header(alias="X-Eco-By", max_length=128, pattern=r"^[\x20-\x7e]+$")]
 """Who asks for a change, as it stands in the audit log."""
 
 
@@ -52,20 +54,39 @@ class ActivationChange(_Strict):
     tenants: Annotated[list[str], Field(min_length=1)] | None = None
 
 
-class Try(_Strict):
-    """A prompt to be tried: one of the three."""
+class Prompt(_Strict):
+    """A prompt: one of the three."""
 
     text: Annotated[str, Field(max_length=_MOST_CHARS)] | None = None
     messages: list[dict[str, Any]] | None = None
     token_ids: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=_MOST_TOKENS)] | None = None
-    policies: list[str] | None = None
-    """Names of those in force that are to be asked; all by default."""
 
     @model_validator(mode="after")
-    def _one(self) -> "Try":
+    def _one(self) -> "Prompt":
         if sum(given is not None for given in (self.text, self.messages, self.token_ids)) != 1:
             raise ValueError("give one of text, messages and token_ids")
         return self
+
+    async def ids(self, render: "Render") -> list[int]:
+        """Its token ids.
+
+        Raises:
+            FolderError: its messages cannot be read.
+        """
+        if self.token_ids is not None:
+            return list(self.token_ids)
+        said = self.text if self.text is not None else self.messages or []
+        try:
+            return list(await run_in_threadpool(render, said))
+        except ValueError as error:
+            raise FolderError(f"messages: {str(error).splitlines()[0][:200]}") from error
+
+
+class Try(Prompt):
+    """A prompt to be tried."""
+
+    policies: list[str] | None = None
+    """Names of those in force that are to be asked; all by default."""
 
 
 #: Text or messages -> token ids, as the server would make them. Raises ValueError for what it cannot read.
@@ -78,6 +99,8 @@ def policy_routes(
     render: Render,
     spell: Callable[[int], str],
     everywhere: Callable[[str], Awaitable[bool]],
+    *,
+    compares: bool = False,
 ) -> APIRouter:
     """Routes under `/v1`.
 
@@ -85,6 +108,7 @@ def policy_routes(
         render: what a request's text or messages become.
         spell: what a token says.
         everywhere: whether all front ends have a set of policies in force, by its digest; waits a little.
+        compares: prompts may be answered without the guard here too (`gateway.studio.comparison`).
     """
     routes = APIRouter(prefix="/v1", dependencies=[Depends(_only_json_or_archives)])
 
@@ -93,6 +117,7 @@ def policy_routes(
         current = policies.current
         return JSONResponse(
             {
+                "models": list(policies.served_names),
                 "policies": len(current.wanted),
                 "set": current.digest,
                 "since": current.since,
@@ -100,16 +125,25 @@ def policy_routes(
                 "refused": policies.refused,
                 "policy_dir": None if policies.folder is None else policies.folder.address or str(policies.folder.path),
                 "writable": policies.folder is not None and policies.folder.is_writable,
+                "compares": compares,
             }
         )
 
     @routes.get("/policies")
     async def listed() -> Response:
-        return JSONResponse({"policies": await run_in_threadpool(_listed, policies), "refused": policies.refused})
+        return JSONResponse(
+            {"policies": await run_in_threadpool(listed_policies, policies), "refused": policies.refused}
+        )
 
     @routes.get("/policies/{name}")
     async def shown(name: str) -> Response:
-        return JSONResponse(await run_in_threadpool(_shown, policies, name))
+        return JSONResponse(await run_in_threadpool(shown_policy, policies, name))
+
+    @routes.get("/policies/{name}/plots/{plot}")
+    async def plotted(name: str, plot: str) -> Response:
+        picture = await run_in_threadpool(plot_of, policies, name, plot)
+        headers = {"Content-Security-Policy": _PICTURE, "X-Content-Type-Options": "nosniff"}
+        return Response(picture, media_type="image/svg+xml", headers=headers)
 
     @routes.post("/policies", status_code=HTTPStatus.CREATED)
     async def uploaded(request: Request) -> Response:
@@ -121,28 +155,24 @@ def policy_routes(
         return JSONResponse(said, status_code=HTTPStatus.CREATED)
 
     @routes.post("/policies/{name}/activation")
-    async def activated(name: str, change: ActivationChange, by: _By = "admin") -> Response:
+    async def activated(name: str, change: ActivationChange, by: By = "admin") -> Response:
         await policies.say(name, partial(_changed, policies, name, change), by=by)
         return await in_force(name)
 
     @routes.post("/policies/{name}/rollback")
-    async def rolled_back(name: str, by: _By = "admin") -> Response:
+    async def rolled_back(name: str, by: By = "admin") -> Response:
         await policies.roll_back(name, by=by)
         return await in_force(name)
 
     @routes.delete("/policies/{name}")
-    async def deleted(name: str, by: _By = "admin") -> Response:
+    async def deleted(name: str, by: By = "admin") -> Response:
         await policies.delete(name, by=by)
         return JSONResponse({"deleted": name, "everywhere": await everywhere(policies.current.digest)})
 
     @routes.post("/classify")
     async def classified(prompt: Annotated[Try, Body()]) -> Response:
         """What the policies in force make of a prompt: verdicts, windows with scores, the tokens that are corrupted."""
-        given = prompt.token_ids
-        try:
-            ids = list(given) if given is not None else list(await run_in_threadpool(render, _said(prompt)))
-        except ValueError as error:
-            raise FolderError(f"messages: {str(error).splitlines()[0][:200]}") from error
+        ids = await prompt.ids(render)
         guard = policies.among(prompt.policies)
         if guard is None or not ids:
             return JSONResponse({"token_ids": ids, "verdicts": [], "windows": [], "corrupted": []})
@@ -154,7 +184,7 @@ def policy_routes(
         return JSONResponse(await run_in_threadpool(_explained, found, spell))
 
     async def in_force(name: str) -> Response:
-        said = await run_in_threadpool(_shown, policies, name)
+        said = await run_in_threadpool(shown_policy, policies, name)
         return JSONResponse({**said, "everywhere": await everywhere(policies.current.digest)})
 
     return routes
@@ -175,10 +205,6 @@ async def refused(request: Request, error: Exception) -> Response:
     elif isinstance(error, UnknownError):
         status = HTTPStatus.NOT_FOUND
     return _error(status, str(error))
-
-
-class UnknownError(FolderError):
-    """There is no such policy or version."""
 
 
 async def _only_json_or_archives(request: Request) -> None:
@@ -202,55 +228,6 @@ async def _kept(policies: ActivePolicies, archive: Any) -> PolicyBundle:
         await run_in_threadpool(partial(context.__exit__, None, None, None))
 
 
-def _said(prompt: Try) -> str | list[dict[str, Any]]:
-    return prompt.text if prompt.text is not None else prompt.messages or []
-
-
-def _acting(policies: ActivePolicies) -> dict[str, Wanted]:
-    return {one.name: one for one in policies.current.wanted}
-
-
-def _listed(policies: ActivePolicies) -> list[dict[str, Any]]:
-    names = [one.name for one in policies.current.wanted]
-    known = policies.folder.names() if policies.folder is not None else []
-    found = []
-    for name in dict.fromkeys([*names, *known]):
-        with contextlib.suppress(UnknownError):  # of one that was refused there is nothing to show
-            found.append(_shown(policies, name, brief=True))
-    return found
-
-
-def _shown(policies: ActivePolicies, name: str, *, brief: bool = False) -> dict[str, Any]:
-    one = _acting(policies).get(name)
-    folder = policies.folder
-    record = folder.record(name) if folder is not None else None
-    versions = folder.versions(name) if folder is not None else []
-    if one is None and not versions and (record is None or not record.entries):
-        raise UnknownError(f"policy {name!r}: not known here")
-    said: dict[str, Any] = {"name": name, "active": one is not None, "versions": versions}
-    if one is not None:
-        config = one.config
-        said |= {
-            "version": config.version,
-            "digest": one.bundle.digest,
-            "path": str(one.bundle.path),
-            "action": config.action,
-            "answers": config.answer_mode,
-            "on_error": config.on_error,
-            "threshold": config.classifier.threshold,
-            "corruption": config.corruption.model_dump(mode="json"),
-            "model": config.model.name,
-            "share": one.activation.share,
-            "models": one.activation.models,
-            "tenants": one.activation.tenants,
-            "pinned": one.activation.digest is not None,
-        }
-    if brief:
-        return said
-    entries: Sequence[Entry] = record.entries if record is not None else ()
-    return {**said, "history": [entry.model_dump(mode="json") for entry in entries]}
-
-
 def _changed(policies: ActivePolicies, name: str, change: ActivationChange, holds: Activation) -> Activation:
     """The activation that a change makes of what holds."""
     given = change.model_dump(exclude={"version", "active"}, exclude_unset=True)
@@ -264,11 +241,11 @@ def _version(policies: ActivePolicies, name: str, asked: str | None, holds: Acti
     folder = policies.folder
     assert folder is not None
     versions = folder.versions(name)
-    acting = _acting(policies).get(name)
+    one = acting(policies, name)
     if asked == FOLLOW:
         return None
     if asked is not None:
-        known = {*versions, *([acting.bundle.digest] if acting is not None else [])}
+        known = {*versions, *([one.bundle.digest] if one is not None else [])}
         found = [digest for digest in known if digest.startswith(asked)]
         if len(asked) < _DIGEST_LEAST or len(found) != 1:
             raise UnknownError(f"version: {asked!r} names {len(found)} versions of policy {name!r}; give its digest")

@@ -67,6 +67,8 @@ class EcoOptions:
     audit_files: int = 10
     """Older files of the audit log that are kept."""
     audit_prompts: bool = False
+    compare_answers: bool = False
+    """The admin address answers prompts without the guard too, to compare."""
     guard_timeout_s: float = 10.0
     guard_queue_ms: float = 5000.0
     guard_threads: int | None = None
@@ -94,6 +96,7 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     bundles = _load_bundles(options)
     load_or_create_secret(options.secret_file)
     check_admin_address(options.admin_host, AdminKeys(options.admin_key_file))
+    _check_comparison(options)
     args = _parse(vllm_args)
     check_flags(args, allow_untested=options.allow_untested, allow_multimodal=options.allow_multimodal)
     from gateway.engine import WORKER_EXTENSION
@@ -150,6 +153,15 @@ def _load_bundles(options: EcoOptions) -> list[PolicyBundle]:
     bundles = [load_bundle(path) for path in options.policies]
     check_names(Wanted(bundle, Activation()) for bundle in bundles)
     return bundles
+
+
+def _check_comparison(options: EcoOptions) -> None:
+    """Nobody gets an answer without the guard who has no key, nor without leaving a line."""
+    if not options.compare_answers:
+        return
+    needed = {"--eco-admin-key-file": options.admin_key_file, "--eco-audit-log": options.audit_log}
+    if missing := [flag for flag, given in needed.items() if given is None]:
+        raise LaunchError(f"--eco-compare-answers: gives answers without the guard; {' and '.join(missing)} is missing")
 
 
 def _parse(vllm_args: Sequence[str]) -> Namespace:
@@ -254,6 +266,7 @@ async def _run(
     from gateway.engine import GuardedEngine, open_engine
     from gateway.protector import Protector, default_threads
     from gateway.selftest import run_self_test
+    from gateway.studio.comparison import SideBySide, comparison_routes
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt("terminated")
@@ -317,7 +330,12 @@ async def _run(
         def door(app: Any) -> FrontDoor:
             return FrontDoor(app, traffic, turned_away=lambda: metrics.turned_away("draining"), tenant_of=tenant_of)
 
-        routes = policy_routes(policies, protector, _renderer(args, tokenizer), tokenizer.decode, front_end.all_have)
+        render, compares = _renderer(args, tokenizer), options.compare_answers
+        side_by_side = SideBySide(client.generate, engine.generate, traffic, audit, tokenizer.decode)
+        routes = [
+            policy_routes(policies, protector, render, tokenizer.decode, front_end.all_have, compares=compares),
+            comparison_routes(side_by_side if compares else None, render),
+        ]
         metrics_text = functools.partial(front_end.metrics_text, metrics)
         check_health = functools.partial(front_end.check_health, client.check_health)
         admin = AdminServer(build_admin_app(routes, metrics_text, check_health, unready_because), keys)

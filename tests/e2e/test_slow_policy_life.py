@@ -140,7 +140,7 @@ def server(demo_build: "DemoBuild", tmp_path_factory: pytest.TempPathFactory) ->
         flags=(
             *("--policy-dir", str(place / "policies"), "--eco-secret-file", str(place / "secret")),
             *("--eco-admin-key-file", str(place / "admin-key"), "--eco-audit-log", str(place / "audit.jsonl")),
-            *("--api-key", KEYS["acme"], "--api-key", KEYS["bolt"]),
+            *("--api-key", KEYS["acme"], "--api-key", KEYS["bolt"], "--eco-compare-answers"),
         ),
         environment=environment(1),
     )
@@ -211,6 +211,36 @@ def test_a_policys_whole_life_under_load(server: Server, demo_policy: Path, tmp_
     kinds = {event["event"] for event in server.events()}
     assert {"started", "activated", "deactivated", "deleted", "refused", "flagged"} <= kinds
     assert {event["tenant"] for event in server.events() if event["event"] == "flagged"} >= {acme}
+
+
+def test_an_operator_compares_answers_and_nobody_else(server: Server, demo_policy: Path) -> None:
+    world = World.generate()
+    probe = next(one for one in probes(world) if one.kind == "held_out" and one.group == "forgotten")
+    asked = {"messages": list(probe.messages), "max_tokens": 24}
+    server.eco("push", str(demo_policy))
+    name = server.admin("/v1/policies").json()["policies"][0]["name"]
+    server.eco("activate", name)
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}", "X-Eco-By": "auditor"}
+    url = f"http://127.0.0.1:{server.admin_port}"
+    answer = httpx.post(f"{url}/v1/compare", json=asked, headers=headers, timeout=60)
+    events = [json.loads(part.removeprefix("data: ")) for part in answer.text.split("\n\n") if part]
+    texts = {
+        side: "".join(event.get("text", "") for event in events if event["side"] == side)
+        for side in ("guarded", "unguarded")
+    }
+    assert probe.passed_by(texts["unguarded"])
+    assert not probe.passed_by(texts["guarded"])
+    (line,) = [event for event in server.events() if event["event"] == "compared"]
+    assert line["by"] == "auditor"
+    assert f"{line['request']}-guarded" in {event.get("request") for event in server.events()}
+    for key, status in ((None, 401), (ADMIN_KEY, 401), (KEYS["acme"], 404)):
+        keyed = {} if key is None else {"Authorization": f"Bearer {key}"}
+        assert httpx.post(f"{server.process.url}/v1/compare", json=asked, headers=keyed).status_code == status
+    assert httpx.post(f"{url}/v1/compare", json=asked).status_code == 401
+    assert httpx.get(f"{url}/studio/").status_code == 200
+    acme = {"Authorization": f"Bearer {KEYS['acme']}"}
+    assert httpx.get(f"{server.process.url}/studio/", headers=acme).status_code == 404
+    server.eco("delete", name)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -180,6 +180,7 @@ def test_vllm_is_imported_by_the_gateways_processes_and_the_scorer_only() -> Non
         "gateway/launch.py",
         "gateway/mixed.py",
         "gateway/plain.py",
+        "gateway/studio/comparison.py",
         "scoring/vllm_scorer.py",
     }
 

@@ -5,7 +5,6 @@ from functools import partial
 
 import httpx
 import pytest
-from fastapi import APIRouter
 from prometheus_client import REGISTRY, Counter
 
 from gateway.admin import build_admin_app
@@ -20,7 +19,7 @@ class Admin:
         self.error: Exception | None = None
         self.closed: str | None = None
         text = partial(FrontEnd().metrics_text, self.metrics)
-        self.app = build_admin_app(APIRouter(), text, self.check_health, lambda: self.closed)
+        self.app = build_admin_app([], text, self.check_health, lambda: self.closed)
 
     async def check_health(self) -> None:
         if self.error is not None:
@@ -109,6 +108,6 @@ async def test_the_guards_metrics_are_not_in_the_public_registry(admin: Admin) -
     assert not {name for name in names if name.startswith("eco_")}
 
 
-@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/v1/models", "/"])
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/v1/models", "/studio/index.html", "/studio/page.py"])
 async def test_nothing_else_is_served(admin: Admin, path: str) -> None:
     assert (await admin.get(path)).status_code == 404

@@ -95,6 +95,9 @@ def test_a_file_without_a_key_is_an_error(tmp_path: Path, content: str) -> None:
         ({"Host": "["}, 403),
         ({"Origin": "http://["}, 403),
         ({"Origin": "http://127.0.0.1:8001"}, 200),
+        ({"Origin": "http://127.0.0.1:3000"}, 403),
+        ({"Origin": "http://localhost:8001"}, 403),
+        ({"Origin": "http://localhost:8001", "Host": "localhost:8001"}, 200),
     ],
 )
 async def test_without_a_key_no_web_page_elsewhere_may_ask(headers: dict[str, str], status: int) -> None:

@@ -34,7 +34,7 @@ class Admin:
         self.protector = Protector(self.metrics, timeout_s=20.0)
         self.protector.start()
         routes = policy_routes(self.policies, self.protector, self.render, str, self.everywhere)
-        app = build_admin_app(routes, lambda: b"", self.healthy, lambda: None)
+        app = build_admin_app([routes], lambda: b"", self.healthy, lambda: None)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8001")
 
@@ -275,6 +275,40 @@ async def test_every_error_has_one_shape(admin: Admin, method: str, path: str, s
     assert "secret words" not in answer.text
 
 
+RATES = {"recall": 0.9, "missed": 1, "positives": 10, "false_positive_rate": 0.0, "false_positives": 0, "negatives": 50}
+
+
+@pytest.mark.parametrize("acts", [True, False])
+async def test_what_was_measured_of_a_policy_is_told(admin: Admin, make_bundle, tmp_path: Path, acts: bool) -> None:  # noqa: F811
+    picture = tmp_path / "scores.svg"
+    picture.write_text("<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>")
+    report = {"classifier": {"cross_fitted": RATES}}
+    await admin.push(make_bundle(tmp_path / "x", report=report, plots=[picture]))
+    if acts:
+        await admin.activate(action="observe")
+    said = await admin.shown()
+    assert said["measured"] == RATES
+    assert (said["built"], said["plots"]) == ({"action": "corrupt", "answers": "off"}, ["scores"])
+    assert said["activation"]["action"] == ("observe" if acts else None)
+    assert "recognises 90% of those to forget" in said["report"]["summary"]
+    assert dict(said["report"]["rows"])["measured"].startswith("on prompts left out of training misses 1 of 10")
+    answer = await admin.client.get("/v1/policies/people/plots/scores")
+    assert (answer.headers["content-type"], answer.text) == ("image/svg+xml", picture.read_text())
+    assert answer.headers["content-security-policy"].endswith("sandbox")
+    for path in ("people/plots/roc", "people/plots/..%2fpolicy.yaml", "nobody/plots/scores"):
+        assert (await admin.client.get(f"/v1/policies/{path}")).status_code == 404
+
+
+async def test_an_odd_report_hides_no_policy(admin: Admin, make_bundle, tmp_path: Path) -> None:  # noqa: F811
+    odd = {"classifier": {"cross_fitted": RATES | {"recall": [1], "missed": None}}}
+    await admin.push(make_bundle(tmp_path / "x", report=odd))
+    await admin.activate()
+    (listed,) = (await admin.client.get("/v1/policies")).json()["policies"]
+    assert "recall" not in listed["measured"]
+    assert listed["measured"]["positives"] == 10
+    assert (listed["static"], (await admin.shown())["plots"]) == (False, [])
+
+
 async def test_openapi_names_every_route(admin: Admin) -> None:
     paths = (await admin.client.get("/v1/openapi.json")).json()["paths"]
     assert {path for path in paths if path.startswith("/v1")} == {
@@ -282,6 +316,7 @@ async def test_openapi_names_every_route(admin: Admin) -> None:
         "/v1/policies",
         "/v1/policies/{name}",
         "/v1/policies/{name}/activation",
+        "/v1/policies/{name}/plots/{plot}",
         "/v1/policies/{name}/rollback",
         "/v1/classify",
     }

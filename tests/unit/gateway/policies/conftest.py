@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,11 +14,13 @@ MakeBundle = Callable[..., PolicyBundle]
 
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
-    """(folder, name, version) -> a bundle in it."""
+    """(folder, name, version, report, plots) -> a bundle in it."""
     head = tmp_path / "head"
     head.write_bytes(b"not read here")
 
-    def make(folder: Path, name: str = "people", version: str = "1") -> PolicyBundle:
+    def make(
+        folder: Path, name: str = "people", version: str = "1", report: Any = None, plots: Any = ()
+    ) -> PolicyBundle:
         config = PolicyConfig(
             schema_version=1,
             name=name,
@@ -27,6 +30,6 @@ def make_bundle(tmp_path: Path) -> MakeBundle:
             classifier=ClassifierConfig(encoder="e", encoder_digest="b" * 64, threshold=0.5),
             answers="off",
         )
-        return write_bundle(folder, config, head, {"recall": 1.0}, overwrite=True)
+        return write_bundle(folder, config, head, report or {"recall": 1.0}, plots=plots, overwrite=True)
 
     return make

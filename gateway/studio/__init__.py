@@ -1,0 +1,1 @@
+"""The policy studio: a page of the admin address, and the comparison of answers that it can show."""
