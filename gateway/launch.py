@@ -34,6 +34,7 @@ from gateway.policies.folder import PolicyFolder, Wanted
 from gateway.policies.loading import PolicyLoader
 from gateway.summed_metrics import keep_apart
 from gateway.tenants import tenants_by
+from gateway.tracing import SpanTracing, Tracing
 from gateway.traffic import FrontDoor, Traffic
 from guard import LoadedPolicy, PolicyBundle, load_bundle, load_or_create_secret
 from guard.bundle import AnswerMode
@@ -303,6 +304,7 @@ async def _run(
             policies,
             audit,
             answers=answers,
+            tracing=_tracing(args),
             refuse_steering=options.refuse_steering,
             allow_multimodal=options.allow_multimodal,
         )
@@ -386,6 +388,15 @@ def _renderer(args: Namespace, tokenizer: Any) -> Render:
             raise ValueError(str(error)) from error
 
     return render
+
+
+def _tracing(args: Namespace) -> Tracing:
+    """Call once the engine has set up where spans go."""
+    if args.otlp_traces_endpoint is None:
+        return Tracing()
+    from vllm.exceptions import VLLMClientError
+
+    return SpanTracing(VLLMClientError)
 
 
 def _audit(options: EcoOptions, metrics: GuardMetrics, front_end: int) -> Audit:

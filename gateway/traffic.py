@@ -79,6 +79,11 @@ def current_arrival() -> Arrival | None:
     return _current.get()
 
 
+def current_tenant() -> str | None:
+    """Whose that request is; None where that is not known."""
+    return None if (arrival := _current.get()) is None else arrival.tenant
+
+
 class Traffic:
     """Whether the server starts, serves or drains, and how many requests are on their way. Safe for threads."""
 

@@ -186,7 +186,7 @@ class FakeProtector:
         self.action: Any = "corrupt"
         self.groups: list[Any] = []
 
-    async def protect(self, guard: Any, token_ids: list[int], group: Any = None) -> ProtectedPrompt:
+    async def protect(self, guard: Any, token_ids: list[int], group: Any = None, trace: Any = None) -> ProtectedPrompt:
         self.groups.append(group)
         if self.error is not None:
             raise self.error
