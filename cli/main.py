@@ -90,6 +90,14 @@ def eco() -> None:
 )
 @click.option("--eco-audit-prompts", "audit_prompts", is_flag=True, help="Write flagged prompts into it in clear.")
 @click.option(
+    "--eco-log-format",
+    "log_format",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "json"]),
+    help="What the lines of the log are; each says which request it came of.",
+)
+@click.option(
     "--eco-guard-timeout-s",
     "guard_timeout_s",
     default=10.0,

@@ -304,6 +304,8 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
             GracefulHTTPError: 503; the guard failed, or is too busy, and the prompt was not served. 429; the request
                 lists more than it may.
         """
+        if (arrival := current_arrival()) is not None:
+            arrival.named(request_id)
         with self._traced(prompt, request_id, options) as trace:
             guard = self._guard_for(prompt, options.get("lora_request"))
             self._check_params(sampling_params, reads_answers=guard is not None and guard.answers is not None)
@@ -328,8 +330,14 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         """Around a request. What extends the beams of a search has vLLM's own spans alone."""
         if (scope := _beam.get()) is not None and scope.prompt is not None:
             return contextlib.nullcontext(UNTRACED)
-        tokens = len(prompt.get("prompt_token_ids", ())) if isinstance(prompt, dict) else 0
-        return self._tracing.request(request_id, options.get("trace_headers"), tokens=tokens, tenant=current_tenant())
+        known = prompt if isinstance(prompt, dict) else {}
+        return self._tracing.request(
+            request_id,
+            options.get("trace_headers"),
+            tokens=len(known.get("prompt_token_ids", ())),
+            tenant=current_tenant(),
+            arrival_s=known.get("arrival_time"),
+        )
 
     def _guard_for(self, prompt: Any, lora_request: Any) -> Guard | None:
         """The guard with the policies that apply to a request; None where none does. All of a beam search has one."""

@@ -26,6 +26,7 @@ from gateway.audit import Audit, AuditFile
 from gateway.authentication import api_keys, authenticate_every_route
 from gateway.flags import check_environment, check_flags, lora_targets
 from gateway.front_ends import FrontEnd, OneOfSeveral, Shared, count_of, run_front_ends
+from gateway.logs import LogFormat, apply_flags, log_format, tell_requests, uvicorn_config
 from gateway.metrics import GuardMetrics
 from gateway.plain import serve_plain
 from gateway.policies import Activation
@@ -66,6 +67,7 @@ class EcoOptions:
     audit_files: int = 10
     """Older files of the audit log that are kept."""
     audit_prompts: bool = False
+    log_format: LogFormat = "text"
     guard_timeout_s: float = 10.0
     guard_queue_ms: float = 5000.0
     guard_threads: int | None = None
@@ -86,14 +88,22 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     Raises:
         LaunchError, GuardError and the errors of `corruption` and `classifiers`: one line; nothing was served.
     """
+    with log_format(options.log_format):
+        _serve(vllm_args, options)
+
+
+def _serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     if options.no_guard:
-        serve_plain(_parse(vllm_args))
+        args = _parse(vllm_args)
+        apply_flags(args, options.log_format)
+        serve_plain(args)
         return
     check_environment()
     bundles = _load_bundles(options)
     load_or_create_secret(options.secret_file)
     check_admin_address(options.admin_host, AdminKeys(options.admin_key_file))
     args = _parse(vllm_args)
+    apply_flags(args, options.log_format)
     check_flags(args, allow_untested=options.allow_untested, allow_multimodal=options.allow_multimodal)
     from gateway.engine import WORKER_EXTENSION
 
@@ -115,6 +125,7 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
             import uvloop
 
             keep_apart(None)
+            tell_requests(options.log_format)
             uvloop.run(_run(args, options, prepared, (address, public_socket), admin_socket, FrontEnd()))
 
 
@@ -133,6 +144,7 @@ def _serve_front_end(
     front_end = OneOfSeveral(client, shared)
     try:
         front_end.set_up_process(args)
+        tell_requests(options.log_format)
         bundles = _load_bundles(options)
         front_end.check_policies(bundles)
         prepared = _prepare(args, bundles, options)
@@ -428,10 +440,7 @@ async def _serve_http(
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.launcher import serve_http
-    from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 
-    log_config = get_uvicorn_log_config(args)
-    extra = {} if log_config is None else {"log_config": log_config}
     tasks = await client.get_supported_tasks()
     if "generate" not in tasks:
         raise LaunchError(f"{args.model}: not a generating model (it supports {', '.join(tasks)})")
@@ -459,5 +468,5 @@ async def _serve_http(
         ssl_ciphers=args.ssl_ciphers,
         h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
         h11_max_header_count=args.h11_max_header_count,
-        **extra,
+        log_config=uvicorn_config(args),
     )

@@ -1,11 +1,12 @@
 """Spans of what the guard does with a request, in the trace that vLLM's own span is in (`--otlp-traces-endpoint`).
 
     the client's span, where its request has a W3C `traceparent`
-      eco_request              from the rendered prompt to the end of its answer
+      eco_request              from the prompt's arrival, as vLLM tells it, to the end of its answer
         eco_wait               until the guard's first turn with it
         eco_classification     from there to the verdicts, the turns of other prompts included
         eco_corruption         of the rows of a flagged prompt
-        llm_request            vLLM's, one for each request to the engine: a restarted answer has two
+        llm_request            vLLM's, one for each request to the engine: a restarted answer has two. It begins with
+                               the arrival too, so the guard's time is part of its first token's
         eco_answer_guard       from the first time that the guard is asked about the answer to its end
 
 They go where vLLM's go, through its tracer provider: in batches, by a thread. Where the receiver does not keep up
@@ -22,7 +23,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from guard import ProtectedPrompt, Verdict, Verdicts
+from guard import ProtectedPrompt, Verdict
 
 #: Policies of a prompt that are told of: a trace is no place for thousands.
 _TOLD_POLICIES = 16
@@ -65,15 +66,22 @@ class Tracing:
     """Makes the traces of requests. Here, without `--otlp-traces-endpoint`, of none."""
 
     def request(
-        self, request_id: str, headers: Mapping[str, str] | None, *, tokens: int, tenant: str | None
+        self,
+        request_id: str,
+        headers: Mapping[str, str] | None,
+        *,
+        tokens: int,
+        tenant: str | None,
+        arrival_s: float | None = None,
     ) -> AbstractContextManager[RequestTrace]:
         """Around all that is done for a request.
 
         Args:
             headers: W3C headers that came with it.
             tokens: of the prompt.
+            arrival_s: when it came, in seconds since the epoch; by default now.
         """
-        del request_id, headers, tokens, tenant
+        del request_id, headers, tokens, tenant, arrival_s
         return _NONE
 
 
@@ -94,7 +102,13 @@ class SpanTracing(Tracing):
 
     @contextmanager
     def request(
-        self, request_id: str, headers: Mapping[str, str] | None, *, tokens: int, tenant: str | None
+        self,
+        request_id: str,
+        headers: Mapping[str, str] | None,
+        *,
+        tokens: int,
+        tenant: str | None,
+        arrival_s: float | None = None,
     ) -> Iterator[RequestTrace]:
         said: dict[str, Any] = {"gen_ai.request.id": request_id[:_LONGEST], "gen_ai.usage.prompt_tokens": tokens}
         if tenant is not None:
@@ -102,7 +116,8 @@ class SpanTracing(Tracing):
         # Not as the current span: vLLM's task that reads outputs starts in the first request's context, and every later
         # request without headers would be counted to that one.
         context = _PROPAGATOR.extract(headers or {}, Context())
-        span = self._tracer.start_span("eco_request", context, SpanKind.SERVER, said)
+        arrival_ns = None if arrival_s is None else int(arrival_s * 1e9)
+        span = self._tracer.start_span("eco_request", context, SpanKind.SERVER, said, start_time=arrival_ns)
         traced = _Traced(self._tracer, span)
         try:
             yield traced
@@ -138,12 +153,10 @@ class _Traced(RequestTrace):
         self._first_turn, self._last_turn, self._work_us = first_turn, last_turn, work_us
 
     def decided(self, prompt: ProtectedPrompt, digests: Callable[[], Mapping[str, str]]) -> None:
-        self.outcome("refused" if prompt.refused_by else "passed" if prompt.mask is None else "corrupted")
+        self.outcome(prompt.outcome)
         if not self._span.is_recording():
             return
-        verdicts = prompt.verdicts
-        told = verdicts.told.values() if isinstance(verdicts, Verdicts) else verdicts
-        flagged = [verdict for verdict in told if verdict.flagged]
+        flagged = prompt.flagged
         failed = any(verdict.failed for verdict in flagged)
         # What is done where classification fails may be done after the last turn, by another thread.
         ended = time.monotonic() if failed or not self._last_turn else self._last_turn

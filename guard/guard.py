@@ -10,7 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -74,6 +74,18 @@ class ProtectedPrompt:
     def __post_init__(self) -> None:
         if (self.mask is None) != (self.embeddings is None):
             raise ValueError("mask and embeddings come together or not at all")
+
+    @property
+    def outcome(self) -> Literal["passed", "corrupted", "refused"]:
+        if self.refused_by is not None:
+            return "refused"
+        return "passed" if self.mask is None else "corrupted"
+
+    @property
+    def flagged(self) -> list[Verdict]:
+        """Of the policies that flagged it, observing ones included."""
+        told = self.verdicts.told.values() if isinstance(self.verdicts, Verdicts) else self.verdicts
+        return [verdict for verdict in told if verdict.flagged]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Receivers of OpenTelemetry traces, as a collector has them: OTLP over gRPC, by OpenTelemetry's own service, and over HTTP."""
+"""Receivers of OpenTelemetry traces, as collectors have them: OTLP over gRPC, by its own service, and over HTTP."""
 
 import threading
 import time

@@ -148,6 +148,15 @@ async def test_vllms_span_becomes_a_child_of_the_requests(make: Callable[..., Se
     assert "eco_corruption" not in setup.spans()
 
 
+async def test_a_request_begins_where_vllms_does(make: Callable[..., Setup]) -> None:
+    setup = make()
+    prompt: Any = late.tokens_input([BOS, 5])
+    prompt["arrival_time"] = 1_700_000_000.25
+    async for _ in setup.guarded.generate(prompt, late.SamplingParams(), "r"):
+        pass
+    assert setup.spans()["eco_request"].start_time == 1_700_000_000_250_000_000
+
+
 async def test_each_request_without_headers_begins_a_trace(make: Callable[..., Setup]) -> None:
     setup = make()
     await asyncio.gather(setup.ask([BOS, 5]), setup.ask([BOS, 6]))
