@@ -76,6 +76,13 @@ def eco() -> None:
     default=None,
     help="Header by which a trusted proxy says whose a request is.  [default: its API key]",
 )
+@click.option(
+    "--eco-tenant",
+    "tenants",
+    multiple=True,
+    metavar="NAME",
+    help="A tenant that metrics count by name, as those that activations name; may be repeated, 100 in all.",
+)
 @click.option("--eco-audit-log", "audit_log", default=None, type=PATH, help="File of the audit log, lines of JSON.")
 @click.option(
     "--eco-audit-max-mb", "audit_max_mb", default=100, show_default=True, type=COUNT, help="It is rotated at this size."

@@ -441,7 +441,7 @@ class GuardedAnswers:
 
     def _hit(self, request: Request, policy: int, action: str, score: float | None) -> None:
         name = request.answers.names[policy]
-        self._metrics.answer_hit(name, action)
+        self._metrics.answer_hit(name, action, request.tenant)
         known = score if score is not None and math.isfinite(score) else None
         request.trace.hit(name, action, known)
         self._audit.event(

@@ -44,7 +44,7 @@ from gateway.protector import Protector
 from gateway.scheduling import QueueFullError
 from gateway.tracing import UNTRACED, RequestTrace, Tracing
 from gateway.traffic import Refusal, Traffic, current_arrival, current_tenant
-from guard import Guard, GuardError, ProtectedPrompt, Verdicts
+from guard import Guard, GuardError, ProtectedPrompt
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
@@ -404,6 +404,7 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
                 prompt = await self._protector.protect(guard, token_ids, group, trace)
         except QueueFullError as error:
             trace.outcome("turned_away")
+            self._metrics.prompt_of(current_tenant(), "turned_away", len(token_ids))
             refusal = _refusal_for(error)
             if arrival is not None:
                 arrival.refusal = refusal
@@ -411,11 +412,13 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         except GuardError as error:
             logger.error("prompt rejected: %s (%s)", error, type(error.__cause__).__name__)
             trace.rejected(error.__cause__)
+            self._metrics.prompt_of(current_tenant(), "rejected", len(token_ids))
             self._audit.event("failed", request=request_id, reason=str(error), cause=type(error.__cause__).__name__)
             raise GracefulHTTPError(
                 "The request could not be checked and was not served. Please try again later.",
                 HTTPStatus.SERVICE_UNAVAILABLE,
             ) from error
+        self._metrics.prompt_of(current_tenant(), prompt.outcome, len(token_ids), flagged=bool(prompt.flagged))
         if guard is not None:
             trace.decided(prompt, lambda: _digests(guard))
             self._remember(guard, prompt, request_id)
@@ -429,8 +432,7 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
 
     def _remember(self, guard: Guard, prompt: ProtectedPrompt, request_id: str) -> None:
         """A line of the audit log for each policy that flagged a prompt."""
-        told = prompt.verdicts.told.values() if isinstance(prompt.verdicts, Verdicts) else prompt.verdicts
-        flagged = [verdict for verdict in told if verdict.flagged]
+        flagged = prompt.flagged
         if not flagged or not self._audit.is_kept:
             return
         digests = _digests(guard)

@@ -34,7 +34,7 @@ from gateway.policies.active import ActivePolicies, MakeGuard, check_names
 from gateway.policies.folder import PolicyFolder, Wanted
 from gateway.policies.loading import PolicyLoader
 from gateway.summed_metrics import keep_apart
-from gateway.tenants import tenants_by
+from gateway.tenants import MOST_COUNTED, TenantLabels, tenants_by
 from gateway.tracing import SpanTracing, Tracing
 from gateway.traffic import FrontDoor, Traffic
 from guard import LoadedPolicy, PolicyBundle, load_bundle, load_or_create_secret
@@ -68,6 +68,8 @@ class EcoOptions:
     """Older files of the audit log that are kept."""
     audit_prompts: bool = False
     log_format: LogFormat = "text"
+    tenants: tuple[str, ...] = ()
+    """Those that are counted by name, beside those that activations name."""
     guard_timeout_s: float = 10.0
     guard_queue_ms: float = 5000.0
     guard_threads: int | None = None
@@ -99,6 +101,10 @@ def _serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
         serve_plain(args)
         return
     check_environment()
+    if len(set(options.tenants)) > MOST_COUNTED:
+        raise LaunchError(
+            f"--eco-tenant: {len(set(options.tenants))} tenants, where {MOST_COUNTED} are counted by name"
+        )
     bundles = _load_bundles(options)
     load_or_create_secret(options.secret_file)
     check_admin_address(options.admin_host, AdminKeys(options.admin_key_file))
@@ -271,7 +277,7 @@ async def _run(
 
     # Before the HTTP server has its own handlers, SIGTERM interrupts start-up, as in vLLM.
     signal.signal(signal.SIGTERM, interrupt)
-    metrics = GuardMetrics()
+    metrics = GuardMetrics(TenantLabels(options.tenants))
     audit = _audit(options, metrics, front_end.index)
     async with open_engine(args, front_end.client) as engine:
         dtype, rows = engine.model_config.dtype, prepared.loader.rows
