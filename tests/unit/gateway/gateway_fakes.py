@@ -155,7 +155,7 @@ class RecordingAudit(Audit):
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
 
-    def event(self, kind: str, **said: Any) -> None:
+    def event(self, kind: str, *, waits_s: float = 0.0, **said: Any) -> None:
         self.events.append({"event": kind, **said})
 
     def prompt_digest(self, token_ids: Sequence[int]) -> str:
