@@ -18,7 +18,8 @@ from starlette.responses import JSONResponse
 from gateway.policies.activation import Activation, Entry
 from gateway.policies.active import ActivePolicies
 from gateway.policies.archive import TooLargeError, received, unpacked
-from gateway.policies.folder import FolderError, Wanted
+from gateway.policies.folder import Wanted
+from gateway.policies.records import FolderError
 from gateway.protector import Protector
 from gateway.scheduling import QueueFullError
 from guard import Explanation, GuardError, PolicyBundle

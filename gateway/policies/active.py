@@ -21,8 +21,9 @@ from console.errors import EcoError
 from gateway.audit import Audit
 from gateway.metrics import GuardMetrics
 from gateway.policies.activation import Activation, Record, Scopes
-from gateway.policies.folder import ChangedMeanwhileError, FolderError, PolicyFolder, Scan, Wanted
+from gateway.policies.folder import ChangedMeanwhileError, PolicyFolder, Scan, Wanted
 from gateway.policies.loading import PolicyLoader
+from gateway.policies.records import FolderError
 from guard import Guard, LoadedPolicy, PolicyBundle, SecretError
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration

@@ -19,7 +19,8 @@ from gateway.audit import Audit, AuditFile
 from gateway.metrics import GuardMetrics
 from gateway.policies.activation import Activation
 from gateway.policies.active import ActivePolicies
-from gateway.policies.folder import FolderError, PolicyFolder, Wanted
+from gateway.policies.folder import PolicyFolder, Wanted
+from gateway.policies.records import FolderError
 from guard import LoadedPolicy, PolicyBundle, PolicyMismatchError, SecretError
 
 
