@@ -446,6 +446,7 @@ async def _serve_http(
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.launcher import serve_http
+    from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 
     tasks = await client.get_supported_tasks()
     if "generate" not in tasks:
@@ -474,5 +475,5 @@ async def _serve_http(
         ssl_ciphers=args.ssl_ciphers,
         h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
         h11_max_header_count=args.h11_max_header_count,
-        log_config=uvicorn_config(args),
+        log_config=uvicorn_config(get_uvicorn_log_config(args)),
     )

@@ -74,14 +74,13 @@ def tell_requests(chosen: LogFormat) -> None:
     logging.captureWarnings(chosen == "json")
 
 
-def uvicorn_config(args: Namespace) -> dict[str, Any]:
-    """What uvicorn is to log by: what vLLM says, or its own, with the request's id in lines about access."""
+def uvicorn_config(vllms: dict[str, Any] | None) -> dict[str, Any]:
+    """What uvicorn is to log by: what vLLM says, or uvicorn itself, with the request's id in lines about access."""
     from uvicorn.config import LOGGING_CONFIG
-    from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 
-    config: dict[str, Any] = get_uvicorn_log_config(args) or copy.deepcopy(LOGGING_CONFIG)
+    config = copy.deepcopy(vllms or LOGGING_CONFIG)
     access = config.get("formatters", {}).get("access", {})
-    if access.get("()") == "uvicorn.logging.AccessFormatter" and not args.logging_config.pylogging_config_file:
+    if access.get("()") == "uvicorn.logging.AccessFormatter":
         access["fmt"] += " %(request_id)s"
     return config
 

@@ -8,7 +8,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,7 +73,7 @@ def test_lines_about_access_end_with_it_too(arrived: Arrival) -> None:
     import logging.config
 
     tell_requests("text")
-    config = uvicorn_config(flags(logging_config=SimpleNamespace(pylogging_config_file=None, formatter="text")))
+    config = uvicorn_config(None)
     formatter = logging.config.DictConfigurator(config).configure_formatter(config["formatters"]["access"])
     line = record("uvicorn.access", '%s - "%s %s HTTP/%s" %d', "1.2.3.4:5", "POST", "/v1/completions", "1.1", 200)
     assert formatter.format(line).endswith('1.2.3.4:5 - "POST /v1/completions HTTP/1.1" 200 OK ticket')
