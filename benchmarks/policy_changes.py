@@ -24,8 +24,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from console.errors import EcoError
+
 _PROMPTS, _TOKENS = 2_000, 32
-_KINDS = ("ClassificationError", "CorruptionFailedError", "classification_corrupted")
+#: A machine that gives the process no core for longer than the gateway's ten seconds is not what is measured.
+_TIMEOUT_S = 60.0
 
 
 def main() -> None:
@@ -54,15 +57,18 @@ class _FrontEnd:
 
     policies: Any
     protector: Any
-    metrics: Any
     prompts: Any
     waits: list[float] = field(default_factory=list)
+    failures: int = 0
 
     async def ask(self) -> None:
         guard = self.policies.guard_for(ids := next(self.prompts), tenant=None, adapter=None)
         assert guard is not None
         started = time.perf_counter()
-        await self.protector.protect(guard, ids)
+        try:
+            await self.protector.protect(guard, ids)
+        except EcoError:  # whatever it is; the load goes on
+            self.failures += 1
         self.waits.append(time.perf_counter() - started)
 
     async def ask_on(self) -> None:
@@ -72,11 +78,6 @@ class _FrontEnd:
     def close(self) -> None:
         self.protector.stop()
         self.policies.close()
-
-    @property
-    def failures(self) -> float:
-        value = self.metrics.registry.get_sample_value
-        return sum(value("eco_guard_errors_total", {"kind": kind}) or 0 for kind in _KINDS)
 
 
 def _front_end(model: Path, place: Path) -> _FrontEnd:
@@ -111,10 +112,10 @@ def _front_end(model: Path, place: Path) -> _FrontEnd:
 
     policies = ActivePolicies((), PolicyFolder(place), loader, ["model"], partial(bytes, 32), metrics, Audit())
     policies.start(make, ())  # type: ignore[arg-type]
-    protector = Protector(metrics, timeout_s=10.0)
+    protector = Protector(metrics, timeout_s=_TIMEOUT_S)
     protector.start()
     stream = Stream("everyday", tokenizer)
-    return _FrontEnd(policies, protector, metrics, itertools.cycle([stream.prompt(_TOKENS) for _ in range(_PROMPTS)]))
+    return _FrontEnd(policies, protector, itertools.cycle([stream.prompt(_TOKENS) for _ in range(_PROMPTS)]))
 
 
 async def _run(model: Path, policy: Path, place: Path, changes: int) -> None:
@@ -148,7 +149,7 @@ async def _run(model: Path, policy: Path, place: Path, changes: int) -> None:
     await asyncio.gather(loading, return_exceptions=True)
     front_end.close()
     _tell(console, {"a change": took, "a prompt meanwhile": front_end.waits, "a prompt before": quiet}, held)
-    console.print(f"prompts that failed: {front_end.failures:.0f}")
+    console.print(f"prompts that failed: {front_end.failures}")
 
 
 def _tell(console: Console, seconds: dict[str, list[float]], held: list[tuple[int, float]]) -> None:

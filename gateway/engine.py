@@ -436,7 +436,7 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         if not flagged or not self._audit.is_kept:
             return
         digests = _digests(guard)
-        said = {"prompt": self._audit.prompt_digest(prompt.token_ids)}
+        said: dict[str, Any] = {"prompt": self._audit.prompt_digest(prompt.token_ids)}
         if self._audit.keeps_text:
             said["text"] = self.renderer.get_tokenizer().decode(prompt.token_ids)
         for verdict in flagged:
