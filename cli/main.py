@@ -76,6 +76,13 @@ def eco() -> None:
     default=None,
     help="Header by which a trusted proxy says whose a request is.  [default: its API key]",
 )
+@click.option(
+    "--eco-tenant",
+    "tenants",
+    multiple=True,
+    metavar="NAME",
+    help="A tenant that metrics count by name, as those that activations name; may be repeated, 100 in all.",
+)
 @click.option("--eco-audit-log", "audit_log", default=None, type=PATH, help="File of the audit log, lines of JSON.")
 @click.option(
     "--eco-audit-max-mb", "audit_max_mb", default=100, show_default=True, type=COUNT, help="It is rotated at this size."
@@ -94,6 +101,14 @@ def eco() -> None:
     "compare_answers",
     is_flag=True,
     help="Let the admin address answer a prompt without the guard too, beside the guarded answer; each use is audited.",
+)
+@click.option(
+    "--eco-log-format",
+    "log_format",
+    default="text",
+    show_default=True,
+    type=click.Choice(["text", "json"]),
+    help="What the lines of the log are; each says which request it came of.",
 )
 @click.option(
     "--eco-guard-timeout-s",

@@ -28,7 +28,10 @@ from demo.world import World
 from optimizer import BuildOptions, InputOptions, build_policy
 
 DEPLOY = Path(__file__).resolve().parent
-_CLIENTS = 4
+#: Each with a client. Two are counted by name.
+_TENANTS = ("acme", "bolt", "crane", "dune")
+#: Flags of a gateway for which these say who they are.
+TENANT_FLAGS = ("--eco-tenant-header", "X-Tenant", "--eco-tenant", "acme", "--eco-tenant", "bolt")
 _REFUSED = {"model": "demo", "prompt": "x", "kv_transfer_params": {"x": 1}}
 _GRAFANA = """docker run --rm --network host -e PROMETHEUS_URL={prometheus} \\
     -v {deploy}/compose/grafana/provisioning:/etc/grafana/provisioning:ro \\
@@ -64,9 +67,9 @@ async def load(url: str, asked: Iterable[Probe], *, pause_s: float = 0.2) -> Non
         DemoError: the server does not answer any more.
     """
     rest = iter(asked)
-    async with httpx.AsyncClient(base_url=f"{url}/v1", timeout=120.0) as http:
 
-        async def client() -> None:
+    async def client(tenant: str) -> None:
+        async with httpx.AsyncClient(base_url=f"{url}/v1", timeout=120.0, headers={"X-Tenant": tenant}) as http:
             for number, probe in enumerate(rest):
                 try:
                     await ask(http, probe)
@@ -77,10 +80,10 @@ async def load(url: str, asked: Iterable[Probe], *, pause_s: float = 0.2) -> Non
                     await http.post("/completions", json=_REFUSED)
                 await asyncio.sleep(pause_s)
 
-        try:
-            await asyncio.gather(*(client() for _ in range(_CLIENTS)))
-        except httpx.TransportError as error:
-            raise DemoError(f"{url} does not answer any more: {first_line(error)}") from error
+    try:
+        await asyncio.gather(*(client(tenant) for tenant in _TENANTS))
+    except httpx.TransportError as error:
+        raise DemoError(f"{url} does not answer any more: {first_line(error)}") from error
 
 
 def _policy(build: DemoBuild, folder: Path, console: Console) -> Path:
@@ -109,7 +112,12 @@ def main() -> None:
     build = build_models(console=console)
     policy = _policy(build, folder, console)
     gateway = guarded_server(
-        build.model, [policy], port=options.port, admin_port=options.admin_port, log=folder / "gateway.log"
+        build.model,
+        [policy],
+        port=options.port,
+        admin_port=options.admin_port,
+        log=folder / "gateway.log",
+        flags=TENANT_FLAGS,
     )
     watching = prometheus_server(
         options.prometheus.resolve(), folder, port=options.prometheus_port, admin_ports=[options.admin_port]

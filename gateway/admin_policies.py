@@ -18,7 +18,7 @@ from gateway.policies.activation import Activation
 from gateway.policies.active import ActivePolicies
 from gateway.policies.archive import TooLargeError, received, unpacked
 from gateway.policies.described import UnknownError, acting, listed_policies, plot_of, shown_policy
-from gateway.policies.folder import FolderError
+from gateway.policies.records import FolderError
 from gateway.protector import Protector
 from gateway.scheduling import QueueFullError
 from guard import Explanation, GuardError, PolicyBundle

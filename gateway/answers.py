@@ -9,6 +9,7 @@ import contextlib
 import copy
 import logging
 import math
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -23,6 +24,7 @@ from gateway.audit import Audit
 from gateway.metrics import GuardMetrics
 from gateway.mixed import mixed_prompt
 from gateway.protector import Protector
+from gateway.tracing import UNTRACED, RequestTrace
 from guard import Guard, GuardError, ProtectedPrompt
 from guard.answers import AnswerGuard, AnswerWatch, Hit
 
@@ -53,6 +55,7 @@ class Request:
         options: keyword arguments of vLLM's `generate`.
         is_text: the prompt is nothing but tokens, and can be corrupted.
         tenant: whose it is, where that is known.
+        trace: told what the guard does with its answers.
     """
 
     prompt: Mapping[str, Any]
@@ -64,6 +67,7 @@ class Request:
     options: Mapping[str, Any]
     is_text: bool = True
     tenant: str | None = None
+    trace: RequestTrace = UNTRACED
 
     @property
     def answers(self) -> AnswerGuard:
@@ -178,7 +182,7 @@ class GuardedAnswers:
         """A complete answer, or what is given in its place."""
         index, restarts = completion.index, 0
         watch = request.answers.watch(request.token_ids, request.mask)
-        while (hit := await self._hit_of(watch, completion.token_ids)) is not None:
+        while (hit := await self._hit_of(request, watch, completion.token_ids)) is not None:
             again = await self._restarted(request, hit, index, restarts)
             output = await self._final(again) if again is not None else None
             if output is None:
@@ -210,7 +214,7 @@ class GuardedAnswers:
         request = Request({"prompt_token_ids": prompt.token_ids}, None, prompt.mask, guard, params, "", {})
         for completion in output.outputs:
             watch = request.answers.watch(request.token_ids, request.mask)
-            if (hit := await self._hit_of(watch, completion.token_ids)) is not None:
+            if (hit := await self._hit_of(request, watch, completion.token_ids)) is not None:
                 again = await self._forgotten(request, hit) if not (last or hit.ends) else None
                 if again is None:
                     self._count(request, watch, "ended", hit)
@@ -296,7 +300,7 @@ class GuardedAnswers:
         for start in range(0, max(len(ids), 1), _READ_TOKENS):
             few = ids[start : start + _READ_TOKENS]
             if watch.add(few, done=done and start + len(few) == len(ids)):
-                choice.hit = await self._work(watch, watch.look(), _LOOK_US)
+                choice.hit = await self._work(request, watch, watch.look(), _LOOK_US)
                 if choice.hit is not None:
                     choice.held.clear()
                     return
@@ -396,16 +400,19 @@ class GuardedAnswers:
             said, total = [{token: Logprob(0.0, 1, "")} for token in ids], 0.0
         return CompletionOutput(index, "", ids, total, said, finish_reason=self._finish_reason)
 
-    async def _hit_of(self, watch: AnswerWatch, token_ids: Sequence[int]) -> Hit | None:
-        return await self._work(watch, watch.whole(token_ids), _LOOK_US + _TOKEN_US * len(token_ids))
+    async def _hit_of(self, request: Request, watch: AnswerWatch, token_ids: Sequence[int]) -> Hit | None:
+        return await self._work(request, watch, watch.whole(token_ids), _LOOK_US + _TOKEN_US * len(token_ids))
 
-    async def _work(self, watch: AnswerWatch, work: Any, expected_us: int) -> Hit | None:
+    async def _work(self, request: Request, watch: AnswerWatch, work: Any, expected_us: int) -> Hit | None:
         """What a look found. One that failed has found something, or nothing may leave; where policies but observe, it
         has found nothing."""
+        started = time.perf_counter()
         try:
             hit: Hit | None = await self._protector.work(work, expected_us)
         except GuardError as error:
             return self._missed(watch.guard, error)
+        finally:
+            request.trace.asked(time.perf_counter() - started)
         return hit
 
     def _missed(self, answers: AnswerGuard, error: GuardError) -> Hit | None:
@@ -426,6 +433,7 @@ class GuardedAnswers:
 
     def _count(self, request: Request, watch: AnswerWatch, outcome: str, hit: Hit | None = None) -> None:
         self._metrics.answered(outcome, watch.looks)
+        request.trace.answered(outcome)
         for policy in watch.observed:
             self._hit(request, policy, "observe", None)
         if hit is not None:
@@ -433,8 +441,9 @@ class GuardedAnswers:
 
     def _hit(self, request: Request, policy: int, action: str, score: float | None) -> None:
         name = request.answers.names[policy]
-        self._metrics.answer_hit(name, action)
-        known = score is not None and math.isfinite(score)
+        self._metrics.answer_hit(name, action, request.tenant)
+        known = score if score is not None and math.isfinite(score) else None
+        request.trace.hit(name, action, known)
         self._audit.event(
             "answer",
             request=request.request_id,
@@ -442,7 +451,7 @@ class GuardedAnswers:
             policy=name,
             digest=request.guard.policies[policy].bundle.digest,
             action=action,
-            score=round(score, 6) if known and score is not None else None,
+            score=None if known is None else round(known, 6),
         )
 
     async def _withhold(

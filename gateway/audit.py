@@ -35,8 +35,12 @@ class Audit:
     keeps_text = False
     """Whether prompts are written in clear."""
 
-    def event(self, kind: str, **said: Any) -> None:
-        """Remember a start, stop, change or failure."""
+    def event(self, kind: str, *, waits_s: float = 0.0, **said: Any) -> None:
+        """Remember a start, stop, change or failure.
+
+        Args:
+            waits_s: how long to wait for room, in a thread that has the time; a request has none.
+        """
 
     def prompt_digest(self, token_ids: Sequence[int]) -> str:
         """What tells that two prompts of T ids were the same, and nothing else of them to who has no secret."""
@@ -82,12 +86,13 @@ class AuditFile(Audit):
             file = _RotatingFile(path, max_bytes, backups, lost)
         except OSError as error:
             raise AuditError(f"--eco-audit-log: {path}: cannot be written ({error.strerror})") from error
-        self._waiting = _Queue(queue.Queue(_QUEUE_LINES), lost)
-        self._listener = _Listener(self._waiting.queue, file)
+        self._lost = lost
+        self._waiting: queue.Queue[Any] = queue.Queue(_QUEUE_LINES)
+        self._listener = _Listener(self._waiting, file)
         self._file = file
         self._listener.start()
 
-    def event(self, kind: str, **said: Any) -> None:
+    def event(self, kind: str, *, waits_s: float = 0.0, **said: Any) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         # Some of it is the client's choice: no length of it crowds out others, and no character of it loses the line.
         cut = {
@@ -95,7 +100,10 @@ class AuditFile(Audit):
             for name, value in said.items()
         }
         line = json.dumps({"at": at, "event": kind, **cut}, default=str)
-        self._waiting.handle(logging.makeLogRecord({"msg": line, "levelno": logging.INFO}))
+        try:
+            self._waiting.put(logging.makeLogRecord({"msg": line, "levelno": logging.INFO}), waits_s > 0, waits_s)
+        except queue.Full:
+            self._lost("queue")
 
     def prompt_digest(self, token_ids: Sequence[int]) -> str:
         said = b"".join(token.to_bytes(8, "big", signed=True) for token in token_ids)
@@ -104,18 +112,6 @@ class AuditFile(Audit):
     def close(self) -> None:
         self._listener.stop()
         self._file.close()
-
-
-class _Queue(logging.handlers.QueueHandler):
-    def __init__(self, lines: "queue.Queue[Any]", lost: Callable[[str], None]) -> None:
-        super().__init__(lines)
-        self._lost = lost
-
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        return record  # it is text already
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's own
-        self._lost("queue")
 
 
 class _Listener(logging.handlers.QueueListener):

@@ -42,8 +42,9 @@ from gateway.mixed import mixed_prompt
 from gateway.policies.active import ActivePolicies
 from gateway.protector import Protector
 from gateway.scheduling import QueueFullError
-from gateway.traffic import Refusal, Traffic, current_arrival
-from guard import Guard, GuardError, ProtectedPrompt, Verdicts
+from gateway.tracing import UNTRACED, RequestTrace, Tracing
+from gateway.traffic import Refusal, Traffic, current_arrival, current_tenant
+from guard import Guard, GuardError, ProtectedPrompt
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
 
@@ -258,6 +259,7 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         traffic: the HTTP requests on their way, which a shutdown lets finish.
         policies: those in force.
         audit: told of flagged and failed prompts.
+        tracing: makes the traces of requests; by default of none.
         refuse_steering: refuse requests whose client says which tokens may come.
         allow_multimodal: classify the text of multimodal prompts and refuse flagged ones, instead of refusing all.
     """
@@ -272,6 +274,7 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         audit: Audit,
         *,
         answers: GuardedAnswers,
+        tracing: Tracing | None = None,
         refuse_steering: bool = False,
         allow_multimodal: bool = False,
     ) -> None:
@@ -283,6 +286,7 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         self._policies = policies
         self._audit = audit
         self.answers = answers
+        self._tracing = tracing or Tracing()
         self._refuse_steering = refuse_steering
         self._allow_multimodal = allow_multimodal
         self.vllm_config = engine.vllm_config
@@ -300,28 +304,48 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
             GracefulHTTPError: 503; the guard failed, or is too busy, and the prompt was not served. 429; the request
                 lists more than it may.
         """
-        guard = self._guard_for(prompt, options.get("lora_request"))
-        self._check_params(sampling_params, reads_answers=guard is not None and guard.answers is not None)
-        protected, mask = await self._protect(prompt, guard, request_id)
-        if guard is None or guard.answers is None or _beam.get() is not None:  # beams are judged together
-            stream = self._engine.generate(protected, sampling_params, request_id, **options)
-        else:
-            is_text, arrival = prompt["type"] == "token", current_arrival()
-            tenant = None if arrival is None else arrival.tenant
-            request = Request(prompt, protected, mask, guard, sampling_params, request_id, options, is_text, tenant)
-            stream = self.answers.run(request)
-        async with contextlib.aclosing(stream) as outputs:
-            async for output in outputs:
-                yield output
+        if (arrival := current_arrival()) is not None:
+            arrival.named(request_id)
+        with self._traced(prompt, request_id, options) as trace:
+            guard = self._guard_for(prompt, options.get("lora_request"))
+            self._check_params(sampling_params, reads_answers=guard is not None and guard.answers is not None)
+            protected, mask = await self._protect(prompt, guard, request_id, trace)
+            if trace.headers is not None:
+                options["trace_headers"] = trace.headers
+            if guard is None or guard.answers is None or _beam.get() is not None:  # beams are judged together
+                stream = self._engine.generate(protected, sampling_params, request_id, **options)
+            else:
+                is_text, tenant = prompt["type"] == "token", current_tenant()
+                request = Request(
+                    prompt, protected, mask, guard, sampling_params, request_id, options, is_text, tenant, trace
+                )
+                stream = self.answers.run(request)
+            async with contextlib.aclosing(stream) as outputs:
+                async for output in outputs:
+                    yield output
+
+    def _traced(
+        self, prompt: Any, request_id: str, options: Mapping[str, Any]
+    ) -> contextlib.AbstractContextManager[RequestTrace]:
+        """Around a request. What extends the beams of a search has vLLM's own spans alone."""
+        if (scope := _beam.get()) is not None and scope.prompt is not None:
+            return contextlib.nullcontext(UNTRACED)
+        known = prompt if isinstance(prompt, dict) else {}
+        return self._tracing.request(
+            request_id,
+            options.get("trace_headers"),
+            tokens=len(known.get("prompt_token_ids", ())),
+            tenant=current_tenant(),
+            arrival_s=known.get("arrival_time"),
+        )
 
     def _guard_for(self, prompt: Any, lora_request: Any) -> Guard | None:
         """The guard with the policies that apply to a request; None where none does. All of a beam search has one."""
         if (scope := _beam.get()) is not None and scope.guard is not None:
             return scope.guard
-        arrival = current_arrival()
         guard = self._policies.guard_for(
             prompt.get("prompt_token_ids", ()) if isinstance(prompt, dict) else (),
-            tenant=None if arrival is None else arrival.tenant,
+            tenant=current_tenant(),
             adapter=None if lora_request is None else lora_request.lora_name,
         )
         if scope is not None:
@@ -341,19 +365,21 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
             if (getattr(params, "extra_args", None) or {}).get(name):
                 self._refuse("transfer_params", f"{name} is not accepted by this server", parameter=name)
 
-    async def _protect(self, prompt: Any, guard: Guard | None, request_id: str) -> tuple[Any, list[bool] | None]:
+    async def _protect(
+        self, prompt: Any, guard: Guard | None, request_id: str, trace: RequestTrace
+    ) -> tuple[Any, list[bool] | None]:
         """The engine input that may be served in place of `prompt`, and which tokens the model will not see in it."""
         kind = prompt.get("type") if isinstance(prompt, dict) else type(prompt).__name__
         if kind == "multimodal" and self._allow_multimodal and "encoder_prompt_token_ids" not in prompt:
             self._check_ids(prompt)
-            if (await self._verdict(prompt["prompt_token_ids"], guard, request_id)).mask is not None:
+            if (await self._verdict(prompt["prompt_token_ids"], guard, request_id, trace)).mask is not None:
                 self._refuse("flagged_multimodal", "this multimodal prompt cannot be answered")
             return prompt, None
         if kind != "token":
             reason = kind if kind in {"embeds", "multimodal", "enc_dec"} else "other"
             self._refuse(reason, f"this server answers text and token-id prompts only, not {reason} input")
         self._check_ids(prompt)
-        safe = await self._verdict(prompt["prompt_token_ids"], guard, request_id)
+        safe = await self._verdict(prompt["prompt_token_ids"], guard, request_id, trace)
         if safe.mask is None:
             return prompt, None
         return mixed_prompt(safe, prompt), safe.mask
@@ -362,7 +388,9 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         """vLLM's own checks of length and vocabulary, which it would do after the guard's work."""
         self.input_processor._validate_model_inputs(None, prompt)
 
-    async def _verdict(self, token_ids: list[int], guard: Guard | None, request_id: str) -> ProtectedPrompt:
+    async def _verdict(
+        self, token_ids: list[int], guard: Guard | None, request_id: str, trace: RequestTrace
+    ) -> ProtectedPrompt:
         scope = _beam.get()
         if scope is not None and scope.prompt is not None:
             return _extended(scope.prompt, token_ids)
@@ -370,22 +398,30 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         try:
             if guard is None:
                 prompt = ProtectedPrompt(token_ids)
+                trace.outcome("passed")
             else:
-                prompt = await self._protector.protect(guard, token_ids, None if arrival is None else arrival.group)
+                group = None if arrival is None else arrival.group
+                prompt = await self._protector.protect(guard, token_ids, group, trace)
         except QueueFullError as error:
+            trace.outcome("turned_away")
+            self._metrics.prompt_of(current_tenant(), "turned_away", len(token_ids))
             refusal = _refusal_for(error)
             if arrival is not None:
                 arrival.refusal = refusal
             raise GracefulHTTPError(refusal.message, refusal.status) from error
         except GuardError as error:
             logger.error("prompt rejected: %s (%s)", error, type(error.__cause__).__name__)
+            trace.rejected(error.__cause__)
+            self._metrics.prompt_of(current_tenant(), "rejected", len(token_ids))
             self._audit.event("failed", request=request_id, reason=str(error), cause=type(error.__cause__).__name__)
             raise GracefulHTTPError(
                 "The request could not be checked and was not served. Please try again later.",
                 HTTPStatus.SERVICE_UNAVAILABLE,
             ) from error
+        self._metrics.prompt_of(current_tenant(), prompt.outcome, len(token_ids), flagged=bool(prompt.flagged))
         if guard is not None:
-            self._remember(guard, prompt, request_id, None if arrival is None else arrival.tenant)
+            trace.decided(prompt, lambda: _digests(guard))
+            self._remember(guard, prompt, request_id)
         if prompt.refused_by is not None:
             self._refuse("policy", "this request is refused by the operator's policy")
         if scope is not None:
@@ -394,21 +430,20 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
             await arrival.checked()
         return prompt
 
-    def _remember(self, guard: Guard, prompt: ProtectedPrompt, request_id: str, tenant: str | None) -> None:
+    def _remember(self, guard: Guard, prompt: ProtectedPrompt, request_id: str) -> None:
         """A line of the audit log for each policy that flagged a prompt."""
-        told = prompt.verdicts.told.values() if isinstance(prompt.verdicts, Verdicts) else prompt.verdicts
-        flagged = [verdict for verdict in told if verdict.flagged]
+        flagged = prompt.flagged
         if not flagged or not self._audit.is_kept:
             return
-        digests = {policy.name: policy.bundle.digest for policy in guard.policies}
-        said = {"prompt": self._audit.prompt_digest(prompt.token_ids)}
+        digests = _digests(guard)
+        said: dict[str, Any] = {"prompt": self._audit.prompt_digest(prompt.token_ids)}
         if self._audit.keeps_text:
             said["text"] = self.renderer.get_tokenizer().decode(prompt.token_ids)
         for verdict in flagged:
             self._audit.event(
                 "flagged",
                 request=request_id,
-                tenant=tenant,
+                tenant=current_tenant(),
                 policy=verdict.policy,
                 digest=digests.get(verdict.policy),
                 score=None if verdict.failed else round(verdict.score, 6),
@@ -501,6 +536,11 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
 
     async def is_paused(self) -> bool:
         return False
+
+
+def _digests(guard: Guard) -> dict[str, str]:
+    """Digests of the guard's policies by name."""
+    return {policy.name: policy.bundle.digest for policy in guard.policies}
 
 
 def _refusal_for(error: QueueFullError) -> Refusal:

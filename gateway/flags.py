@@ -23,6 +23,9 @@ _REFUSED_VARIABLES = {
 }
 
 
+#: What vLLM exports traces by, and the variable that says which; it does not look at the one for all signals.
+_TRACES_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+_TRACES_PROTOCOLS = ("grpc", "http/protobuf")
 #: Flags that would go around the guard, with how.
 _REFUSED_FLAGS = {
     "--grpc": "the gRPC front end does not pass through it",
@@ -121,6 +124,11 @@ def check_flags(
         refused.append(("--enable-lora", reason))
     for flag, reason in refused:
         raise LaunchError(f"{flag}: not available with a guard ({reason}); {_INSTEAD.get(flag, 'remove it')}")
+    protocol = environ.get(_TRACES_PROTOCOL, "grpc")
+    if args.otlp_traces_endpoint is not None and protocol not in _TRACES_PROTOCOLS:
+        raise LaunchError(
+            f"{_TRACES_PROTOCOL}: {protocol!r} is not {' or '.join(_TRACES_PROTOCOLS)}, which vLLM exports by"
+        )
     if allow_untested:
         return
     untested = [(flag, what) for flag, what in _UNTESTED_FLAGS.items() if is_given(flag)]

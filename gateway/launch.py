@@ -26,6 +26,7 @@ from gateway.audit import Audit, AuditFile
 from gateway.authentication import api_keys, authenticate_every_route
 from gateway.flags import check_environment, check_flags, lora_targets
 from gateway.front_ends import FrontEnd, OneOfSeveral, Shared, count_of, run_front_ends
+from gateway.logs import LogFormat, apply_flags, log_format, tell_requests, uvicorn_config
 from gateway.metrics import GuardMetrics
 from gateway.plain import serve_plain
 from gateway.policies import Activation
@@ -34,7 +35,8 @@ from gateway.policies.folder import PolicyFolder, Wanted
 from gateway.policies.loading import PolicyLoader
 from gateway.policies.store import open_folder
 from gateway.summed_metrics import keep_apart
-from gateway.tenants import tenants_by
+from gateway.tenants import MOST_COUNTED, TenantLabels, tenants_by
+from gateway.tracing import SpanTracing, Tracing
 from gateway.traffic import FrontDoor, Traffic
 from guard import LoadedPolicy, PolicyBundle, load_bundle, load_or_create_secret
 from guard.bundle import AnswerMode
@@ -69,6 +71,9 @@ class EcoOptions:
     audit_prompts: bool = False
     compare_answers: bool = False
     """The admin address answers prompts without the guard too, to compare."""
+    log_format: LogFormat = "text"
+    tenants: tuple[str, ...] = ()
+    """Those that are counted by name, beside those that activations name."""
     guard_timeout_s: float = 10.0
     guard_queue_ms: float = 5000.0
     guard_threads: int | None = None
@@ -89,15 +94,27 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     Raises:
         LaunchError, GuardError and the errors of `corruption` and `classifiers`: one line; nothing was served.
     """
+    with log_format(options.log_format):
+        _serve(vllm_args, options)
+
+
+def _serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     if options.no_guard:
-        serve_plain(_parse(vllm_args))
+        args = _parse(vllm_args)
+        apply_flags(args, options.log_format)
+        serve_plain(args)
         return
     check_environment()
+    if len(set(options.tenants)) > MOST_COUNTED:
+        raise LaunchError(
+            f"--eco-tenant: {len(set(options.tenants))} tenants, where {MOST_COUNTED} are counted by name"
+        )
     bundles = _load_bundles(options)
     load_or_create_secret(options.secret_file)
     check_admin_address(options.admin_host, AdminKeys(options.admin_key_file))
     _check_comparison(options)
     args = _parse(vllm_args)
+    apply_flags(args, options.log_format)
     check_flags(args, allow_untested=options.allow_untested, allow_multimodal=options.allow_multimodal)
     from gateway.engine import WORKER_EXTENSION
 
@@ -119,6 +136,7 @@ def serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
             import uvloop
 
             keep_apart(None)
+            tell_requests(options.log_format)
             uvloop.run(_run(args, options, prepared, (address, public_socket), admin_socket, FrontEnd()))
 
 
@@ -137,6 +155,7 @@ def _serve_front_end(
     front_end = OneOfSeveral(client, shared)
     try:
         front_end.set_up_process(args)
+        tell_requests(options.log_format)
         bundles = _load_bundles(options)
         front_end.check_policies(bundles)
         prepared = _prepare(args, bundles, options)
@@ -273,7 +292,7 @@ async def _run(
 
     # Before the HTTP server has its own handlers, SIGTERM interrupts start-up, as in vLLM.
     signal.signal(signal.SIGTERM, interrupt)
-    metrics = GuardMetrics()
+    metrics = GuardMetrics(TenantLabels(options.tenants))
     audit = _audit(options, metrics, front_end.index)
     async with open_engine(args, front_end.client) as engine:
         dtype, rows = engine.model_config.dtype, prepared.loader.rows
@@ -318,6 +337,7 @@ async def _run(
             policies,
             audit,
             answers=answers,
+            tracing=_tracing(args),
             refuse_steering=options.refuse_steering,
             allow_multimodal=options.allow_multimodal,
         )
@@ -411,6 +431,15 @@ def _renderer(args: Namespace, tokenizer: Any) -> Render:
     return render
 
 
+def _tracing(args: Namespace) -> Tracing:
+    """Call once the engine has set up where spans go."""
+    if args.otlp_traces_endpoint is None:
+        return Tracing()
+    from vllm.exceptions import VLLMClientError
+
+    return SpanTracing(VLLMClientError)
+
+
 def _audit(options: EcoOptions, metrics: GuardMetrics, front_end: int) -> Audit:
     if options.audit_log is None:
         return Audit()
@@ -442,8 +471,6 @@ async def _serve_http(
     from vllm.entrypoints.launchers.launcher import serve_http
     from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 
-    log_config = get_uvicorn_log_config(args)
-    extra = {} if log_config is None else {"log_config": log_config}
     tasks = await client.get_supported_tasks()
     if "generate" not in tasks:
         raise LaunchError(f"{args.model}: not a generating model (it supports {', '.join(tasks)})")
@@ -471,5 +498,5 @@ async def _serve_http(
         ssl_ciphers=args.ssl_ciphers,
         h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
         h11_max_header_count=args.h11_max_header_count,
-        **extra,
+        log_config=uvicorn_config(get_uvicorn_log_config(args)),
     )

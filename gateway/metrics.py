@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from gateway.tenants import TenantLabels
 from guard import PolicyBundle, ProtectedPrompt, Verdicts
 from guard.bundle import PolicyConfig
 
@@ -74,9 +75,14 @@ def _one(name: str, documentation: str, labels: Mapping[str, str]) -> GaugeMetri
 
 
 class GuardMetrics:
-    """Counters and histograms of what the guard decided. Labels never carry prompt text."""
+    """Counters and histograms of what the guard decided. Labels never carry prompt text.
 
-    def __init__(self) -> None:
+    Args:
+        tenants: which of them are counted by name.
+    """
+
+    def __init__(self, tenants: TenantLabels | None = None) -> None:
+        self.tenants = tenants or TenantLabels()
         self.registry = CollectorRegistry()
         counter = functools.partial(Counter, registry=self.registry)
         decisions = "Prompts by policy, its action, and whether it flagged them"
@@ -121,6 +127,13 @@ class GuardMetrics:
         self._activations = counter("eco_policy_activations", changes, ["outcome"])
         lost = "Lines of the audit log that were lost, by reason: queue, disk"
         self._audit_lost = counter("eco_audit_lost", lost, ["reason"])
+        outcomes = "Prompts by tenant and what became of them: passed, corrupted, refused, rejected, turned_away"
+        self._tenant_prompts = counter("eco_tenant_prompts", outcomes, ["tenant", "outcome"])
+        flagged = "Prompts that a policy flagged, by tenant, those of observing policies included"
+        self._tenant_flagged = counter("eco_tenant_flagged", flagged, ["tenant"])
+        self._tenant_tokens = counter("eco_tenant_prompt_tokens", "Tokens of prompts, by tenant", ["tenant"])
+        hits = "Answers that gave away what a policy forgets, by tenant and what came of it: restart, end, observe"
+        self._tenant_hits = counter("eco_tenant_answer_hits", hits, ["tenant", "action"])
         self.policies = CollectorRegistry()
         """Of the policies in force: never summed over front ends, which all have the same."""
         self._policies = _PoliciesCollector()
@@ -130,7 +143,7 @@ class GuardMetrics:
         self._latency.observe(seconds)
         told = prompt.verdicts
         if isinstance(told, Verdicts) and len(told) > _COUNTED_POLICIES:
-            told = [verdict for verdict in told.told.values() if verdict.flagged]
+            told = prompt.flagged
         for verdict in told:
             self._verdicts.labels(verdict.policy, verdict.action, str(verdict.flagged).lower()).inc()
         if any(verdict.failed for verdict in told):
@@ -138,16 +151,22 @@ class GuardMetrics:
         self._windows.labels("encoder").inc(prompt.encoded)
         self._windows.labels("over_budget").inc(prompt.over_budget)
         self._windows.labels("screen").inc(prompt.windows - prompt.encoded - prompt.over_budget)
-        outcome = "refused" if prompt.refused_by else "passed" if prompt.mask is None else "corrupted"
-        self._prompts.labels(outcome).inc()
+        self._prompts.labels(prompt.outcome).inc()
 
     def rejected(self, error: Exception, seconds: float) -> None:
         self._latency.observe(seconds)
         self._errors.labels(type(error).__name__).inc()
         self._prompts.labels("rejected").inc()
 
-    def answer_hit(self, policy: str, action: str) -> None:
+    def prompt_of(self, tenant: str | None, outcome: str, tokens: int, *, flagged: bool = False) -> None:
+        label = self.tenants.of(tenant)
+        self._tenant_prompts.labels(label, outcome).inc()
+        self._tenant_tokens.labels(label).inc(tokens)
+        self._tenant_flagged.labels(label).inc(flagged)
+
+    def answer_hit(self, policy: str, action: str, tenant: str | None = None) -> None:
         self._answer_hits.labels(policy, action).inc()
+        self._tenant_hits.labels(self.tenants.of(tenant), action).inc()
 
     def answered(self, outcome: str, looks: int) -> None:
         self._answers.labels(outcome).inc()
@@ -172,8 +191,8 @@ class GuardMetrics:
         """Take the policies in force from this at every scrape."""
         self._policies.in_force = policies
 
-    def policy_activated(self) -> None:
-        self._activations.labels("activated").inc()
+    def policies_activated(self, count: int) -> None:
+        self._activations.labels("activated").inc(count)
 
     def policy_refused(self) -> None:
         self._activations.labels("refused").inc()

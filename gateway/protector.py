@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.metrics import GuardMetrics
 from gateway.scheduling import AGED_TURNS, Group, Job, QueueFullError, Scheduler, StoppedError, Work
+from gateway.tracing import UNTRACED, RequestTrace
 from guard import ClassificationError, Guard, GuardError, ProtectedPrompt
 
 #: A thread that is longer than this in one piece of work, a few milliseconds of it, hangs.
@@ -109,13 +110,20 @@ class Protector:
         self._scheduler.stop()
         self._fallback.shutdown(wait=False, cancel_futures=True)
 
-    async def protect(self, guard: Guard, token_ids: Sequence[int], group: Group | None = None) -> ProtectedPrompt:
+    async def protect(
+        self,
+        guard: Guard,
+        token_ids: Sequence[int],
+        group: Group | None = None,
+        trace: RequestTrace = UNTRACED,
+    ) -> ProtectedPrompt:
         """Classify and corrupt, in turn and in time, and count what came of it.
 
         Args:
             guard: with the policies that apply.
             token_ids: T >= 1 ids.
             group: what the prompts of one HTTP request share; by default a prompt stands alone.
+            trace: told when the guard worked.
 
         Raises:
             QueueFullError: too much waits; nothing was done.
@@ -123,7 +131,7 @@ class Protector:
         """
         started = time.perf_counter()
         try:
-            outcome = await self._outcome(guard, token_ids, group or Group())
+            outcome = await self._outcome(guard, token_ids, group or Group(), trace)
         except QueueFullError as error:
             self._metrics.turned_away("list" if error.own_fault else "queue")
             raise
@@ -134,7 +142,9 @@ class Protector:
         self._metrics.decided(outcome, seconds)
         return outcome
 
-    async def _outcome(self, guard: Guard, token_ids: Sequence[int], group: Group) -> ProtectedPrompt | GuardError:
+    async def _outcome(
+        self, guard: Guard, token_ids: Sequence[int], group: Group, trace: RequestTrace
+    ) -> ProtectedPrompt | GuardError:
         cost_us = self._costs.estimate_us(len(token_ids))
         try:
             job = self._scheduler.admit(guard.protect_in_pieces(token_ids), group, cost_us)
@@ -144,6 +154,7 @@ class Protector:
                 outcome = await self._answer(job)
             finally:
                 job.future.cancel()
+                trace.worked(job.first_turn, job.last_turn, job.spent_us)
                 self._learn(max(1, len(token_ids)), job)
         except asyncio.CancelledError:
             self._metrics.dropped("left")

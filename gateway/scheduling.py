@@ -84,6 +84,7 @@ class Job:
         spent_us: microseconds of work done.
         remaining_us: estimated microseconds still to do.
         hinted_us: what the work itself last said was left; None before its first piece.
+        first_turn, last_turn: `time.monotonic` as the first piece began, and the last one so far ended.
         is_open: it still counts in the queue.
     """
 
@@ -92,6 +93,8 @@ class Job:
     remaining_us: int = 0
     spent_us: int = 0
     hinted_us: int | None = None
+    first_turn: float | None = None
+    last_turn: float = 0.0
     is_open: bool = True
     future: "Future[Any]" = field(default_factory=Future)
 
@@ -356,6 +359,8 @@ class Scheduler:
         if job.future.done():
             job.work.close()
             return
+        if job.first_turn is None:
+            job.first_turn = started
         try:
             remaining_us = max(0, int(next(job.work)))
         except StopIteration as end:
@@ -374,7 +379,8 @@ class Scheduler:
 
     def _note(self, job: Job, started: float, hint_us: int) -> None:
         """Count a piece that has just been done, and what it says of the work that is left."""
-        piece_us = round((time.monotonic() - started) * 1e6)
+        job.last_turn = time.monotonic()
+        piece_us = round((job.last_turn - started) * 1e6)
         with self._ready:
             job.spent_us += piece_us
             job.group.spent_us += piece_us

@@ -55,14 +55,22 @@ class Arrival:
     Attributes:
         group: what its prompts share in the guard's queue.
         tenant: whose it is; None where that is not known.
+        request_id: vLLM's id of its first prompt; before there is one, what its client calls it (`X-Request-Id`).
         refusal: set by who turns it away.
     """
 
     group: Group = field(default_factory=Group)
     tenant: str | None = None
+    request_id: str | None = None
     refusal: Refusal | None = None
+    _is_named: bool = False
     _checked: bool = False
     _release: Callable[[], Awaitable[None]] | None = None
+
+    def named(self, request_id: str) -> None:
+        """vLLM calls a prompt of it so."""
+        if not self._is_named:
+            self.request_id, self._is_named = request_id, True
 
     async def checked(self) -> None:
         """A prompt of it may be served: from now on the answer's status is what the server says it is."""
@@ -77,6 +85,16 @@ _current: ContextVar[Arrival | None] = ContextVar("eco_arrival", default=None)
 def current_arrival() -> Arrival | None:
     """The HTTP request that the running task works for."""
     return _current.get()
+
+
+def current_tenant() -> str | None:
+    """Whose that request is; None where that is not known."""
+    return None if (arrival := _current.get()) is None else arrival.tenant
+
+
+def current_request_id() -> str | None:
+    """The id of that request, as far as it is known."""
+    return None if (arrival := _current.get()) is None else arrival.request_id
 
 
 class Traffic:
@@ -148,7 +166,8 @@ class FrontDoor:
         elif scope["type"] != "http" or path_of(scope) in PUBLIC_PATHS:
             await self._app(scope, receive, send)
         elif self._traffic.enter():
-            arrival = Arrival(tenant=self._tenant_of(Headers(scope=scope)))
+            headers = Headers(scope=scope)
+            arrival = Arrival(tenant=self._tenant_of(headers), request_id=headers.get("x-request-id"))
             token = _current.set(arrival)
             try:
                 await self._app(scope, receive, _Answer(arrival, scope, receive, send))

@@ -7,9 +7,10 @@ Blocking and CPU-bound; safe to call from several threads, not meant to be calle
 
 import copy
 import itertools
+import time
 from collections.abc import Callable, Collection, Generator, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -56,6 +57,7 @@ class ProtectedPrompt:
         windows: how many windows it was classified in.
         encoded: how many of them the encoder read.
         over_budget: how many of them it should have read and did not: they count as flagged.
+        corruption_s: seconds that the corruption of its rows took.
     """
 
     token_ids: list[int]
@@ -67,10 +69,23 @@ class ProtectedPrompt:
     windows: int = 0
     encoded: int = 0
     over_budget: int = 0
+    corruption_s: float = field(default=0.0, compare=False)
 
     def __post_init__(self) -> None:
         if (self.mask is None) != (self.embeddings is None):
             raise ValueError("mask and embeddings come together or not at all")
+
+    @property
+    def outcome(self) -> Literal["passed", "corrupted", "refused"]:
+        if self.refused_by is not None:
+            return "refused"
+        return "passed" if self.mask is None else "corrupted"
+
+    @property
+    def flagged(self) -> list[Verdict]:
+        """Of the policies that flagged it, observing ones included."""
+        told = self.verdicts.told.values() if isinstance(self.verdicts, Verdicts) else self.verdicts
+        return [verdict for verdict in told if verdict.flagged]
 
 
 @dataclass(frozen=True, slots=True)
@@ -509,6 +524,7 @@ class Guard:
         """Corrupt the row at each position in `owners` as the policy of that index says."""
         if not owners:
             return ProtectedPrompt(token_ids, verdicts=verdicts)
+        started = time.perf_counter()
         try:
             embeddings: torch.Tensor | None = None
             for index in sorted(set(owners.values())):
@@ -524,7 +540,14 @@ class Guard:
         mask = [position in owners for position in range(len(token_ids))]
         methods = {self.policies[index].bundle.config.corruption.method for index in owners.values()}
         zeros = not ZEROING_METHODS.isdisjoint(methods)
-        return ProtectedPrompt(token_ids, mask, embeddings, has_zero_rows=zeros, verdicts=verdicts)
+        return ProtectedPrompt(
+            token_ids,
+            mask,
+            embeddings,
+            has_zero_rows=zeros,
+            verdicts=verdicts,
+            corruption_s=time.perf_counter() - started,
+        )
 
     def _corrupted(
         self, index: int, token_ids: list[int], mine: list[int]

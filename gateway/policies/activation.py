@@ -107,6 +107,8 @@ class Scopes:
         numbered = list(enumerate(activations))
         self._models = [(number, frozenset(a.models)) for number, a in numbered if a.models is not None]
         self._tenants = [(number, frozenset(a.tenants)) for number, a in numbered if a.tenants is not None]
+        self.tenants = frozenset(tenant for a in activations for tenant in a.tenants or ())
+        """All that an activation names."""
         self._shares = [(number, names[number].encode(), a.share) for number, a in numbered if a.share < 100]
 
     def applies(

@@ -21,8 +21,9 @@ from console.errors import EcoError
 from gateway.audit import Audit
 from gateway.metrics import GuardMetrics
 from gateway.policies.activation import Activation, Record, Scopes
-from gateway.policies.folder import ChangedMeanwhileError, FolderError, PolicyFolder, Scan, Wanted
+from gateway.policies.folder import ChangedMeanwhileError, PolicyFolder, Scan, Wanted
 from gateway.policies.loading import PolicyLoader
+from gateway.policies.records import FolderError
 from guard import Guard, LoadedPolicy, PolicyBundle, SecretError
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
@@ -33,6 +34,10 @@ POLL_S = 1.0
 _POLLING_SHARE, _LONGEST_PAUSE_S = 0.1, 10.0
 #: A change is made anew where somebody else's came between.
 _ATTEMPTS = 3
+#: Changes that are logged one by one.
+_LOGGED_POLICIES = 20
+#: How long all lines of a change wait for room in the audit log's queue.
+_AUDIT_S = 60.0
 
 T = TypeVar("T")
 #: Policies and the secret -> a guard of them.
@@ -54,6 +59,15 @@ class PolicySet:
     scopes: Scopes | None = None
     digest: str = ""
     since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A set of policies that is ready, what of it acts anew or otherwise than before, and what acts no more."""
+
+    made: PolicySet
+    came: Sequence[Wanted]
+    gone: Sequence[Wanted]
 
 
 @dataclass(slots=True)
@@ -130,9 +144,9 @@ class ActivePolicies:
         """Put the policies in force that `prepare` loaded. Blocking; call before anything is served."""
         self._make_guard = make_guard
         self._secret = self.read_secret()
-        made = self._made(wanted, self._secret)
-        self._swap(made, by="start")
-        self._note(PolicySet(), made)
+        change = self._change_to(self._made(wanted, self._secret))
+        self._swap(change)
+        self._tell(change, "start")
         self.metrics.in_force(lambda: self.current)
 
     async def watch(self, tell: Callable[[str], None]) -> None:
@@ -222,16 +236,20 @@ class ActivePolicies:
 
     async def _refresh(self, by: str = "policy folder") -> None:
         try:
-            made = await self._in_thread(self._changed)
+            change = await self._in_thread(self._changed)
         except Exception as error:  # noqa: BLE001 - whatever it is, what is in force goes on
             self._refuse({"policy folder": str(error) if isinstance(error, EcoError) else type(error).__name__})
             return
-        if made is not None:
-            before = self.current
-            self._swap(made, by=by)
-            await self._in_thread(self._note, before, made)
+        if change is not None:
+            self._swap(change)
+            await self._in_thread(self._tell, change, by)
 
-    def _changed(self) -> PolicySet | None:
+    def _swap(self, change: Change) -> None:
+        """All that is done on the event loop."""
+        self.current = change.made
+        self.metrics.policies_activated(len(change.came))
+
+    def _changed(self) -> Change | None:
         """What is to be in force, where that is not what is."""
         refused: dict[str, str] = {}
         secret = self._secret
@@ -256,12 +274,17 @@ class ActivePolicies:
                 acts = self._loadable(one, refused)
                 if acts is not None:
                     wanted.append(acts)
-        self._refuse(refused)
+        self._refuse(refused, waits_s=_AUDIT_S)
         if tuple(wanted) == self.current.wanted and secret == self._secret:
             return None
         made = self._made(tuple(wanted), secret)
         self._secret = secret
-        return made
+        return self._change_to(made)
+
+    def _change_to(self, made: PolicySet) -> Change:
+        before, names = {one.name: one for one in self.current.wanted}, {one.name for one in made.wanted}
+        came = [one for one in made.wanted if one != before.get(one.name)]
+        return Change(made, came, [one for one in self.current.wanted if one.name not in names])
 
     def _loadable(self, one: Wanted, refused: dict[str, str]) -> Wanted | None:
         """A policy that can be loaded, or the version in force of it."""
@@ -287,49 +310,47 @@ class ActivePolicies:
         # Not the noise secret where there is another that replicas share: a new one must move no prompt out of a share.
         key = self.folder.identity.encode() if self.folder is not None and self.folder.identity else secret
         scopes = Scopes([one.name for one in wanted], activations, self.served_names, key)
+        self.metrics.tenants.name(scopes.tenants)
         return PolicySet(wanted, guard, scopes, digest, time.time())
 
-    def _swap(self, made: PolicySet, *, by: str) -> None:
-        before = {one.name: one for one in self.current.wanted}
-        after = {one.name: one for one in made.wanted}
-        self.current = made
-        for name in sorted({*before, *after}):
-            old, new = before.get(name), after.get(name)
-            if new == old:
-                continue
-            if new is None:
-                assert old is not None
-                logger.info("policy %s no longer acts (%s)", name, by)
-                self.audit.event("deactivated", policy=name, digest=old.bundle.digest, by=by)
-                continue
-            said = new.activation.model_dump(mode="json", exclude_defaults=True)
-            logger.info("policy %s acts: digest %s %s (%s)", name, new.bundle.digest[:12], said or "as built", by)
+    def _tell(self, change: Change, by: str) -> None:
+        """Write what came and went into log, audit log and folder: a line of the audit log for each, and none is lost
+        where the disk takes them."""
+        self._log(change, by)
+        deadline = time.monotonic() + _AUDIT_S
+        for one in change.gone:
+            left_s = max(0.0, deadline - time.monotonic())
+            self.audit.event("deactivated", waits_s=left_s, policy=one.name, digest=one.bundle.digest, by=by)
+        for one in change.came:
             self.audit.event(
                 "activated",
-                policy=name,
-                version=new.bundle.config.version,
-                digest=new.bundle.digest,
-                source=str(new.bundle.path),
-                activation=said,
+                waits_s=max(0.0, deadline - time.monotonic()),
+                policy=one.name,
+                version=one.bundle.config.version,
+                digest=one.bundle.digest,
+                source=str(one.bundle.path),
+                activation=one.activation.model_dump(mode="json", exclude_defaults=True),
                 by=by,
             )
-            self.metrics.policy_activated()
+        self._note(change)
 
-    def _note(self, before: PolicySet, after: PolicySet) -> None:
+    @staticmethod
+    def _log(change: Change, by: str) -> None:
+        if len(change.came) + len(change.gone) > _LOGGED_POLICIES:
+            logger.info("%d policies act from now on, %d no longer (%s)", len(change.came), len(change.gone), by)
+            return
+        for one in change.gone:
+            logger.info("policy %s no longer acts (%s)", one.name, by)
+        for one in change.came:
+            said = one.activation.model_dump(mode="json", exclude_defaults=True) or "as built"
+            logger.info("policy %s acts: digest %s %s (%s)", one.name, one.bundle.digest[:12], said, by)
+
+    def _note(self, change: Change) -> None:
         """Write down what came and went with the folders, and keep the versions, so that they can be rolled back to."""
         if self.folder is None or not self.folder.is_writable:
             return
-        old, here = {one.name: one for one in before.wanted}, {one.name for one in after.wanted}
-        work = [
-            (one.name, partial(self.folder.note_put, one))
-            for one in after.wanted
-            if one.folder and one != old.get(one.name)
-        ]
-        work += [
-            (one.name, partial(self.folder.note_taken, one.name))
-            for one in before.wanted
-            if one.folder and one.name not in here
-        ]
+        work = [(one.name, partial(self.folder.note_put, one)) for one in change.came if one.folder]
+        work += [(one.name, partial(self.folder.note_taken, one.name)) for one in change.gone if one.folder]
         for name, note in work:
             try:
                 note()
@@ -337,12 +358,14 @@ class ActivePolicies:
                 said = str(error) if isinstance(error, EcoError) else type(error).__name__
                 logger.error("policy %s: %s; this version cannot be rolled back to", name, said)
 
-    def _refuse(self, refused: dict[str, str]) -> None:
+    def _refuse(self, refused: dict[str, str], waits_s: float = 0.0) -> None:
+        deadline = time.monotonic() + waits_s
         for where, reason in refused.items():
             if self.refused.get(where) != reason:
                 logger.error("policies: refused: %s", reason)
                 self.metrics.policy_refused()
-                self.audit.event("refused", where=where, reason=reason)
+                left_s = max(0.0, deadline - time.monotonic())
+                self.audit.event("refused", waits_s=left_s, where=where, reason=reason)
         self.refused = refused
 
     def _written_to(self) -> PolicyFolder:

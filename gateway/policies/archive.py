@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from console.errors import EcoError
-from gateway.policies.folder import FolderError
+from gateway.policies.records import FolderError
 from guard import PolicyBundle, load_bundle
 
 #: Of an archive as it comes, and of all that is in it.

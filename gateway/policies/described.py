@@ -9,7 +9,8 @@ from typing import Any
 from console.errors import EcoError
 from gateway.policies.activation import Activation, Entry
 from gateway.policies.active import ActivePolicies
-from gateway.policies.folder import FolderError, Wanted
+from gateway.policies.folder import Wanted
+from gateway.policies.records import FolderError
 from guard import PolicyBundle
 from guard.page import rows_of, summary_of
 

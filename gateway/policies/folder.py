@@ -15,19 +15,16 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from console.errors import EcoError, first_problem
-from gateway.policies.activation import Activation, Entry, Record
+from gateway.policies.activation import Activation, Record
+from gateway.policies.records import FolderError, Records, Signature, is_folder, signature
 from guard import BundleError, PolicyBundle, load_bundle
-from guard.bundle import MANIFEST_FILE, NAME_PATTERN, PolicyConfig
+from guard.bundle import MANIFEST_FILE, PolicyConfig
 from storage.whole import whole_folder, write_whole
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
@@ -36,15 +33,9 @@ STATE = ".eco"
 #: Versions of a policy that are kept beside the one that acts.
 KEPT_VERSIONS = 10
 _LOCK_S = 10.0
-_RECORD, _VERSIONS, _LOCK, _IDENTITY = "record.json", "versions", ".lock", ".identity"
+_VERSIONS, _LOCK, _IDENTITY = "versions", ".lock", ".identity"
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-
-_Signature = tuple[tuple[str, int, int, int], ...]
-
-
-class FolderError(EcoError):
-    """The policy folder cannot be read or written, or does not hold what was asked for."""
 
 
 class ChangedMeanwhileError(FolderError):
@@ -85,9 +76,9 @@ class Scan:
 class _Dropped:
     """A bundle's folder as it was last seen: `good` is the last bundle that was whole, which goes on acting."""
 
-    seen: _Signature = ()
-    verified: _Signature = ()
-    judged: _Signature = ()
+    seen: Signature = ()
+    verified: Signature = ()
+    judged: Signature = ()
     good: PolicyBundle | None = None
     reason: str | None = None
     is_absent: bool = False
@@ -113,12 +104,12 @@ class PolicyFolder:
     """The same for all who share the folder; "" until there is one."""
     _dropped: dict[str, _Dropped] = field(default_factory=dict, init=False)
     _kept: dict[Path, PolicyBundle] = field(default_factory=dict, init=False)
-    _records: dict[str, tuple[_Signature, Record]] = field(default_factory=dict, init=False)
+    _records: Records = field(init=False)
     _owners: dict[str, str] = field(default_factory=dict, init=False)
     """Of each name the folder that it acts from."""
-    _leaving: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
+        self._records = Records(self.path / STATE)
         if not self.path.is_dir():
             raise FolderError(f"--policy-dir: {self.path}: no such folder; make it, and put policies in")
         if self.refill is not None:
@@ -150,7 +141,7 @@ class PolicyFolder:
             found = self._scan_dropped(strict)
             refused = {name: dropped.reason for name, dropped in found.items() if dropped.reason is not None}
             refused |= not_copied
-            records = self._scan_records(refused, strict=strict)
+            records = self._records.scan(refused, strict=strict)
         except OSError as error:
             raise FolderError(f"policy folder {self.path}: cannot be read ({error.strerror})") from error
         by_name = self._by_name(found, records, refused, strict=strict)
@@ -190,24 +181,24 @@ class PolicyFolder:
 
     def record(self, name: str) -> Record:
         """What was said of a policy; an empty record where nothing was."""
-        return self._read_record(name)
+        return self._records.read(name)
 
     def versions(self, name: str) -> list[str]:
         """Digests of the kept versions of a policy."""
-        folder = self._of(name) / _VERSIONS
+        folder = self._records.folder_of(name) / _VERSIONS
         if not folder.is_dir():
             return []
         return sorted(child.name for child in folder.iterdir() if _DIGEST.fullmatch(child.name))
 
     def newest(self, name: str) -> str | None:
         """Digest of the version that was kept last."""
-        folder = self._of(name) / _VERSIONS
+        folder = self._records.folder_of(name) / _VERSIONS
         return max(self.versions(name), key=lambda digest: (folder / digest).stat().st_mtime_ns, default=None)
 
     def names(self) -> list[str]:
         """Of all policies that were ever heard of: acting, kept or recorded."""
         dropped = [seen.good.config.name for seen in list(self._dropped.values()) if seen.good is not None]
-        return sorted({*self._recorded(), *dropped})
+        return sorted({*self._records.names(), *dropped})
 
     def has(self, name: str) -> bool:
         """Whether a folder of that policy lies here."""
@@ -236,7 +227,7 @@ class PolicyFolder:
             BundleError: it is no longer whole.
         """
         name, digest = bundle.config.name, bundle.digest
-        target = self._of(name) / _VERSIONS / digest
+        target = self._records.folder_of(name) / _VERSIONS / digest
         if not target.is_dir():
             with self._writing(), whole_folder(target, replace=False) as work:
                 shutil.copytree(bundle.path, work, dirs_exist_ok=True)
@@ -265,10 +256,14 @@ class PolicyFolder:
         """
         bundle, folder = self.find(name, activation.digest) if activation.active else (None, None)
         with self._writing():
-            record = self._read_record(name)
+            record = self._records.read(name)
             if serial is not None and record.serial != serial:
                 raise ChangedMeanwhileError(f"policy {name!r}: was changed meanwhile; try again")
-            return self._write(record, name, activation, bundle, by=by, folder=folder, event=event, restores=restores)
+            record = self._records.add(
+                record, name, activation, bundle, by=by, folder=folder, event=event, restores=restores
+            )
+            self._forget_old_versions(name, record)
+        return record
 
     def put_back(self, name: str, record: Record) -> None:
         """Let a policy's record be what it was.
@@ -277,7 +272,7 @@ class PolicyFolder:
             FolderError: the folder cannot be written.
         """
         with self._writing():
-            write_whole(self._of(name) / _RECORD, record.model_dump_json(indent=2) + "\n")
+            self._records.write(name, record)
 
     def note_put(self, one: Wanted) -> None:
         """Keep a version that acts since its folder was put here, and write it into the record, where that does not say
@@ -288,9 +283,12 @@ class PolicyFolder:
         """
         self.keep(one.bundle)
         with self._writing():
-            record = self._read_record(one.name)
+            record = self._records.read(one.name)
             if record.serial == one.serial and (not record.entries or record.entries[-1].digest != one.bundle.digest):
-                self._write(record, one.name, one.activation, one.bundle, by="policy folder", folder=one.folder)
+                record = self._records.add(
+                    record, one.name, one.activation, one.bundle, by="policy folder", folder=one.folder
+                )
+                self._forget_old_versions(one.name, record)
 
     def note_taken(self, name: str) -> None:
         """Write into the record that a policy's folder was taken away: what is put there next acts as it was built.
@@ -298,42 +296,12 @@ class PolicyFolder:
         Raises:
             FolderError: the folder cannot be written.
         """
-        if not self._of(name).is_dir():
+        if not self._records.folder_of(name).is_dir():
             return
         with self._writing():
-            record = self._read_record(name)
+            record = self._records.read(name)
             if record.entries and record.entries[-1].digest is not None and record.current.digest is None:
-                self._write(record, name, Activation(), None, by="policy folder")
-
-    def _write(
-        self,
-        record: Record,
-        name: str,
-        activation: Activation,
-        bundle: PolicyBundle | None,
-        *,
-        by: str,
-        folder: str | None = None,
-        event: str = "activated",
-        restores: int | None = None,
-    ) -> Record:
-        entry = Entry.model_validate(
-            {
-                "serial": record.serial + 1,
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "by": by,
-                "event": event if bundle is not None else "deactivated",
-                "activation": activation,
-                "digest": None if bundle is None else bundle.digest,
-                "version": None if bundle is None else bundle.config.version,
-                "folder": folder,
-                "restores": restores,
-            }
-        )
-        record = record.then(entry, activation)
-        write_whole(self._of(name) / _RECORD, record.model_dump_json(indent=2) + "\n")
-        self._forget_old_versions(name, record)
-        return record
+                self._forget_old_versions(name, self._records.add(record, name, Activation(), None, by="policy folder"))
 
     def roll_back(self, name: str, *, by: str) -> Record:
         """Let hold again what held before.
@@ -341,7 +309,7 @@ class PolicyFolder:
         Raises:
             FolderError: nothing held before, or its version is no longer kept.
         """
-        entry = self._read_record(name).before()
+        entry = self._records.read(name).before()
         if entry is None:
             raise FolderError(f"policy {name!r}: nothing held before what holds now")
         activation = entry.activation.model_copy(update={"digest": entry.digest})
@@ -357,24 +325,24 @@ class PolicyFolder:
             folder for folder, seen in self._dropped.items() if seen.good is not None and seen.good.config.name == name
         ]
         folders = [self.path / folder for folder in dropped]
-        if not folders and not self._of(name).is_dir():
+        if not folders and not self._records.folder_of(name).is_dir():
             raise FolderError(f"policy {name!r}: not known here")
         with self._writing():
-            for folder in [*folders, self._of(name)]:
+            for folder in [*folders, self._records.folder_of(name)]:
                 if folder.is_dir():  # renamed first: what is half removed is no policy
                     gone = self.path / STATE / f".gone-{os.getpid()}-{folder.name}"
                     folder.rename(gone)
                     shutil.rmtree(gone)
         for folder_name in dropped:
             del self._dropped[folder_name]
-        self._records.pop(name, None)
+        self._records.forget(name)
 
     def _scan_dropped(self, strict: bool) -> dict[str, _Dropped]:
         self._check_identity()
         present = {
             child.name
             for child in self.path.iterdir()
-            if not child.name.startswith(".") and (child.is_symlink() or _is_folder(child))
+            if not child.name.startswith(".") and (child.is_symlink() or is_folder(child))
         }
         if not present and self._dropped and not self.identity:
             raise FolderError(f"policy folder {self.path}: is empty all at once: lost; its policies act on")
@@ -402,10 +370,10 @@ class PolicyFolder:
         is being copied."""
         dropped.is_absent = False
         folder = self.path / name
-        manifest = _signature([folder / MANIFEST_FILE])
+        manifest = signature([folder / MANIFEST_FILE])
         if dropped.good is not None and dropped.reason is None and manifest == dropped.verified:
             return
-        files = _signature(sorted(folder.rglob("*")))
+        files = signature(sorted(folder.rglob("*")))
         if dropped.reason is not None and files == dropped.judged:
             return
         if not at_once and files != dropped.seen:
@@ -418,36 +386,6 @@ class PolicyFolder:
             dropped.reason = str(error)
         except OSError as error:  # it went while it was read
             dropped.reason = f"{folder}: cannot be read ({error.strerror})"
-
-    def _scan_records(self, refused: dict[str, str], *, strict: bool) -> dict[str, Record]:
-        """Records by name. Of one that cannot be read the last that could holds, or the bundle alone."""
-        found: dict[str, Record] = {}
-        present = self._recorded()
-        gone = set(self._records) - set(present)
-        for name in gone & self._leaving:
-            del self._records[name]
-        self._leaving = gone - self._leaving  # at two looks, as folders
-        found |= {name: self._records[name][1] for name in self._leaving}
-        for name in present:
-            signature = _signature([self._of(name) / _RECORD])
-            before = self._records.get(name, ((), Record()))
-            if not signature and before[1].entries:
-                refused[f"{STATE}/{name}"] = f"{self._of(name) / _RECORD}: is gone; what it said last holds"
-            elif signature != before[0]:
-                try:
-                    before = signature, self._read_record(name)
-                except FolderError as error:
-                    if strict:
-                        raise
-                    refused[f"{STATE}/{name}"] = str(error)
-            self._records[name] = before
-            found[name] = before[1]
-        return found
-
-    def _recorded(self) -> list[str]:
-        state = self.path / STATE
-        names = [child.name for child in state.iterdir()] if _is_folder(state) else []
-        return sorted(name for name in names if re.fullmatch(NAME_PATTERN, name) and _is_folder(state / name))
 
     def _chosen(self, name: str, activation: Activation, by_name: dict[str, tuple[str, PolicyBundle]]) -> Wanted | None:
         if not activation.active:
@@ -467,7 +405,7 @@ class PolicyFolder:
         return None
 
     def _version(self, name: str, digest: str) -> PolicyBundle:
-        path = self._of(name) / _VERSIONS / digest
+        path = self._records.folder_of(name) / _VERSIONS / digest
         if path not in self._kept:
             if not path.is_dir():
                 raise FolderError(f"policy {name!r}: no version {digest} is kept")
@@ -477,28 +415,12 @@ class PolicyFolder:
             self._kept[path] = bundle
         return self._kept[path]
 
-    def _read_record(self, name: str) -> Record:
-        file = self._of(name) / _RECORD
-        try:
-            return Record.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
-            return Record()
-        except OSError as error:
-            raise FolderError(f"{file}: cannot be read ({error.strerror})") from error
-        except ValidationError as error:
-            raise FolderError(f"{file}: {first_problem(error, 'record')}") from error
-
-    def _of(self, name: str) -> Path:
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise FolderError(f"policy name {name!r}: letters, digits, dot, dash and underscore, 128 at most")
-        return self.path / STATE / name
-
     def _forget_old_versions(self, name: str, record: Record) -> None:
         used = [entry.digest for entry in reversed(record.entries) if entry.digest is not None]
         recent = list(dict.fromkeys([*([record.current.digest] if record.current.digest else []), *used]))
         for digest in self.versions(name):
             if digest in used and digest not in recent[: KEPT_VERSIONS + 1]:
-                path = self._of(name) / _VERSIONS / digest
+                path = self._records.folder_of(name) / _VERSIONS / digest
                 self._kept.pop(path, None)
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -515,21 +437,3 @@ class PolicyFolder:
             raise FolderError(f"policy folder {self.path}: another process writes for {_LOCK_S:g} s") from error
         except OSError as error:
             raise FolderError(f"policy folder {self.path}: cannot be written ({error.strerror})") from error
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether it is one. What cannot be told is an error, and not a no."""
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except FileNotFoundError:
-        return False
-
-
-def _signature(files: list[Path]) -> _Signature:
-    """Changes where one of the files does."""
-    found = []
-    for file in files:
-        with contextlib.suppress(OSError):
-            seen = file.stat()
-            found.append((file.name, seen.st_mtime_ns, seen.st_size, seen.st_ino))
-    return tuple(found)

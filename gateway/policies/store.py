@@ -15,7 +15,8 @@ from typing import Any, Self
 
 from console.errors import first_line
 from gateway.policies.archive import MAX_UNPACKED_BYTES
-from gateway.policies.folder import STATE, FolderError, PolicyFolder
+from gateway.policies.folder import STATE, PolicyFolder
+from gateway.policies.records import FolderError
 from storage.whole import whole_folder, write_whole
 
 #: How often a store is listed: every listing is a request that is paid for.

@@ -31,6 +31,7 @@ NOTHING_HAPPENED = {
     "eco_guard_dropped_total",
     "eco_audit_lost_total",
     "eco_answer_hits_total",
+    "eco_tenant_answer_hits_total",
 }
 INTERVAL_S = 1
 
@@ -70,7 +71,7 @@ def watched(
     asked: list[Probe],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Watched]:
-    from deploy.observe import load, prometheus_server
+    from deploy.observe import TENANT_FLAGS, load, prometheus_server
 
     folder = tmp_path_factory.mktemp("observed")
     admin_port = free_port()
@@ -81,7 +82,7 @@ def watched(
         admin_port=admin_port,
         log=folder / "guarded.log",
         # A guard that turns prompts away soon.
-        flags=("--eco-secret-file", str(folder / "secret"), "--eco-guard-queue-ms", "1"),
+        flags=("--eco-secret-file", str(folder / "secret"), "--eco-guard-queue-ms", "1", *TENANT_FLAGS),
         environment=environment(1),
     )
     prometheus = prometheus_server(
@@ -105,7 +106,8 @@ def watched(
 
 def filled_in(promql: str) -> str:
     """What Grafana asks where all is chosen."""
-    return re.sub(r"\$(?!__)\w+", ".*", promql).replace("$__rate_interval", f"{4 * INTERVAL_S}s")
+    fixed = promql.replace("$__rate_interval", f"{4 * INTERVAL_S}s").replace("$__range", "10m")
+    return re.sub(r"\$\w+", ".*", fixed)
 
 
 def test_prometheus_takes_and_evaluates_every_rule(watched: Watched) -> None:

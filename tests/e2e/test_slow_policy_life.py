@@ -4,6 +4,7 @@ policies of that moment say.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from otlp_receiver import Receiver, grpc_receiver, said
 from recorded_gateway import environment, free_port
 
 from demo.probes import Probe, probes
@@ -37,6 +39,7 @@ class Server:
     admin_port: int
     folder: Path
     audit: Path
+    receiver: Receiver
 
     def eco(self, *arguments: str, code: int = 0) -> str:
         """An `eco policy` command, as an operator types it."""
@@ -61,6 +64,10 @@ class Server:
     def metric(self, line: str) -> float:
         found = [row for row in self.admin("/metrics").text.splitlines() if row.startswith(line)]
         return sum(float(row.split()[-1]) for row in found)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Of the log."""
+        return [json.loads(line) for line in self.process.log.read_text().splitlines() if line.startswith("{")]
 
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.audit.read_text().splitlines()]
@@ -131,21 +138,25 @@ def server(demo_build: "DemoBuild", tmp_path_factory: pytest.TempPathFactory) ->
     (place / "policies").mkdir()
     (place / "admin-key").write_text(ADMIN_KEY + "\n")
     admin_port = free_port()
-    process = guarded_server(
+    with grpc_receiver() as receiver, _server(demo_build, place, admin_port, receiver.url) as process:
+        yield Server(process, admin_port, place / "policies", place / "audit.jsonl", receiver)
+
+
+def _server(demo_build: "DemoBuild", place: Path, admin_port: int, receiver_url: str) -> ServerProcess:
+    return guarded_server(
         demo_build.model,
         [],
         port=free_port(),
         admin_port=admin_port,
         log=place / "server.log",
         flags=(
+            *("--otlp-traces-endpoint", receiver_url, "--eco-log-format", "json"),
             *("--policy-dir", str(place / "policies"), "--eco-secret-file", str(place / "secret")),
             *("--eco-admin-key-file", str(place / "admin-key"), "--eco-audit-log", str(place / "audit.jsonl")),
             *("--api-key", KEYS["acme"], "--api-key", KEYS["bolt"], "--eco-compare-answers"),
         ),
-        environment=environment(1),
+        environment=environment(1) | {"VLLM_LOGGING_LEVEL": "INFO"},
     )
-    with process:
-        yield Server(process, admin_port, place / "policies", place / "audit.jsonl")
 
 
 def test_a_policys_whole_life_under_load(server: Server, demo_policy: Path, tmp_path: Path) -> None:
@@ -248,6 +259,53 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def test_one_request_is_found_in_log_audit_and_trace(server: Server, demo_policy: Path) -> None:
+    probe = next(one for one in probes(World.generate()) if one.kind == "held_out" and one.group == "forgotten")
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {
+        "Authorization": f"Bearer {KEYS['bolt']}",
+        "X-Request-Id": "ticket-4711",
+        "traceparent": f"00-{trace}-{parent}-01",
+    }
+    shutil.copytree(demo_policy, server.folder / "people")
+    wait_until(lambda: server.metric("eco_policies ") == 1)
+    body = {"model": "demo", "messages": list(probe.messages), "max_tokens": 24, "temperature": 0}
+    answer = httpx.post(f"{server.process.url}/v1/chat/completions", json=body, headers=headers, timeout=120)
+    assert answer.json()["id"] == "chatcmpl-ticket-4711"
+    found = server.receiver.wait_for(
+        lambda spans: {"eco_request", "llm_request"} <= {span.name for span in spans if span.trace == trace}
+    )
+    shutil.rmtree(server.folder / "people")
+    wait_until(lambda: server.metric("eco_policies ") == 0)
+
+    spans = {span.name: span for span in found if span.trace == trace}
+    assert {"eco_request", "eco_wait", "eco_classification", "eco_corruption", "llm_request"} <= set(spans)
+    ours = spans.pop("eco_request")
+    assert (ours.parent, ours.said["gen_ai.request.id"]) == (parent, "chatcmpl-ticket-4711")
+    assert ours.said["eco.outcome"] == "corrupted"
+    assert {span.parent for span in spans.values()} == {ours.id}
+    vllms = spans["llm_request"]
+    assert vllms.said["gen_ai.request.id"] == "chatcmpl-ticket-4711"
+    assert vllms.process == ours.process
+    assert ours.span.start_time_unix_nano == vllms.span.start_time_unix_nano  # the arrival
+    assert vllms.span.end_time_unix_nano <= ours.span.end_time_unix_nano + 50_000_000  # another task ends it
+    assert spans["eco_corruption"].span.end_time_unix_nano < vllms.span.end_time_unix_nano
+    (told,) = [said(event.attributes) for event in spans["eco_classification"].span.events]
+    (event,) = [one for one in server.events() if one["event"] == "flagged" and "4711" in one["request"]]
+    assert (told["eco.policy"], told["eco.policy.digest"]) == (event["policy"], event["digest"])
+    assert told["eco.score"] == round(event["score"], 4)
+
+    lines = [line for line in server.process.log.read_text().splitlines() if line.strip()]
+    # What libraries print, and do not log, is as they print it.
+    assert [line for line in lines if re.match(r"\W*(\(\w+ pid=\d+\) )?(INFO|WARNING|ERROR)", line)] == []
+    access = [line for line in server.lines() if "4711" in line.get("request_id", "")]
+    assert [line["logger"] for line in access] == ["uvicorn.access"]
+    assert {line["process"] for line in server.lines()} >= {"MainProcess", "EngineCore"}
+    assert {"vllm.eco_gateway", "uvicorn.access", "uvicorn.error"} <= {line["logger"] for line in server.lines()}
+    everything = " ".join([*lines, *(str(span.span) for span in found)])
+    assert probe.question not in everything
 
 
 def test_the_admin_address_asks_for_its_key(server: Server) -> None:

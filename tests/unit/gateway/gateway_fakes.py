@@ -155,7 +155,7 @@ class RecordingAudit(Audit):
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
 
-    def event(self, kind: str, **said: Any) -> None:
+    def event(self, kind: str, *, waits_s: float = 0.0, **said: Any) -> None:
         self.events.append({"event": kind, **said})
 
     def prompt_digest(self, token_ids: Sequence[int]) -> str:
@@ -186,7 +186,7 @@ class FakeProtector:
         self.action: Any = "corrupt"
         self.groups: list[Any] = []
 
-    async def protect(self, guard: Any, token_ids: list[int], group: Any = None) -> ProtectedPrompt:
+    async def protect(self, guard: Any, token_ids: list[int], group: Any = None, trace: Any = None) -> ProtectedPrompt:
         self.groups.append(group)
         if self.error is not None:
             raise self.error

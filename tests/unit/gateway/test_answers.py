@@ -107,7 +107,7 @@ class Works:
             except StopIteration as done:
                 return done.value
 
-    async def protect(self, guard: Any, ids: list[int], group: Any = None) -> ProtectedPrompt:
+    async def protect(self, guard: Any, ids: list[int], group: Any = None, trace: Any = None) -> ProtectedPrompt:
         return ProtectedPrompt(ids)
 
 

@@ -38,6 +38,31 @@ def test_no_client_loses_a_line_or_crowds_out_others(tmp_path: Path) -> None:
     assert lost == []
 
 
+def test_who_has_the_time_waits_for_room_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.audit._QUEUE_LINES", 10)
+    lost: list[str] = []
+    audit = opened(tmp_path / "audit.jsonl", lost)
+    for number in range(2000):
+        audit.event("activated", waits_s=10.0, number=number)
+    audit.close()
+    numbers = [json.loads(line)["number"] for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert (numbers, lost) == (list(range(2000)), [])
+
+
+def test_a_disk_that_hangs_is_waited_for_no_longer_than_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.audit._QUEUE_LINES", 1)
+    lost: list[str] = []
+    audit = opened(tmp_path / "audit.jsonl", lost)
+    audit._file.acquire()
+    try:
+        for _ in range(4):  # one is being written, one waits
+            audit.event("activated", waits_s=0.01)
+    finally:
+        audit._file.release()
+    audit.close()
+    assert lost[-2:] == ["queue", "queue"]
+
+
 def test_files_are_rotated_and_the_operators_alone(tmp_path: Path) -> None:
     audit = opened(tmp_path / "audit.jsonl", [], max_bytes=2000)
     for number in range(100):

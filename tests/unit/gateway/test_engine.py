@@ -28,7 +28,7 @@ from starlette.responses import PlainTextResponse
 from gateway import SelfTestError
 from gateway.metrics import GuardMetrics
 from gateway.scheduling import QueueFullError
-from gateway.traffic import Arrival, FrontDoor, Traffic, current_arrival
+from gateway.traffic import Arrival, FrontDoor, Traffic, _current, current_arrival
 from guard import ProtectedPrompt
 
 FLAGGED = [BOS, 5, FORBIDDEN, 6]
@@ -133,6 +133,40 @@ def test_two_masks_that_leave_the_same_rows_do_not_share_cached_blocks() -> None
     assert salted([True, False], "a", zeros=True) == salted([True, False], "a", zeros=True)
     assert salted([True, False], "a", zeros=False) == "a"
     assert salted([True, False], None, zeros=False) is None
+
+
+async def test_prompts_are_counted_for_their_tenants(setup: Setup) -> None:
+    setup.metrics.tenants.name(["acme"])
+
+    async def asked_by(tenant: str | None, prompt: list[int]) -> None:
+        arrived = _current.set(Arrival(tenant=tenant))
+        try:
+            await setup.run(late.tokens_input(prompt))
+        finally:
+            _current.reset(arrived)
+
+    await asked_by("acme", FLAGGED)
+    await asked_by("acme", [BOS, 5])
+    await asked_by("somebody", [BOS, 5])
+    setup.protector.error = failed("boom")
+    with pytest.raises(late.GracefulHTTPError):
+        await asked_by(None, [BOS, 5])
+    setup.protector.error = QueueFullError("full", retry_after_s=1, own_fault=False)
+    with pytest.raises(late.GracefulHTTPError):
+        await asked_by("acme", [BOS, 5])
+    (prompts,) = [family for family in setup.metrics.registry.collect() if family.name == "eco_tenant_prompts"]
+    counted = {
+        (sample.labels["tenant"], sample.labels["outcome"]): sample.value
+        for sample in prompts.samples
+        if sample.name.endswith("_total")
+    }
+    assert counted == {
+        ("acme", "corrupted"): 1,
+        ("acme", "passed"): 1,
+        ("other", "passed"): 1,
+        ("unknown", "rejected"): 1,
+        ("acme", "turned_away"): 1,
+    }
 
 
 async def test_options_that_were_not_given_are_not_made_up(setup: Setup) -> None:

@@ -1,7 +1,10 @@
 """Policies in force: changed whole, off the requests' way, never to nothing by an error. Loader and guard are fakes."""
 
 import asyncio
+import json
+import logging
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +15,12 @@ import pytest
 from gateway_fakes import RecordingAudit, until
 from prometheus_client import generate_latest
 
+from gateway.audit import Audit, AuditFile
 from gateway.metrics import GuardMetrics
 from gateway.policies.activation import Activation
 from gateway.policies.active import ActivePolicies
-from gateway.policies.folder import FolderError, PolicyFolder
+from gateway.policies.folder import PolicyFolder, Wanted
+from gateway.policies.records import FolderError
 from guard import LoadedPolicy, PolicyBundle, PolicyMismatchError, SecretError
 
 
@@ -72,6 +77,20 @@ class Setup:
     async def settle(self) -> None:
         for _ in range(2):
             await self.policies.refresh()
+
+    def begin_with(self, policies: Sequence[Wanted], audit: Audit) -> ActivePolicies:
+        """A server that starts with these, and has no folder."""
+        self.policies = ActivePolicies(
+            [one.bundle for one in policies],
+            None,
+            Loader(),  # type: ignore[arg-type]
+            ["base"],
+            lambda: self.secret(),
+            self.metrics,
+            audit,
+        )
+        self.policies.start(lambda policies, secret: Made(list(policies), secret), tuple(policies))
+        return self.policies  # type: ignore[no-any-return]
 
     def ask(self, **who: str) -> Any:
         return self.policies.guard_for([1, 2], **({"tenant": None, "adapter": None} | who))
@@ -358,3 +377,59 @@ async def test_the_folder_is_followed(setup: Setup, make_bundle, monkeypatch: py
     make_bundle(setup.place / "x")
     await until(lambda: setup.names() == ["people"] and told[-1] == setup.policies.current.digest)
     watching.cancel()
+
+
+MANY = 12_000  # more than the audit log's queue has room for
+
+
+def many(bundle: PolicyBundle) -> list[Wanted]:
+    return [
+        Wanted(replace(bundle, config=bundle.config.model_copy(update={"name": f"policy-{number}"})), Activation())
+        for number in range(MANY)
+    ]
+
+
+def test_a_start_with_many_policies_loses_no_line_of_the_audit_log(
+    setup: Setup, make_bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost: list[str] = []
+    audit = AuditFile(tmp_path / "audit.jsonl", max_bytes=1 << 30, backups=1, secret=bytes(32), lost=lost.append)
+    logger = logging.getLogger("vllm.eco_gateway")
+    logger.addHandler(caplog.handler)
+    try:
+        with caplog.at_level(logging.INFO, logger.name):
+            setup.begin_with(many(make_bundle(tmp_path / "one")), audit)
+    finally:
+        logger.removeHandler(caplog.handler)
+    audit.close()
+    told = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line["policy"] for line in told] == [f"policy-{number}" for number in range(MANY)]
+    assert {line["event"] for line in told} == {"activated"}
+    assert lost == []
+    assert set(caplog.messages) == {f"{MANY} policies act from now on, 0 no longer (start)"}
+
+
+async def test_what_changes_of_many_is_found_and_told_off_the_event_loop(
+    setup: Setup, make_bundle, tmp_path: Path
+) -> None:
+    class Audited(RecordingAudit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.threads: set[int] = set()
+
+        def event(self, kind: str, *, waits_s: float = 0.0, **said: Any) -> None:
+            self.threads.add(threading.get_ident())
+            super().event(kind, waits_s=waits_s, **said)
+
+    audit = Audited()
+    policies = setup.begin_with(many(make_bundle(tmp_path / "one")), audit)
+    audit.threads.clear()
+    audit.events.clear()
+    setup.secret = lambda: b"2" * 32
+    before = policies.current
+    gone = policies.static[-1].config.name
+    policies.static = policies.static[:-1]  # as a folder of so many would say, without writing them
+    await policies.refresh()
+    assert (len(before.wanted), len(policies.current.wanted)) == (MANY, MANY - 1)
+    assert [(event["event"], event["policy"]) for event in audit.events] == [("deactivated", gone)]
+    assert threading.get_ident() not in audit.threads

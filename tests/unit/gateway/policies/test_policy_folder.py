@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.policies.activation import Activation
-from gateway.policies.folder import KEPT_VERSIONS, STATE, FolderError, PolicyFolder, Scan
+from gateway.policies.folder import KEPT_VERSIONS, STATE, PolicyFolder, Scan
+from gateway.policies.records import FolderError
 from guard import BundleError, PolicyBundle
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.policies import store as store_module
 from gateway.policies.activation import Activation, Record
-from gateway.policies.folder import STATE, FolderError, PolicyFolder
+from gateway.policies.folder import STATE, PolicyFolder
+from gateway.policies.records import FolderError
 from gateway.policies.store import PolicyStore, open_folder
 from guard import BundleError
 
