@@ -35,7 +35,7 @@ _By = Annotated[str, Header(alias="X-Eco-By", max_length=128, pattern=r"^[\x20-\
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class ActivationChange(_Strict):
