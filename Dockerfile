@@ -26,8 +26,9 @@ RUN pip install --no-deps --no-build-isolation .
 
 
 FROM python:3.11.14-slim-bookworm
-# g++: torch.compile on a CPU and Triton on a GPU compile kernels when the model is loaded; without a compiler
-# only --enforce-eager starts. libnuma1: vLLM's CPU kernels link to it. Torch brings its own OpenMP.
+# g++: torch.compile on a CPU and Triton on a GPU compile kernels when the model is loaded, and vLLM compiles the
+# log-probabilities that the self-test asks for, with --enforce-eager too. libnuma1: vLLM's CPU kernels
+# link to it. Torch brings its own OpenMP.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++=4:12.2.* libnuma1=2.0.16-* \
     && rm -rf /var/lib/apt/lists/* \

@@ -1,4 +1,4 @@
-# Every target makes .venv on first use and needs nothing but Python and a network (or pip set up without one).
+# Every target makes .venv on first use and needs nothing but Python, a C++ compiler and a network (or pip set up without one).
 SHELL := /bin/bash
 
 PYTHON ?= python3
@@ -30,7 +30,7 @@ TEST = OMP_NUM_THREADS=1 $(RUN) pytest -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo serve test test-fast test-observability test-studio test-v2-runner dashboards observe check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-policies bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
+.PHONY: help venv demo serve test test-fast test-observability test-studio docs docs-serve dist test-v2-runner dashboards observe check bench-answers bench-classifier bench-endpoint bench-evaluation bench-guard bench-policies bench-search bench-serving bench-unlearning bench-unlearning-speed lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,12 @@ $(STAMP): $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || \
 		{ echo "error: '$(PYTHON)' is not Python 3.11 to 3.14; pass another: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@[ "$$(uname -sm)" = "Linux x86_64" ] || { echo "error: the locks are for Linux on x86_64" >&2; exit 1; }
+	@missing=""; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || missing="$$missing python3-dev"; \
+	command -v g++ >/dev/null || missing="$$missing g++"; \
+	[ $(DEVICE) = cuda ] || $(PYTHON) -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || missing="$$missing libnuma1"; \
+	[ -z "$$missing" ] || { echo "error: the system lacks what vLLM needs; on Debian: apt-get install$$missing" >&2; exit 1; }
 	$(PYTHON) -m venv $(if $(filter-out $(STAMP),$(wildcard $(VENV)/.installed-*)),--clear) $(VENV)
 	@torch="$$(sed -nE 's/^(torch==[^ ]+\+cpu).*/\1/p' $(LOCK))"; \
 	if [ -n "$$torch" ] && ! $(PIP_INSTALL) --quiet "$$torch" 2>/dev/null; then \
@@ -94,6 +100,24 @@ observe: $(STAMP) build/prometheus  ## Run a guarded demo server, Prometheus and
 dashboards: $(STAMP)  ## Write Grafana's dashboards anew from deploy/grafana
 	$(RUN) python -m deploy.grafana
 
+docs: $(STAMP) build/docs-tools  ## Build the documentation as a site in build/docs (fetches mkdocs-material and mermaid, 20 MB)
+	$(RUN) python docs/assemble.py build/docs-source
+	@# Without --quiet, which hides warnings from the strict mode as well.
+	NO_MKDOCS_2_WARNING=1 build/docs-tools/bin/python -m mkdocs build
+
+docs-serve: docs  ## Build it and show it at http://127.0.0.1:8000
+	NO_MKDOCS_2_WARNING=1 build/docs-tools/bin/python -m mkdocs serve
+
+# Apart from .venv, which holds what the gateway runs and is tested with.
+build/docs-tools: requirements/docs.lock
+	$(PYTHON) -m venv --clear $@.part
+	$@.part/bin/python -m pip --disable-pip-version-check install --quiet --no-deps -r $<
+	rm -rf $@ && mv $@.part $@ && touch $@
+
+dist: $(STAMP)  ## Build wheel and sdist into dist/
+	rm -rf dist build/lib
+	$(VENV)/bin/python -c 'from setuptools.build_meta import build_sdist as sdist, build_wheel as wheel; sdist("dist"); wheel("dist")'
+
 check: $(STAMP)  ## Lint, check formatting and types, lint the Dockerfile
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -130,7 +154,7 @@ bench-unlearning: $(STAMP)  ## Compare unlearning methods (ARGS="--model DIR --r
 bench-unlearning-speed: $(STAMP)  ## Time unlearning steps beside a plain trainer's (ARGS="--model DIR --forget FILE --retain FILE")
 	$(RUN) python -m benchmarks.unlearning_speed $(ARGS)
 
-lock: $(LOCK_TOOLS)/bin/uv  ## Compile both locks from pyproject.toml (ARGS=--upgrade: newest versions)
+lock: $(LOCK_TOOLS)/bin/uv  ## Compile the locks from pyproject.toml (ARGS=--upgrade: newest versions)
 	PATH="$(abspath $(LOCK_TOOLS))/bin:$$PATH" requirements/compile $(ARGS)
 
 $(LOCK_TOOLS)/bin/uv: Makefile

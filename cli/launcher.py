@@ -190,25 +190,26 @@ def record_failure(text: str, code: int) -> bool:
 
 
 def _ray(options: LaunchOptions, arguments: Sequence[str], module: str, environment: Mapping[str, str]) -> int:
-    import torch
+    import ray
     from ray.train import ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    has_gpu = torch.cuda.is_available()
     names = (_WORKER_FOLDER, "OMP_NUM_THREADS")
-    trainer = TorchTrainer(
-        ray_worker,
-        train_loop_config={
-            "folder": str(Path.cwd()),
-            "module": module,
-            "arguments": list(arguments),
-            "environment": {name: environment[name] for name in names},
-        },
-        torch_config=TorchConfig(backend="nccl" if has_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=options.processes, use_gpu=has_gpu),
-    )
+    settings = {
+        "folder": str(Path.cwd()),
+        "module": module,
+        "arguments": list(arguments),
+        "environment": {name: environment[name] for name in names},
+    }
     try:
-        trainer.fit()
+        ray.init()
+        has_gpu = ray.cluster_resources().get("GPU", 0) > 0  # this machine may be the one that has none
+        TorchTrainer(
+            ray_worker,
+            train_loop_config=settings,
+            torch_config=TorchConfig(backend="nccl" if has_gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=options.processes, use_gpu=has_gpu),
+        ).fit()
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # noqa: BLE001 (ray wraps what its workers raise)

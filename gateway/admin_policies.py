@@ -37,7 +37,7 @@ By = Annotated[str, Header(alias="X-Eco-By", max_length=128, pattern=r"^[\x20-\x
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class ActivationChange(_Strict):

@@ -71,7 +71,7 @@ class SideBySide:
             return
         try:
             request = f"eco-compare-{uuid.uuid4().hex}"
-            said = {"prompt": self.audit.prompt_digest(token_ids)}
+            said: dict[str, Any] = {"prompt": self.audit.prompt_digest(token_ids)}
             if self.audit.keeps_text:
                 said["text"] = self.decode(token_ids)
             self.audit.event("compared", request=request, by=by, **said)

@@ -4,7 +4,10 @@ import os
 import re
 import shlex
 import subprocess
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from offline_training.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes" / "unlearn-job.yaml"
+RAY = ROOT / "deploy" / "kubernetes" / "unlearn-rayjob.yaml"
 SLURM = ROOT / "deploy" / "slurm" / "unlearn.sbatch"
 DOCS = ROOT / "docs" / "unlearning.md"
 
@@ -145,6 +149,30 @@ def test_the_kubernetes_job_goes_on_after_an_eviction(started: list[tuple[str, A
     for flag in ("--out", "--model", "--forget", "--retain"):
         (value,) = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{flag}=")]
         assert value.startswith(f"{mount['mountPath']}/")
+
+
+def test_the_ray_job_is_spread_over_its_workers(
+    started: list[tuple[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # in no lock
+    sys.modules["ray"].__spec__ = ModuleSpec("ray", None)
+    job, claim = yaml.safe_load_all(RAY.read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    program, *arguments = shlex.split(job["spec"]["entrypoint"])
+    assert program == "eco"
+    assert "--resume" in arguments
+    call(arguments)
+    ((name, options),) = started
+    assert (name, options.launcher) == ("launch", "ray")
+    cluster = job["spec"]["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    head, worker = (part["template"]["spec"] for part in (cluster["headGroupSpec"], group))
+    (container,) = worker["containers"]
+    assert options.processes == group["replicas"] * container["resources"]["limits"]["nvidia.com/gpu"]
+    assert worker["volumes"] == head["volumes"]
+    assert container["volumeMounts"] == head["containers"][0]["volumeMounts"]
+    assert worker["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
 # --- Slurm -----------------------------------------------------------------------------------------------------
