@@ -106,9 +106,7 @@ def _serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
         return
     check_environment()
     if len(set(options.tenants)) > MOST_COUNTED:
-        raise LaunchError(
-            f"--eco-tenant: {len(set(options.tenants))} tenants, where {MOST_COUNTED} are counted by name"
-        )
+        raise LaunchError(f"--eco-tenant: {len(set(options.tenants))} tenants; name {MOST_COUNTED} at most")
     bundles = _load_bundles(options)
     load_or_create_secret(options.secret_file)
     check_admin_address(options.admin_host, AdminKeys(options.admin_key_file))

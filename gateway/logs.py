@@ -46,7 +46,7 @@ def log_format(chosen: LogFormat) -> Iterator[None]:
         try:
             yield
         finally:
-            del os.environ[_CONFIG_VARIABLE]
+            os.environ.pop(_CONFIG_VARIABLE, None)
 
 
 def apply_flags(args: Namespace, chosen: LogFormat) -> None:
