@@ -99,9 +99,11 @@ def admin_document() -> dict[str, Any]:
     """The admin address' OpenAPI document. Its routes are made, none is called: nothing needs to run behind them."""
     from gateway.admin import build_admin_app
     from gateway.admin_policies import policy_routes
+    from gateway.studio.comparison import comparison_routes
 
     nothing: Any = None
-    return build_admin_app(policy_routes(*[nothing] * 5), *[nothing] * 3).openapi()
+    routes = [policy_routes(*[nothing] * 5), comparison_routes(nothing, nothing)]
+    return build_admin_app(routes, *[nothing] * 3).openapi()
 
 
 def admin_page() -> str:
