@@ -18,6 +18,9 @@ from gateway.admin_key import AdminDoor, AdminKeys
 from gateway.admin_policies import refused
 from gateway.studio.page import page_routes
 
+#: What connections have to end in once the server stops.
+_SHUTDOWN_S = 3
+
 
 def build_admin_app(
     routes: Sequence[APIRouter],
@@ -83,7 +86,16 @@ class AdminServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI, keys: AdminKeys) -> None:
         door = AdminDoor(app, keys)
-        super().__init__(uvicorn.Config(door, http=_Quiet, log_level="warning", access_log=False, lifespan="off"))
+        super().__init__(
+            uvicorn.Config(
+                door,
+                http=_Quiet,
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=_SHUTDOWN_S,  # a stream that nobody reads would hold the server for ever
+            )
+        )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

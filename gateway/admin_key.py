@@ -19,7 +19,8 @@ from gateway.studio.page import PAGE_PATHS
 from gateway.tenants import key_of
 
 _Scope = MutableMapping[str, Any]
-#: Paths that probes and Prometheus ask, which have no key: they change nothing, and say no more than names of policies.
+#: Paths that probes and Prometheus ask, which have no key: they change nothing, and say no
+#: more than names of policies and of tenants that the operator named.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 _LEAST_KEY = 16
 

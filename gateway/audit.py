@@ -11,6 +11,7 @@ import logging
 import logging.handlers
 import queue
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from console.errors import EcoError
 #: Lines that may wait for the disk.
 _QUEUE_LINES = 10_000
 _FILE_MODE = 0o600
+#: What has to be written before something else is done has this long, for a place in the queue and then for the disk.
+_RECORDED_S = 5.0
 #: Characters of a field, and of a prompt in clear.
 _LONGEST, _LONGEST_TEXT = 512, 100_000
 
@@ -41,6 +44,11 @@ class Audit:
         Args:
             waits_s: how long to wait for room, in a thread that has the time; a request has none.
         """
+
+    def recorded(self, kind: str, **said: Any) -> bool:
+        """Write something before going on, and tell whether it is written. Blocking, for a thread."""
+        del kind, said
+        return False
 
     def prompt_digest(self, token_ids: Sequence[int]) -> str:
         """What tells that two prompts of T ids were the same, and nothing else of them to who has no secret."""
@@ -93,6 +101,18 @@ class AuditFile(Audit):
         self._listener.start()
 
     def event(self, kind: str, *, waits_s: float = 0.0, **said: Any) -> None:
+        self._put(kind, said, waits_s)
+
+    def recorded(self, kind: str, **said: Any) -> bool:
+        written: Future[bool] = Future()
+        if not self._put(kind, said, _RECORDED_S, written):
+            return False
+        try:
+            return written.result(_RECORDED_S)
+        except TimeoutError:
+            return False
+
+    def _put(self, kind: str, said: dict[str, Any], waits_s: float, written: Future[bool] | None = None) -> bool:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         # Some of it is the client's choice: no length of it crowds out others, and no character of it loses the line.
         cut = {
@@ -101,9 +121,12 @@ class AuditFile(Audit):
         }
         line = json.dumps({"at": at, "event": kind, **cut}, default=str)
         try:
-            self._waiting.put(logging.makeLogRecord({"msg": line, "levelno": logging.INFO}), waits_s > 0, waits_s)
+            record = logging.makeLogRecord({"msg": line, "levelno": logging.INFO, "eco_written": written})
+            self._waiting.put(record, waits_s > 0, waits_s)
         except queue.Full:
             self._lost("queue")
+            return False
+        return True
 
     def prompt_digest(self, token_ids: Sequence[int]) -> str:
         said = b"".join(token.to_bytes(8, "big", signed=True) for token in token_ids)
@@ -129,5 +152,14 @@ class _RotatingFile(logging.handlers.RotatingFileHandler):
         Path(self.baseFilename).chmod(_FILE_MODE)
         return stream
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's own
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        written: Future[bool] | None = getattr(record, "eco_written", None)
+        if written is not None and not written.done():
+            written.set_result(True)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's own
         self._lost("disk")
+        written: Future[bool] | None = getattr(record, "eco_written", None)
+        if written is not None:
+            written.set_result(False)

@@ -5,6 +5,7 @@ are as there. Everything that can be known before the model loads is checked bef
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import signal
@@ -49,6 +50,8 @@ _DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
 SHUTDOWN_TIMEOUT_S = 20
 #: What uvicorn waits for connections to end once the engine has stopped and nothing can follow on them.
 _HTTP_SHUTDOWN_TIMEOUT_S = 3
+#: What the admin address has to end in, whatever its clients do.
+_ADMIN_SHUTDOWN_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,7 +371,8 @@ async def _run(
         finally:
             watch_task.cancel()
             admin.should_exit = True
-            await admin_task
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(admin_task, _ADMIN_SHUTDOWN_S)
             protector.stop()
             policies.close()
             audit.event("stopped")

@@ -39,6 +39,10 @@ def log_format(chosen: LogFormat) -> Iterator[None]:
         return
     if os.environ.get(_CONFIG_VARIABLE):
         raise LaunchError(f"--eco-log-format: {_CONFIG_VARIABLE} says how to log; unset it, or leave the flag out")
+    if os.environ.get("VLLM_CONFIGURE_LOGGING") == "0":
+        raise LaunchError(
+            "--eco-log-format: VLLM_CONFIGURE_LOGGING=0 leaves logging alone; unset it, or leave the flag out"
+        )
     with tempfile.TemporaryDirectory(prefix="eco-logs-") as folder:
         file = Path(folder) / "logging.json"
         _write(file, os.environ.get("VLLM_LOGGING_LEVEL", "INFO").upper())
@@ -80,8 +84,8 @@ def uvicorn_config(vllms: dict[str, Any] | None) -> dict[str, Any]:
 
     config = copy.deepcopy(vllms or LOGGING_CONFIG)
     access = config.get("formatters", {}).get("access", {})
-    if access.get("()") == "uvicorn.logging.AccessFormatter":
-        access["fmt"] += " %(request_id)s"
+    if access.get("()") == "uvicorn.logging.AccessFormatter" and "fmt" in access:
+        access["fmt"] += " %(eco_request_id)s"
     return config
 
 
@@ -98,11 +102,14 @@ class _Records:
         request_id = None if found is None else found[:_LONGEST_ID]
         if not self._in_text:
             if request_id is not None:
-                record.request_id = request_id
+                record.eco_request_id = request_id
             return record
-        record.request_id = request_id or "-"
+        record.eco_request_id = request_id or "-"
         if request_id is not None and record.name != "uvicorn.access":  # which makes its lines of other fields
-            message = record.getMessage()
+            try:
+                message = record.getMessage()
+            except Exception:  # noqa: BLE001 - logging itself says so, and the request goes on
+                return record
             record.msg, record.args = f"{message} [request {request_id}]", ()
         return record
 
@@ -118,6 +125,7 @@ def _write(file: Path, level: str, excluded_paths: Sequence[str] = ()) -> None:
             "processName": "process",
             "process": "pid",
             "exc_info": "exception",
+            "eco_request_id": "request_id",
         },
         "timestamp": "time",
         "reserved_attrs": [*_reserved(), *_NO_FIELDS],

@@ -138,6 +138,11 @@ class PolicyFolder:
             not_copied = {} if self.refill is None else self.refill()
             if strict and not_copied:
                 raise FolderError(next(iter(not_copied.values())))
+            if strict and self.address and not any(self.path.iterdir()):
+                raise FolderError(
+                    f"--policy-dir: {self.address}: holds nothing; check the address and put policies there, or an "
+                    f"{STATE}/{_IDENTITY} with any text where it shall be empty"
+                )
             found = self._scan_dropped(strict)
             refused = {name: dropped.reason for name, dropped in found.items() if dropped.reason is not None}
             refused |= not_copied

@@ -4,14 +4,17 @@ What lies in the store is only read: who may change it is the store's to say, an
 """
 
 import atexit
+import functools
 import shutil
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from console.errors import first_line
 from gateway.policies.archive import MAX_UNPACKED_BYTES
@@ -22,9 +25,21 @@ from storage.whole import whole_folder, write_whole
 #: How often a store is listed: every listing is a request that is paid for.
 STORE_POLL_S = 10.0
 
+#: A listing, or the copy of one policy, may take this long.
+STORE_ANSWERS_S = 60.0
+
+#: Levels of folders that a policy folder has: `.eco/NAME/versions/DIGEST/plots`, and one to spare.
+_DEEPEST = 7
+
+T = TypeVar("T")
+
 #: Of each file of a unit by its name there, what the store says of it: another text where it has changed. A unit that
 #: is a single file has it under "".
 _Files = dict[str, str]
+
+
+class _SlowError(FolderError):
+    """A store does not answer in time."""
 
 
 def open_folder(place: str) -> PolicyFolder:
@@ -56,6 +71,8 @@ class PolicyStore:
     _next_s: float = field(default=0.0, init=False)
     _failed: FolderError | None = field(default=None, init=False)
     _refused: dict[str, str] = field(default_factory=dict, init=False)
+    _missing: set[str] = field(default_factory=set, init=False)
+    _at_work: threading.Thread | None = field(default=None, init=False)
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -88,7 +105,7 @@ class PolicyStore:
             return self._refused
         self._next_s, self._failed = now + STORE_POLL_S, None
         try:
-            listed, sizes = self._listing()
+            listed, sizes = self._within(self._listing)
         except Exception as error:  # what the packages raise is their own
             self._failed = FolderError(f"policy store {self.url}: cannot be listed ({first_line(error)})")
             raise self._failed from error
@@ -96,32 +113,60 @@ class PolicyStore:
             self._failed = FolderError(f"policy store {self.url}: is empty all at once: lost; its policies act on")
             raise self._failed
         refused: dict[str, str] = {}
-        for unit in self._copied.keys() - listed.keys():
+        missing = self._copied.keys() - listed.keys()
+        for unit in missing & self._missing:  # at two listings: one that is replaced is away for a moment
             self._remove(self.folder / unit)
             del self._copied[unit]
+        self._missing = missing - (missing & self._missing)
         for unit, files in sorted(listed.items()):
             if self._copied.get(unit) == files:
                 continue
             try:
-                self._copy(unit, files, sizes[unit])
+                self._within(functools.partial(self._copy, unit, files, sizes[unit]))
                 self._copied[unit] = files
+            except _SlowError as error:
+                self._failed = FolderError(f"policy store {self.url}: {unit}: {error}")
+                raise self._failed from error
             except Exception as error:  # noqa: BLE001 - as above, and the disk
                 refused[unit] = f"policy store {self.url}: {unit}: cannot be copied ({first_line(error)})"
         self._refused = refused
         return refused
+
+    def _within(self, work: Callable[[], T]) -> T:
+        """What `work` gives. It is left behind where it takes too long: a store that hangs must hold up neither the
+        other policies nor the end of the process."""
+        if self._at_work is not None and self._at_work.is_alive():
+            raise _SlowError("does not answer")
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - for who waits
+                done.set_exception(error)
+
+        self._at_work = threading.Thread(target=run, name="eco-policy-store", daemon=True)
+        self._at_work.start()
+        try:
+            return done.result(STORE_ANSWERS_S)
+        except TimeoutError:
+            if done.done():
+                raise  # its own
+            raise _SlowError(f"does not answer in {STORE_ANSWERS_S:g} s") from None
 
     def _listing(self) -> tuple[Mapping[str, _Files], Mapping[str, int]]:
         """The store's files by the folders that are copied whole, and how large these are in bytes."""
         self._files.invalidate_cache()
         units: defaultdict[str, _Files] = defaultdict(dict)
         sizes: defaultdict[str, int] = defaultdict(int)
-        for path, info in self._files.find(self._root, detail=True).items():
+        found = _walked(self._files, self._root) if _walks(self._files) else self._files.find(self._root, detail=True)
+        for path, info in found.items():
             parts = path.removeprefix(self._root).lstrip("/").split("/")
             if any(part in ("", ".", "..") or "\\" in part or "\0" in part for part in parts):
                 continue  # markers of folders, and what is no name of a file
-            if (found := _unit(parts)) is None:
+            if (place := _unit(parts)) is None:
                 continue
-            unit, name = found
+            unit, name = place
             units[unit][name] = str(sorted(info.items(), key=lambda item: str(item[0])))
             sizes[unit] += info.get("size") or 0
         return units, sizes
@@ -147,6 +192,27 @@ class PolicyStore:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _walks(files: Any) -> bool:
+    """Whether a store's `find` walks folder by folder: then it leaves out a folder that it cannot list."""
+    from fsspec.asyn import AsyncFileSystem  # type: ignore[import-untyped]
+    from fsspec.spec import AbstractFileSystem  # type: ignore[import-untyped]
+
+    if isinstance(files, AsyncFileSystem):
+        return type(files)._find is AsyncFileSystem._find
+    return type(files).find is AbstractFileSystem.find
+
+
+def _walked(files: Any, root: str) -> dict[str, Any]:
+    """All files below a folder, or an error."""
+    found: dict[str, Any] = {}
+    level = [root]
+    for _ in range(_DEEPEST):
+        listed = [info for folder in level for info in files.ls(folder, detail=True)]
+        found |= {info["name"]: info for info in listed if info["type"] != "directory"}
+        level = [info["name"] for info in listed if info["type"] == "directory"]
+    return found
 
 
 def _unit(parts: Sequence[str]) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ before the first token.
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import uuid
@@ -74,7 +75,11 @@ class SideBySide:
             said: dict[str, Any] = {"prompt": self.audit.prompt_digest(token_ids)}
             if self.audit.keeps_text:
                 said["text"] = self.decode(token_ids)
-            self.audit.event("compared", request=request, by=by, **said)
+            recorded = functools.partial(self.audit.recorded, "compared", request=request, by=by, **said)
+            if not await asyncio.to_thread(recorded):
+                for side in ("guarded", "unguarded"):
+                    yield {"side": side, "error": "The audit log cannot be written, so nothing is answered."}
+                return
             async with contextlib.aclosing(self._merged(token_ids, asked, request)) as events:
                 async for event in events:
                     yield event
@@ -124,8 +129,8 @@ async def _answer(
                     events.put_nowait({"side": side, "text": completion.text})
     except (VLLMValidationError, GracefulHTTPError) as error:
         events.put_nowait({"side": side, "error": str(error.args[0])})
-    except Exception as error:
-        logger.exception("compare: no %s answer", side)
+    except Exception as error:  # noqa: BLE001 - told below; its own words may be the prompt's
+        logger.error("compare: no %s answer (%s)", side, type(error).__name__)
         events.put_nowait({"side": side, "error": f"the engine failed ({type(error).__name__})"})
     else:
         events.put_nowait({"side": side, "finish_reason": finish_reason})

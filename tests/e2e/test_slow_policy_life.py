@@ -290,17 +290,16 @@ def test_one_request_is_found_in_log_audit_and_trace(server: Server, demo_policy
     assert vllms.said["gen_ai.request.id"] == "chatcmpl-ticket-4711"
     assert vllms.process == ours.process
     assert ours.span.start_time_unix_nano == vllms.span.start_time_unix_nano  # the arrival
-    assert vllms.span.end_time_unix_nano <= ours.span.end_time_unix_nano + 50_000_000  # another task ends it
     assert spans["eco_corruption"].span.end_time_unix_nano < vllms.span.end_time_unix_nano
     (told,) = [said(event.attributes) for event in spans["eco_classification"].span.events]
-    (event,) = [one for one in server.events() if one["event"] == "flagged" and "4711" in one["request"]]
+    (event,) = [one for one in server.events() if one["event"] == "flagged" and "ticket-4711" in one["request"]]
     assert (told["eco.policy"], told["eco.policy.digest"]) == (event["policy"], event["digest"])
     assert told["eco.score"] == round(event["score"], 4)
 
     lines = [line for line in server.process.log.read_text().splitlines() if line.strip()]
     # What libraries print, and do not log, is as they print it.
     assert [line for line in lines if re.match(r"\W*(\(\w+ pid=\d+\) )?(INFO|WARNING|ERROR)", line)] == []
-    access = [line for line in server.lines() if "4711" in line.get("request_id", "")]
+    access = [line for line in server.lines() if "ticket-4711" in line.get("request_id", "")]
     assert [line["logger"] for line in access] == ["uvicorn.access"]
     assert {line["process"] for line in server.lines()} >= {"MainProcess", "EngineCore"}
     assert {"vllm.eco_gateway", "uvicorn.access", "uvicorn.error"} <= {line["logger"] for line in server.lines()}

@@ -158,6 +158,10 @@ class RecordingAudit(Audit):
     def event(self, kind: str, *, waits_s: float = 0.0, **said: Any) -> None:
         self.events.append({"event": kind, **said})
 
+    def recorded(self, kind: str, **said: Any) -> bool:
+        self.event(kind, **said)
+        return True
+
     def prompt_digest(self, token_ids: Sequence[int]) -> str:
         return f"digest of {len(token_ids)}"
 

@@ -1,13 +1,17 @@
 """The admin address: readiness, and both metric registries."""
 
-from collections.abc import Iterator
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 
 import httpx
 import pytest
 from prometheus_client import REGISTRY, Counter
+from starlette.responses import StreamingResponse
 
-from gateway.admin import build_admin_app
+from gateway.admin import AdminServer, build_admin_app
+from gateway.admin_key import AdminKeys
 from gateway.front_ends import FrontEnd
 from gateway.metrics import GuardMetrics
 from guard import ProtectedPrompt, Verdict, Verdicts
@@ -111,3 +115,26 @@ async def test_the_guards_metrics_are_not_in_the_public_registry(admin: Admin) -
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/v1/models", "/studio/index.html", "/studio/page.py"])
 async def test_nothing_else_is_served(admin: Admin, path: str) -> None:
     assert (await admin.get(path)).status_code == 404
+
+
+async def test_a_stream_that_nobody_reads_does_not_hold_the_server(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.admin._SHUTDOWN_S", 0.1)
+
+    async def never_ends() -> AsyncIterator[str]:
+        while True:
+            yield "data: more\n\n"
+            await asyncio.sleep(0.01)
+
+    admin.app.add_api_route("/stream", lambda: StreamingResponse(never_ends()))
+    server = AdminServer(admin.app, AdminKeys(None))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+        task = asyncio.create_task(server.serve_on(listening))
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /stream HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b"200" in await reader.readline()
+        server.should_exit = True
+        await asyncio.wait_for(task, 30)
+        writer.close()

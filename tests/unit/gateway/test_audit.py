@@ -136,3 +136,22 @@ def test_without_a_file_nothing_is_kept() -> None:
     audit.event("flagged")
     assert not audit.is_kept
     audit.close()
+
+
+def test_what_has_to_be_written_first_says_whether_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[str] = []
+    audit = opened(tmp_path / "audit.jsonl", lost)
+    assert audit.recorded("compared", by="me")
+    assert json.loads((tmp_path / "audit.jsonl").read_text())["event"] == "compared"
+    with monkeypatch.context() as full:
+        full.setattr(audit._file, "format", lambda _: (_ for _ in ()).throw(OSError("no space left")))
+        assert not audit.recorded("compared", by="me")
+    monkeypatch.setattr("gateway.audit._RECORDED_S", 0.05)
+    audit._file.acquire()
+    try:
+        assert not audit.recorded("compared", by="me")
+    finally:
+        audit._file.release()
+    audit.close()
+    assert lost == ["disk"]
+    assert not Audit().recorded("compared", by="me")

@@ -128,6 +128,15 @@ async def test_each_use_is_audited_before_the_first_token() -> None:
     assert compared.audit.events[1]["text"] == "[5, 6]"
 
 
+async def test_without_its_line_in_the_audit_log_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = Compared()
+    monkeypatch.setattr(compared.audit, "recorded", lambda *_, **__: False)
+    told = events(await compared.ask(text="5 6"))
+    assert {event["side"] for event in told} == {"guarded", "unguarded"}
+    assert all("audit log cannot be written" in event["error"] for event in told)
+    assert compared.guarded.asked == compared.unguarded.asked == []
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

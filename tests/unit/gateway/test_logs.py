@@ -54,7 +54,26 @@ def test_a_line_of_text_ends_with_its_request(arrived: Arrival) -> None:
 def test_a_line_of_json_has_it_as_a_field(arrived: Arrival) -> None:
     tell_requests("json")
     line: Any = record("x", "hello")
-    assert (line.getMessage(), line.request_id) == ("hello", "ticket")
+    assert (line.getMessage(), line.eco_request_id) == ("hello", "ticket")
+
+
+@pytest.mark.parametrize("chosen", ["text", "json"])
+def test_a_call_that_is_wrong_fails_nobody(arrived: Arrival, chosen: Any) -> None:
+    tell_requests(chosen)
+    assert record("x", "took %d s", "three").args == ("three",)  # which logging itself tells, when it is written
+    line: Any = logging.getLogger("x").makeRecord("x", 20, "f", 1, "m", (), None, extra={"request_id": "of a plugin"})
+    assert (line.request_id, line.eco_request_id) == ("of a plugin", "ticket")
+
+
+def test_a_format_of_access_that_says_nothing_is_left_alone() -> None:
+    given = {"formatters": {"access": {"()": "uvicorn.logging.AccessFormatter"}}}
+    assert uvicorn_config(given) == given
+
+
+def test_json_and_no_logging_at_all_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CONFIGURE_LOGGING", "0")
+    with pytest.raises(LaunchError, match="VLLM_CONFIGURE_LOGGING=0"), log_format("json"):
+        pass
 
 
 def test_no_client_makes_lines_long(arrived: Arrival) -> None:

@@ -1,6 +1,7 @@
 """What lies in an object store is copied and acts; a store that cannot be had, or is half written, changes nothing."""
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,21 @@ def test_what_is_put_into_a_store_acts_and_what_is_removed_does_not(
     put(bucket, newer.path, "x")
     assert acting(folder) == {"books": books.digest, "people": newer.digest}
     bucket.rm("/bucket/policies/x", recursive=True)
+    acting(folder)
     assert acting(folder) == {"books": books.digest}
+
+
+def test_what_is_away_at_one_listing_acts_on(bucket: Any, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    folder = open_folder(URL)
+    people, books = make_bundle(tmp_path / "x", "people"), make_bundle(tmp_path / "y", "books")
+    put(bucket, people.path, "x")
+    put(bucket, books.path, "y")
+    both = acting(folder)
+    bucket.rm("/bucket/policies/x", recursive=True)
+    assert {one.name for one in folder.scan().wanted} == set(both)
+    put(bucket, people.path, "x")
+    for _ in range(2):
+        assert acting(folder) == both
 
 
 def test_a_store_is_only_read(bucket: Any, make_bundle: MakeBundle, tmp_path: Path) -> None:
@@ -112,6 +127,65 @@ def test_a_store_that_fails_or_is_empty_at_once_is_no_order(
             folder.scan()
     bucket.store.update(kept)
     assert acting(folder) == {"people": bundle.digest}
+
+
+def test_a_folder_that_cannot_be_listed_is_no_order(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fsspec walks such stores folder by folder, and of itself leaves out what it cannot list."""
+    from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+
+    monkeypatch.setattr(store_module, "STORE_POLL_S", 0.0)
+    bundles = {make_bundle(tmp_path / "policies" / name, name).config.name for name in ("people", "books")}
+    folder = open_folder(f"file://{tmp_path / 'policies'}")
+    assert set(acting(folder)) == bundles
+    listed = LocalFileSystem.ls
+
+    def refuse(self: Any, path: str, *args: Any, **options: Any) -> Any:
+        if path.endswith("/people"):
+            raise PermissionError("denied")
+        return listed(self, path, *args, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", refuse)
+    for _ in range(3):
+        with pytest.raises(FolderError, match="cannot be listed"):
+            folder.scan()
+    monkeypatch.setattr(LocalFileSystem, "ls", listed)
+    assert set(acting(folder)) == bundles
+
+
+def test_a_store_that_hangs_is_left_behind(
+    bucket: Any, make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, bundle = open_folder(URL), make_bundle(tmp_path / "x")
+    put(bucket, bundle.path, "x")
+    acting(folder)
+    goes_on, find = threading.Event(), type(bucket).find
+
+    def hang(*args: Any, **options: Any) -> Any:
+        goes_on.wait()
+        return find(*args, **options)
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr(store_module, "STORE_ANSWERS_S", 0.05)
+        hanging.setattr(type(bucket), "find", hang)
+        with pytest.raises(FolderError, match=r"does not answer in 0\.05 s"):
+            folder.scan()
+        with pytest.raises(FolderError, match="does not answer"):  # and no second thread is begun
+            folder.scan()
+        assert [thread.name for thread in threading.enumerate()].count("eco-policy-store") == 1
+    goes_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "eco-policy-store":
+            thread.join(20)
+    assert acting(folder) == {"people": bundle.digest}
+
+
+def test_at_the_start_an_empty_store_is_an_error_but_for_one_that_says_so(bucket: Any) -> None:
+    with pytest.raises(FolderError, match=f"--policy-dir: {URL}: holds nothing; check the address"):
+        open_folder(URL).scan(strict=True)
+    bucket.pipe_file(f"/bucket/policies/{STATE}/.identity", b"empty on purpose")
+    assert open_folder(URL).scan(strict=True).wanted == ()
 
 
 def test_what_cannot_be_copied_is_told_and_the_rest_acts(
