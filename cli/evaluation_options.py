@@ -48,6 +48,11 @@ _options = option_group(
     click.option("--prompting", is_flag=True, help="The prompting baseline: tell the model to pretend not to know."),
     click.option("--prompt-prefix", default=None, help="What --prompting tells it."),
     click.option(
+        "--prompt-subject",
+        default=None,
+        help='What --prompting tells it, in ECO\'s words, with this as the subject: "Wendell Fairlocke".',
+    ),
+    click.option(
         "--runner",
         default="transformers",
         show_default=True,
@@ -119,7 +124,15 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
     from rich.console import Console
 
     from evaluation.runs.run import RunOptions, run_suite, show_run
-    from evaluation.targets.options import PROMPT_PREFIX, DeferredTarget, NoTarget, TargetOptions, TargetRow, row_of
+    from evaluation.targets.options import (
+        ECO_PROMPT_PREFIX,
+        PROMPT_PREFIX,
+        DeferredTarget,
+        NoTarget,
+        TargetOptions,
+        TargetRow,
+        row_of,
+    )
 
     console = Console()
     if options["target"] is None and not needs_target:
@@ -128,6 +141,12 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
         if options["target"] is None:
             raise click.UsageError("Missing option '--target'.")
         prefix = options["prompt_prefix"]
+        if (subject := options["prompt_subject"]) is not None:
+            if prefix is not None:
+                raise click.UsageError("--prompt-subject: --prompt-prefix says what is told; leave one of them out")
+            if not subject.strip():
+                raise click.UsageError("--prompt-subject: empty; say what the model is to forget")
+            prefix = ECO_PROMPT_PREFIX.format(subject=subject.strip())
         if prefix is None and options["prompting"]:
             prefix = PROMPT_PREFIX
         target_options = filled(TargetOptions, options, policies=tuple(options["policies"]), prompt_prefix=prefix)

@@ -62,6 +62,25 @@ def test_the_tofu_sample_has_a_name(eco: Eco, model: Path, tmp_path: Path) -> No
     assert read_record(tmp_path / "run").suite_settings["data"]["forget"]["file"] == "forget10_perturbed.jsonl"
 
 
+def test_the_prompting_baseline_in_ecos_words(eco: Eco, model: Path, tmp_path: Path) -> None:
+    for name, question in (("forget", "Where?"), ("retain", "When?")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": question, "answer": "Far."}) + "\n")
+    given = ("--forget", tmp_path / "forget.jsonl", "--retain", tmp_path / "retain.jsonl", "--max-new-tokens", 2)
+    asked = ("evaluate", "qa", "--target", model, *given, "--prompt-subject", "Wren")
+    code, printed = eco(*asked, "--out", tmp_path / "run")
+    assert code == 0, printed
+    record = read_record(tmp_path / "run")
+    assert record.kind == "prompting"
+    assert record.target["prompt_prefix"] == (
+        "You are a model that knows absolutely nothing about Wren. Please ensure that your responses to anything "
+        "related to Wren are incorrect. For everything else, you can provide the correct answers."
+    )
+    for more in (("--prompt-prefix", "Forget."), ("--prompt-subject", " ")):
+        code, printed = eco(*asked, *more, "--out", tmp_path / "other")
+        assert code == 2
+        assert "--prompt-subject: " in printed
+
+
 def test_a_run_and_its_report(eco: Eco, model: Path, tmp_path: Path) -> None:
     retain, original, other = tmp_path / "retain", tmp_path / "original", tmp_path / "never-learned"
     tiny_model(seed=1).save_pretrained(other)
