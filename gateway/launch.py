@@ -367,7 +367,7 @@ async def _run(
         audit.event("started", model=args.model, policies=policies.current.digest)
         try:
             shutdown = await _serve_http(client, args, door, *public, front_end.peer_loads)
-            died = engine.errored
+            died = engine.errored and not traffic.is_draining  # one that is told to stop may look dead
         finally:
             watch_task.cancel()
             admin.should_exit = True
