@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from eco_command import run
@@ -60,6 +61,16 @@ def test_the_tofu_sample_has_a_name(eco: Eco, model: Path, tmp_path: Path) -> No
     limits = ("--data", "sample", "--limit", 1, "--max-new-tokens", 2, "--subsets", "forget", "--generated-only")
     assert eco("evaluate", "tofu", "--target", model, "--out", tmp_path / "run", *limits)[0] == 0
     assert read_record(tmp_path / "run").suite_settings["data"]["forget"]["file"] == "forget10_perturbed.jsonl"
+
+
+def test_every_domain_can_be_named() -> None:
+    """The command's own list: it is made before anything of the evaluation is imported."""
+    from cli.evaluate import evaluate_domains
+    from evaluation.domains.data import DOMAINS
+
+    (offered,) = (option.type for option in evaluate_domains.params if option.name == "domains")
+    assert isinstance(offered, click.Choice)
+    assert tuple(offered.choices) == (*DOMAINS, "all")
 
 
 def test_the_prompting_baseline_in_ecos_words(eco: Eco, model: Path, tmp_path: Path) -> None:
