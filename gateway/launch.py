@@ -50,6 +50,9 @@ _DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
 SHUTDOWN_TIMEOUT_S = 20
 #: What uvicorn waits for connections to end once the engine has stopped and nothing can follow on them.
 _HTTP_SHUTDOWN_TIMEOUT_S = 3
+#: Proxies and load balancers keep an idle connection for 60 seconds, and lose the request that they send on one just as
+#: the server closes it: the server has to be the one that waits longer. vLLM's own default is 5.
+_KEEP_ALIVE_S = 75
 #: What the admin address has to end in, whatever its clients do.
 _ADMIN_SHUTDOWN_S = 10
 
@@ -458,6 +461,13 @@ def _audit(options: EcoOptions, metrics: GuardMetrics, front_end: int) -> Audit:
     )
 
 
+def keep_alive_s() -> int:
+    """How long an idle connection is kept: `VLLM_HTTP_TIMEOUT_KEEP_ALIVE`, or longer than clients do."""
+    from vllm import envs
+
+    return envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE if envs.is_set("VLLM_HTTP_TIMEOUT_KEEP_ALIVE") else _KEEP_ALIVE_S
+
+
 async def _serve_http(
     client: Any,
     args: Namespace,
@@ -467,7 +477,6 @@ async def _serve_http(
     peer_loads: tuple[Any, int] | None,
 ) -> Any:
     """vLLM's `build_and_serve`, with our front door and our authentication around its application."""
-    from vllm import envs
     from vllm.entrypoints.launchers.api_server.app_state import init_app_state
     from vllm.entrypoints.launchers.app import build_app
     from vllm.entrypoints.launchers.launcher import serve_http
@@ -492,7 +501,7 @@ async def _serve_http(
         log_level=args.uvicorn_log_level,
         access_log=not args.disable_uvicorn_access_log,
         timeout_graceful_shutdown=_HTTP_SHUTDOWN_TIMEOUT_S,
-        timeout_keep_alive=envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
+        timeout_keep_alive=keep_alive_s(),
         ssl_keyfile=args.ssl_keyfile,
         ssl_certfile=args.ssl_certfile,
         ssl_ca_certs=args.ssl_ca_certs,

@@ -131,8 +131,8 @@ def test_fails_closed_asks_for_the_key_and_dies_clean(fragile: RecordingGateway,
     family = children(process.pid)
     assert family
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-    deadline = time.monotonic() + 20
+    assert process.wait(300) == 0
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in family):
         time.sleep(0.2)
     assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
@@ -155,5 +155,5 @@ def test_a_killed_engine_is_not_healthy(demo_build: "DemoBuild", demo_policy: Pa
                 status = 0
         assert status in {0, 503} or server.process.poll() is not None
         # what watches it, systemd for one, starts again what failed, and not what ended well
-        assert server.process.wait(60) == 2
+        assert server.process.wait(300) == 2
         assert "eco: error: the engine died" in server.log.read_text(errors="replace").splitlines()[-1]

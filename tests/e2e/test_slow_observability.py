@@ -45,7 +45,7 @@ class Watched:
     ended: float
 
     def get(self, path: str, **parameters: Any) -> Any:
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=60)
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=300)
         assert answer.status_code == 200, (parameters, answer.text)
         return answer.json()["data"]
 
@@ -99,7 +99,7 @@ def watched(
         asyncio.run(load(gateway.url, [*others[:40], *flagged, *others[40:]], pause_s=0.5))
         crowd = [f"{number} {'who was born in Narburgh and why ' * 30}" for number in range(64)]
         body = {"model": "demo", "prompt": crowd, "max_tokens": 1}
-        assert httpx.post(f"{gateway.url}/v1/completions", json=body, timeout=60).status_code == 429
+        assert httpx.post(f"{gateway.url}/v1/completions", json=body, timeout=300).status_code == 429
         time.sleep(3 * INTERVAL_S)
         yield Watched(prometheus.url, began, time.time())
 

@@ -233,7 +233,7 @@ def test_an_operator_compares_answers_and_nobody_else(server: Server, demo_polic
     server.eco("activate", name)
     headers = {"Authorization": f"Bearer {ADMIN_KEY}", "X-Eco-By": "auditor"}
     url = f"http://127.0.0.1:{server.admin_port}"
-    answer = httpx.post(f"{url}/v1/compare", json=asked, headers=headers, timeout=60)
+    answer = httpx.post(f"{url}/v1/compare", json=asked, headers=headers, timeout=300)
     events = [json.loads(part.removeprefix("data: ")) for part in answer.text.split("\n\n") if part]
     texts = {
         side: "".join(event.get("text", "") for event in events if event["side"] == side)

@@ -165,9 +165,9 @@ def test_a_front_end_that_dies_ends_the_server(gateway: RecordingGateway, connec
     family = children(server.pid)
     assert set(connections) < family
     os.kill(next(iter(connections)), signal.SIGKILL)
-    assert server.wait(60) == 2
+    assert server.wait(300) == 2
     assert "\neco: error: the server stopped: " in Path(gateway.server.log).read_text(errors="replace")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in family):
         time.sleep(0.2)
     assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]

@@ -1,8 +1,8 @@
 import math
-import time
 
 import numpy as np
 import pytest
+from processor_time import seconds_of
 
 from classifiers.memory.facts import FACT_FEATURES, FactIndex
 from classifiers.memory.learn import EntityMemory, Fact
@@ -68,9 +68,7 @@ def test_a_thousand_memories_of_the_same_facts_cost_milliseconds() -> None:
     facts = tuple(Fact(question={f"q{i}": 0.5}, answer={f"a{i}": 0.9, "shared": 0.6}) for i in range(20))
     index = MemoryIndex([EntityMemory(facts=facts)] * 1000)
     text = "shared q1 a1 q2 a2 q3 a3 a4 a5"
-    index.features(text)
-    started = time.perf_counter()
     found = index.features(text)
-    assert time.perf_counter() - started < 0.1
+    assert min(seconds_of(lambda: index.features(text)) for _ in range(3)) < 0.1
     assert len(found) == 1000
     assert len({row.tobytes() for row in found.values()}) == 1

@@ -88,7 +88,7 @@ def gone(pid: int) -> bool:
 
 
 def check_gone(pids: list[int]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not all(gone(pid) for pid in pids):
         assert time.monotonic() < deadline, "a worker was left behind"
         time.sleep(0.05)
@@ -126,7 +126,7 @@ def test_a_signal_ends_the_workers_and_is_the_exit_code(tmp_path: Path, number: 
     with start(tmp_path, "torchrun", "wait") as process:
         pids = [one["pid"] for one in workers(tmp_path)]
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     assert process.returncode == 128 + number
     check_gone(pids)
 
@@ -137,7 +137,7 @@ def test_workers_do_not_outlive_a_killed_command(tmp_path: Path) -> None:
         pids = [one["pid"] for one in workers(tmp_path)]
         assert not any(gone(pid) for pid in pids)
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
     check_gone(pids)
 
 

@@ -207,7 +207,7 @@ class FakeProtector:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what happens in a thread or another task."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         await asyncio.sleep(0.001)

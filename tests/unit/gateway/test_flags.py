@@ -11,7 +11,7 @@ import pytest
 from gateway import LaunchError
 from gateway.flags import check_environment, check_flags, lora_targets
 from gateway.front_ends import count_of
-from gateway.launch import SHUTDOWN_TIMEOUT_S, _parse
+from gateway.launch import SHUTDOWN_TIMEOUT_S, _parse, keep_alive_s
 
 KV_TRANSFER = '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}'
 TWO_ENGINES = ("--data-parallel-size", "2")
@@ -245,3 +245,12 @@ def test_every_refused_variable_is_named(name: str) -> None:
 
 def test_an_ordinary_environment_passes() -> None:
     check_environment({"PATH": "/bin", "VLLM_API_KEY": "1"})
+
+
+def test_idle_connections_outlive_those_of_load_balancers_unless_the_operator_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", raising=False)
+    assert keep_alive_s() > 60
+    monkeypatch.setenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "7")
+    assert keep_alive_s() == 7

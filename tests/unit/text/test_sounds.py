@@ -1,6 +1,7 @@
-import time
+import functools
 
 import pytest
+from processor_time import seconds_of
 
 from text.sounds import foreign_skeleton, skeleton
 
@@ -50,7 +51,5 @@ def test_only_other_scripts_are_heard_stretch_by_stretch() -> None:
 
 
 def test_long_hostile_text_is_heard_quickly() -> None:
-    started = time.perf_counter()
     for text in ("Ж" + " " * 100_000, "Ж ・-" * 25_000, "дж" * 50_000, "・" * 100_000):
-        foreign_skeleton(text)
-    assert time.perf_counter() - started < 5
+        assert seconds_of(functools.partial(foreign_skeleton, text)) < 2
