@@ -73,6 +73,8 @@ class EmbeddingRows:
         table = f"{file}: {tensor_name}"
         try:
             opened: Any = safe_open(str(file), framework="pt")
+            # Mapped, not read: a slice, which reads less at once, copies rows one by one.
+            self._table: Tensor = opened.get_tensor(tensor_name)
             self._slice = opened.get_slice(tensor_name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{table} cannot be read: {first_line(error)}") from error
@@ -113,9 +115,7 @@ class EmbeddingRows:
         outside = ids[(ids < 0) | (ids >= self.vocab_size)]
         if len(outside):
             raise ValueError(f"token_ids: {int(outside[0])} is outside the table's 0..{self.vocab_size - 1}")
-        unique, inverse = torch.unique(ids, return_inverse=True)
-        stored: Tensor = self._slice[unique.tolist()]  # (unique ids, D)
-        return stored if torch.equal(unique, ids) else stored[inverse]
+        return self._table[ids]
 
     def digest(self) -> str:
         """sha256 (hex) of the table's dtype, shape and bytes: the identity that a policy bundle records.

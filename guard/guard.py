@@ -8,7 +8,7 @@ Blocking and CPU-bound; safe to call from several threads, not meant to be calle
 import copy
 import itertools
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Generator, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -526,13 +526,7 @@ class Guard:
             return ProtectedPrompt(token_ids, verdicts=verdicts)
         started = time.perf_counter()
         try:
-            embeddings: torch.Tensor | None = None
-            for index in sorted(set(owners.values())):
-                mine = sorted(position for position, owner in owners.items() if owner == index)
-                for where, rows in self._corrupted(index, token_ids, mine):
-                    if embeddings is None:
-                        embeddings = _zeros(len(token_ids), rows.shape[1], self._dtype)
-                    embeddings[where] = rows
+            embeddings = self._corrupted(token_ids, owners)
         except Exception as error:  # noqa: BLE001 - a flagged prompt that cannot be corrupted must not pass
             failed = CorruptionFailedError("a flagged prompt could not be corrupted")
             failed.__cause__ = error
@@ -549,21 +543,32 @@ class Guard:
             corruption_s=time.perf_counter() - started,
         )
 
-    def _corrupted(
-        self, index: int, token_ids: list[int], mine: list[int]
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Positions (M,), and their corrupted rows (M, D) as the model takes them, until `mine` are done."""
-        if self.policies[index].bundle.config.corruption.method in PERMUTING_METHODS:
-            for run in _runs(mine):
-                yield torch.tensor(run), self._corrupt_rows(index, [token_ids[position] for position in run])
-            return
-        # A row follows from its token alone: each token's is made once, and few at once, which stay in the cache.
-        positions = torch.tensor(mine)
-        distinct, places = torch.unique(torch.tensor([token_ids[position] for position in mine]), return_inverse=True)
-        for start in range(0, len(distinct), _ROWS_AT_ONCE):
-            rows = self._corrupt_rows(index, distinct[start : start + _ROWS_AT_ONCE].tolist())
-            here = ((places >= start) & (places < start + _ROWS_AT_ONCE)).nonzero().squeeze(1)
-            yield positions[here], rows[places[here] - start]
+    def _corrupted(self, token_ids: list[int], owners: dict[int, int]) -> torch.Tensor:
+        """(T, D) as the model takes them: corrupted at the positions in `owners`, zeros elsewhere."""
+        made: list[tuple[int, list[int]]] = []  # policies, and the tokens of which each is to corrupt together
+        place = torch.zeros(len(token_ids), dtype=torch.int64)  # (T,) among all that is made, from 1
+        count = 1
+        for index in sorted(set(owners.values())):
+            mine = sorted(position for position, owner in owners.items() if owner == index)
+            ids = [token_ids[position] for position in mine]
+            if self.policies[index].bundle.config.corruption.method in PERMUTING_METHODS:
+                made += [(index, [token_ids[position] for position in run]) for run in _runs(mine)]
+                place[mine] = torch.arange(count, count + len(mine))
+                count += len(mine)
+                continue
+            # A row follows from its token alone: each token's is made once, and few at once, which stay in the cache.
+            distinct, places = torch.unique(torch.tensor(ids), return_inverse=True)
+            ids = distinct.tolist()
+            made += [(index, ids[start : start + _ROWS_AT_ONCE]) for start in range(0, len(ids), _ROWS_AT_ONCE)]
+            place[mine] = places + count
+            count += len(ids)
+        width = self._rows.rows(made[0][1][:1]).shape[1]
+        rows = _zeros(count, width, self._dtype)
+        start = 1
+        for index, ids in made:
+            rows[start : start + len(ids)] = self._corrupt_rows(index, ids)
+            start += len(ids)
+        return torch.index_select(rows, 0, place, out=_zeros(len(token_ids), width, self._dtype))
 
     def _corrupt_rows(self, index: int, ids: list[int]) -> torch.Tensor:
         policy = self.policies[index].bundle
