@@ -204,6 +204,7 @@ eco.add_command(report)
 
 @eco.command()
 @click.option("--once", is_flag=True, help="Stop after the table.")
+@click.option("--streamed", is_flag=True, help="Read the servers' answers as streams.")
 @click.option("--json", "json_file", default=None, type=PATH, help="Write table and figures here.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--admin-port", default=8001, show_default=True, type=click.IntRange(0, 65535))

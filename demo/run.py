@@ -35,6 +35,8 @@ class DemoOptions:
     """What `eco demo` takes. Ports of 0 are not chosen for the user: they must know where to send requests."""
 
     once: bool = False
+    streamed: bool = False
+    """Answers are read as streams, from plain vLLM and from the guarded server."""
     json_file: Path | None = None
     port: int = 8000
     admin_port: int = 8001
@@ -70,7 +72,7 @@ def run_demo(options: DemoOptions) -> None:
 
     console.print(f"asking {len(asked)} questions without the guard (plain vLLM, about a minute) …")
     with plain_server(build.model, port=options.port, log=logs / "plain.log") as server:
-        unguarded = asyncio.run(ask_all(server, asked))
+        unguarded = asyncio.run(ask_all(server, asked, streamed=options.streamed))
     console.print("asking the model that never knew (about 20 seconds) …")
     never_knew = replies(build.reference, asked)
     console.print("asking the guarded server (about a minute) …")
@@ -78,7 +80,7 @@ def run_demo(options: DemoOptions) -> None:
         build.model, [policy], port=options.port, admin_port=options.admin_port, log=logs / "guarded.log"
     )
     with guarded as server:
-        answers = asyncio.run(ask_all(server, asked))
+        answers = asyncio.run(ask_all(server, asked, streamed=options.streamed))
         answered = [Answered(*row) for row in zip(asked, unguarded, answers, never_knew, strict=True)]
         measured = figures(answered)
         _show(console, answered, measured)
@@ -90,26 +92,40 @@ def run_demo(options: DemoOptions) -> None:
             _keep_serving(console, server, options, answered)
 
 
-async def ask_all(server: ServerProcess, asked: Sequence[Probe]) -> list[str]:
+async def ask_all(server: ServerProcess, asked: Sequence[Probe], *, streamed: bool = False) -> list[str]:
     """The greedy answer to each probe, through the server's public API, several at a time."""
     limit = asyncio.Semaphore(_CONCURRENCY)
     async with httpx.AsyncClient(base_url=f"{server.url}/v1", timeout=120.0) as client:
 
         async def one(probe: Probe) -> str:
             async with limit:
-                return await ask(client, probe)
+                return await ask(client, probe, streamed=streamed)
 
         return list(await asyncio.gather(*(one(probe) for probe in asked)))
 
 
-async def ask(client: httpx.AsyncClient, probe: Probe) -> str:
+async def ask(client: httpx.AsyncClient, probe: Probe, *, streamed: bool = False) -> str:
     """One answer: a completion for a prefix, a chat for everything else."""
-    body: dict[str, Any] = {"model": "demo", "temperature": 0, "max_tokens": _MAX_TOKENS}
+    body: dict[str, Any] = {"model": "demo", "temperature": 0, "max_tokens": _MAX_TOKENS, "stream": streamed}
     if probe.prefix is not None:
-        response = await client.post("/completions", json=body | {"prompt": probe.prefix})
-        return str(response.raise_for_status().json()["choices"][0]["text"])
-    response = await client.post("/chat/completions", json=body | {"messages": list(probe.messages)})
-    return str(response.raise_for_status().json()["choices"][0]["message"]["content"])
+        path, body = "/completions", body | {"prompt": probe.prefix}
+    else:
+        path, body = "/chat/completions", body | {"messages": list(probe.messages)}
+    if not streamed:
+        response = await client.post(path, json=body)
+        return _said(response.raise_for_status().json(), "message")
+    async with client.stream("POST", path, json=body) as response:
+        response.raise_for_status()
+        events = [line.removeprefix("data: ") async for line in response.aiter_lines() if line.startswith("data: ")]
+    if events[-1:] != ["[DONE]"]:
+        raise DemoError(f"the server broke off a streamed answer: {events[-1:]}")
+    return "".join(_said(json.loads(event), "delta") for event in events[:-1])
+
+
+def _said(answer: dict[str, Any], chat: str) -> str:
+    """The text of a chat's `message` or `delta`, or of a completion."""
+    choice = answer["choices"][0]
+    return str(choice[chat].get("content") or "") if chat in choice else str(choice["text"])
 
 
 def _show(console: Console, answered: Sequence[Answered], measured: Figures) -> None:
