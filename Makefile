@@ -127,7 +127,7 @@ check: $(STAMP)  ## Lint, check formatting and types, lint the Dockerfile
 bench-answers: $(STAMP)  ## Time requests by what the guard did with them (ARGS="--url URL --admin URL FILE...")
 	$(RUN) python -m benchmarks.answer_timing $(ARGS)
 
-bench-classifier: $(STAMP)  ## Measure what classifiers recognise (ARGS="--tofu DIR")
+bench-classifier: $(STAMP)  ## Measure what classifiers recognise (ARGS="--tofu DIR --rwku FILE")
 	$(RUN) python -m benchmarks.classifier $(ARGS)
 
 bench-endpoint: $(STAMP)  ## Time an evaluation's requests beside one at a time (ARGS="--model DIR --questions FILE")

@@ -1,19 +1,22 @@
 """How well a head trained on a forget file and a retain file alone recognises what it never saw.
 
-    python -m benchmarks.classifier [--tofu DIR] [--json FILE]
+    python -m benchmarks.classifier [--tofu DIR] [--rwku FILE] [--json FILE]
 
 People: eight well-known people, each forgotten in turn from 25 questions, the other seven's questions being the
 retain set. Judged on nine kinds of attacks, on neighbours (their works, places, friends), and on everybody else. TOFU
 (only with --tofu, a folder with forget10.jsonl, …): judged on rewordings of forget and retain questions,
 on attacks, and on world facts and real authors. The rewordings and the people's questions in `benchmarks/data` were
 written for this purpose; `people_development.jsonl` was looked at while the classifier was made, and
-`people_held_out.jsonl` was not.
+`people_held_out.jsonl` was not. RWKU (only with --rwku, its probes as JSON lines: subject, split, query, answer):
+each person forgotten from levels 1 and 2, those of the others and their neighbours being the retain set; judged on
+level 3, on the person's own neighbours, and on the others' level 3 and neighbours, of which these were trained on.
 """
 
 import argparse
 import json
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ Counts = dict[str, dict[str, tuple[int, int]]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tofu", type=Path, default=None, help="folder with TOFU's JSON-lines files")
+    parser.add_argument("--rwku", type=Path, default=None, help="file of RWKU's probes of several people")
     parser.add_argument("--people", type=Path, default=_DATA / "people_held_out.jsonl")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here")
     options = parser.parse_args()
@@ -50,6 +54,8 @@ def main() -> None:
     if options.tofu is not None:
         for name, forget, retain, first in _TOFU:
             figures[name] = _tofu(encoder, options.tofu, forget, retain, first, console)
+    if options.rwku is not None:
+        figures["rwku"] = _people(encoder, _rwku_rows(options.rwku), console, retained=("forget", "neighbour"))
     for name, counts in figures.items():
         columns = [f"{heading}{more}" for heading in ("prompt", "prompt or answer") for more in ("", ", 95 %")]
         table = Table("what was asked", *columns, title=name)
@@ -64,16 +70,34 @@ def main() -> None:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
-def _people(encoder: Encoder, rows: Rows, console: Console) -> Counts:
-    """Over all people; `others` is everything about the seven who stay."""
+def _rwku_rows(path: Path) -> Rows:
+    """RWKU's probes as rows of `_people`."""
+    kinds = {"forget_level1": "forget", "forget_level2": "forget", "forget_level3": "attack"}
+    return [
+        {
+            "person": row["subject"],
+            "kind": kinds.get(row["split"], "neighbour"),
+            "question": row["query"],
+            "answer": row["answer"],
+        }
+        for row in _rows(path)
+    ]
+
+
+def _people(encoder: Encoder, rows: Rows, console: Console, retained: Sequence[str] = ("forget",)) -> Counts:
+    """Over all people; `others` is everything about those who stay, whose rows of some kinds are the retain set."""
     verdicts: dict[str, Verdicts] = defaultdict(lambda: ([], []))
     for person in dict.fromkeys(row["person"] for row in rows):
         started = time.perf_counter()
         own = [row for row in rows if row["person"] == person]
         rest = [row for row in rows if row["person"] != person]
-        forget, retain = (
-            [Example(row["question"], row["answer"]) for row in each if row["kind"] == "forget"] for each in (own, rest)
-        )
+        forget = [Example(row["question"], row["answer"]) for row in own if row["kind"] == "forget"]
+        known = {example.prompt for example in forget}
+        retain = [
+            Example(row["question"], row["answer"])
+            for row in rest
+            if row["kind"] in retained and row["question"] not in known
+        ]
         head, _ = train_head(encoder, forget, retain, seed=0)
         asked = [row for row in (*own, *rest) if row["kind"] != "forget"]
         for row, *flags in zip(asked, *_judged(encoder, head, asked), strict=True):

@@ -260,7 +260,7 @@ def name_score(
         nearly = part > 0 and _is_nearly(subject, anchor, reading, start, end, kept)
         if nearly:
             best_whole = max(best_whole, _NEARLY_WHOLE)
-        if part > best_part and (nearly or not _of_another(subject, anchor, reading, start, end)):
+        if part > best_part and (nearly or not _of_another(subject, anchor, reading, start, end, kept)):
             best_part = part
     return best_whole, best_part
 
@@ -294,8 +294,9 @@ def _within_name(reading: Reading, position: int) -> bool:
     return reading.gap(position).strip(" ") in ("", ".")
 
 
-def _of_another(subject: Subject, hit: NameHit, reading: Reading, start: int, end: int) -> bool:
-    """The word belongs to somebody else's name: "Conrad Hilton" is not Paris Hilton."""
+def _of_another(subject: Subject, hit: NameHit, reading: Reading, start: int, end: int, kept: Collection[str]) -> bool:
+    """The word belongs to somebody else's name: "Conrad Hilton" is not Paris Hilton. An everyday word that ends no name
+    known makes none: "Paris Please" is whom "Paris" alone is."""
     if len(subject.words) == 1 or not reading.capital(hit.position):
         return False
     if hit.place > 0 and hit.position > start and _within_name(reading, hit.position):
@@ -305,7 +306,9 @@ def _of_another(subject: Subject, hit: NameHit, reading: Reading, start: int, en
         return before.capital and not (known or before.text[0].isdigit() or _opens_small(before, reading, start, end))
     if hit.place == 0:
         after = _next_name(reading, hit.position, start, end)
-        return after is not None and after.text not in subject.words
+        if after is None or after.text in subject.words:
+            return False
+        return len(after.text) == 1 or after.text in kept or after.text not in _small()
     return False
 
 

@@ -293,6 +293,14 @@ def test_a_common_first_name_with_another_last_name_is_another_person() -> None:
     assert found("Did Paris H. sing?", HEIRESS)["subject"] == NAMED
 
 
+def test_a_common_first_name_with_an_everyday_word_is_as_good_as_alone() -> None:
+    alone = found("Where was Paris born?", HEIRESS)["part"]
+    assert alone > 0
+    assert found("Where was Paris Please born?", HEIRESS)["part"] == alone
+    kept = HEIRESS.model_copy(update={"kept": ("please",)})
+    assert found("Where was Paris Please born?", kept)["part"] == 0
+
+
 def test_a_name_turned_round_is_written_in_one_sentence() -> None:
     assert found("Zandrekov, Milana")["subject"] > NAMED
     assert found("She is a Zandrekov. Milana did sing.")["subject"] == 0
