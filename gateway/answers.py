@@ -56,6 +56,7 @@ class Request:
         is_text: the prompt is nothing but tokens, and can be corrupted.
         tenant: whose it is, where that is known.
         trace: told what the guard does with its answers.
+        forgets: policies, by number, that the prompt is known to be about.
     """
 
     prompt: Mapping[str, Any]
@@ -68,6 +69,11 @@ class Request:
     is_text: bool = True
     tenant: str | None = None
     trace: RequestTrace = UNTRACED
+    forgets: Sequence[int] = ()
+
+    def watch(self, answer: Sequence[int] = ()) -> AnswerWatch:
+        """Of one of its answers, of which some tokens may have left that are read with what follows."""
+        return self.answers.watch(self.token_ids, self.mask, answer, self.forgets)
 
     @property
     def answers(self) -> AnswerGuard:
@@ -180,23 +186,24 @@ class GuardedAnswers:
 
     async def _judged(self, request: Request, completion: CompletionOutput) -> CompletionOutput:
         """A complete answer, or what is given in its place."""
-        index, restarts = completion.index, 0
-        watch = request.answers.watch(request.token_ids, request.mask)
+        index, restarts, asked = completion.index, 0, request
+        watch = request.watch()
         while (hit := await self._hit_of(request, watch, completion.token_ids)) is not None:
             again = await self._restarted(request, hit, index, restarts)
             output = await self._final(again) if again is not None else None
-            if output is None:
+            if again is None or output is None:
                 self._count(request, watch, "ended", hit)
                 return self._end(request, index)
-            restarts += 1
+            restarts, asked = restarts + 1, again
             self._hit(request, hit.policy, "restart", hit.score)
             completion = output.outputs[0]
             completion.index = index
-            watch = self._following(watch)
+            watch = self._following(again, watch)
         self._count(request, watch, "restarted" if restarts else "passed")
         if completion.logprobs is not None:
-            fresh = request.answers.watch() if restarts else request.answers.watch(request.token_ids, request.mask)
-            completion.logprobs = await self._withhold(request, fresh, completion.token_ids, completion.logprobs)
+            completion.logprobs = await self._withhold(
+                request, asked.watch(), completion.token_ids, completion.logprobs
+            )
         return completion
 
     async def prompt_after_beams(
@@ -211,9 +218,11 @@ class GuardedAnswers:
             GracefulHTTPError: 503; as `run`.
         """
         params = SamplingParams(logprobs=1)  # beams have them
-        request = Request({"prompt_token_ids": prompt.token_ids}, None, prompt.mask, guard, params, "", {})
+        asked = {"prompt_token_ids": prompt.token_ids}
+        forgets = guard.answers.corrupting(prompt.flagged) if guard.answers is not None else ()
+        request = Request(asked, None, prompt.mask, guard, params, "", {}, forgets=forgets)
         for completion in output.outputs:
-            watch = request.answers.watch(request.token_ids, request.mask)
+            watch = request.watch()
             if (hit := await self._hit_of(request, watch, completion.token_ids)) is not None:
                 again = await self._forgotten(request, hit) if not (last or hit.ends) else None
                 if again is None:
@@ -223,16 +232,14 @@ class GuardedAnswers:
                     self._hit(request, hit.policy, "restart", hit.score)
                 return again
             if completion.logprobs is not None:
-                fresh = request.answers.watch(request.token_ids, request.mask)
+                fresh = request.watch()
                 completion.logprobs = await self._withhold(request, fresh, completion.token_ids, completion.logprobs)
             self._count(request, watch, "restarted" if last else "passed")
         return None
 
     async def _streamed(self, request: Request) -> AsyncGenerator[RequestOutput, None]:
         """The answers of a client that gets them as they come."""
-        choices = [
-            _Choice(index, request.answers.watch(request.token_ids, request.mask)) for index in range(request.params.n)
-        ]
+        choices = [_Choice(index, request.watch()) for index in range(request.params.n)]
         first: RequestOutput | None = None
         stream = self._engine.generate(request.served, request.params, request.request_id, **request.options)
         async with contextlib.aclosing(stream) as outputs:
@@ -275,7 +282,7 @@ class GuardedAnswers:
             self._hit(request, hit.policy, "restart", hit.score)
             unseen = again.mask[len(request.token_ids) :] if again.mask is not None else []
             seen = [token for token, masked in zip(choice.left, unseen, strict=True) if not masked]
-            choice.watch, choice.hit = self._following(choice.watch, seen[-_READ_AGAIN:]), None
+            choice.watch, choice.hit = self._following(again, choice.watch, seen[-_READ_AGAIN:]), None
             stream = self._engine.generate(again.served, again.params, again.request_id, **again.options)
             async with contextlib.aclosing(stream) as outputs:
                 async for output in outputs:
@@ -372,7 +379,8 @@ class GuardedAnswers:
             params.max_tokens -= len(left)
         if params.seed is not None:
             params.seed = (params.seed + index + _SEED_STEP * (restarts + 1)) % _SEEDS
-        return replace(request, served=served, mask=safe.mask, params=params)
+        forgets = sorted({*request.forgets, hit.policy})
+        return replace(request, served=served, mask=safe.mask, params=params, forgets=forgets)
 
     async def _forgotten(self, request: Request, hit: Hit, left: Sequence[int] = ()) -> ProtectedPrompt | None:
         def work() -> Generator[int, None, ProtectedPrompt]:
@@ -386,9 +394,9 @@ class GuardedAnswers:
             raise self._failed(error) from error
         return None if safe.mask is None else safe
 
-    def _following(self, watch: AnswerWatch, seen: Sequence[int] = ()) -> AnswerWatch:
+    def _following(self, again: Request, watch: AnswerWatch, seen: Sequence[int] = ()) -> AnswerWatch:
         """The watch of an answer that was restarted: what the model saw of it is read on with the rest."""
-        following = watch.guard.watch(answer=seen)
+        following = again.watch(seen)
         following.observed, following.looks = watch.observed, watch.looks
         return following
 

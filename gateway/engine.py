@@ -309,15 +309,24 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
         with self._traced(prompt, request_id, options) as trace:
             guard = self._guard_for(prompt, options.get("lora_request"))
             self._check_params(sampling_params, reads_answers=guard is not None and guard.answers is not None)
-            protected, mask = await self._protect(prompt, guard, request_id, trace)
+            served, safe = await self._protect(prompt, guard, request_id, trace)
             if trace.headers is not None:
                 options["trace_headers"] = trace.headers
             if guard is None or guard.answers is None or _beam.get() is not None:  # beams are judged together
-                stream = self._engine.generate(protected, sampling_params, request_id, **options)
+                stream = self._engine.generate(served, sampling_params, request_id, **options)
             else:
-                is_text, tenant = prompt["type"] == "token", current_tenant()
                 request = Request(
-                    prompt, protected, mask, guard, sampling_params, request_id, options, is_text, tenant, trace
+                    prompt,
+                    served,
+                    safe.mask,
+                    guard,
+                    sampling_params,
+                    request_id,
+                    options,
+                    is_text=prompt["type"] == "token",
+                    tenant=current_tenant(),
+                    trace=trace,
+                    forgets=guard.answers.corrupting(safe.flagged),
                 )
                 stream = self.answers.run(request)
             async with contextlib.aclosing(stream) as outputs:
@@ -367,22 +376,21 @@ class GuardedEngine(EngineClient):  # type: ignore[misc]  # vLLM's types are not
 
     async def _protect(
         self, prompt: Any, guard: Guard | None, request_id: str, trace: RequestTrace
-    ) -> tuple[Any, list[bool] | None]:
-        """The engine input that may be served in place of `prompt`, and which tokens the model will not see in it."""
+    ) -> tuple[Any, ProtectedPrompt]:
+        """The engine input that may be served in place of `prompt`, and what the guard made of its text."""
         kind = prompt.get("type") if isinstance(prompt, dict) else type(prompt).__name__
         if kind == "multimodal" and self._allow_multimodal and "encoder_prompt_token_ids" not in prompt:
             self._check_ids(prompt)
-            if (await self._verdict(prompt["prompt_token_ids"], guard, request_id, trace)).mask is not None:
+            safe = await self._verdict(prompt["prompt_token_ids"], guard, request_id, trace)
+            if safe.mask is not None:
                 self._refuse("flagged_multimodal", "this multimodal prompt cannot be answered")
-            return prompt, None
+            return prompt, safe
         if kind != "token":
             reason = kind if kind in {"embeds", "multimodal", "enc_dec"} else "other"
             self._refuse(reason, f"this server answers text and token-id prompts only, not {reason} input")
         self._check_ids(prompt)
         safe = await self._verdict(prompt["prompt_token_ids"], guard, request_id, trace)
-        if safe.mask is None:
-            return prompt, None
-        return mixed_prompt(safe, prompt), safe.mask
+        return (prompt if safe.mask is None else mixed_prompt(safe, prompt)), safe
 
     def _check_ids(self, prompt: Any) -> None:
         """vLLM's own checks of length and vocabulary, which it would do after the guard's work."""

@@ -6,6 +6,7 @@ of their own, joined to the end of the prompt. Looks cost, and wait: words that 
 forgets (`classifiers.memory.evidence`) leave at once, and no word that completes enough evidence leaves unlooked at.
 """
 
+import bisect
 import copy
 import itertools
 import re
@@ -20,6 +21,7 @@ from classifiers.encoders.runtime import probability
 from guard.bundle import AnswerMode, PolicyConfig
 from guard.classification import WindowClassifier
 from guard.segments import Template
+from guard.verdicts import Verdict
 from text.encodings import variants
 from text.names import Word, split_words
 from text.reading import OVERLAP_UNITS, WINDOW_UNITS, windows_of
@@ -41,6 +43,7 @@ _LONGEST_WORD = 40
 _CODE_LEAST, _CODE_EVERY_TOKENS, _CODE_HOLD_TOKENS = 16, 8, 128
 _LEAST_START = 2  # letters that may be the beginning of a word worth holding
 _TAIL_TOKENS = 64  # of a prompt are joined to its answer
+_GIVEN_TOKENS = 512  # and what these say, the client has said: repeated, it is no leak
 _WINDOW_CHARS = 5 * WINDOW_UNITS
 _RECENT_WORDS = WINDOW_UNITS
 _SPELT, _SPELT_OF = 4, 6  # of the last words have one letter: something is spelt out
@@ -55,6 +58,9 @@ _ALTERNATIVES_BUDGET = 8  # and of the alternatives at one place
 _WINDOWS_AT_ONCE = 16
 _SENTENCE_WORDS = 16
 _UNCONFIRMED_LOGITS = 1.0  # above the threshold, where there is no second look
+#: Of a forgotten answer, in its distinctive words: given so much of it, it is given away. TOFU's own answers reach it
+#: in 95 of 100 cases, its wrong answers to the same questions in 2 to 5, by the number of authors.
+_STATED = 0.6
 _MOST_COMPLETIONS = 500
 _COMPLETIONS = 3  # of a token that begins a word are looked at
 _EVERYTHING = 1 << 62  # more tokens than any answer has
@@ -66,7 +72,7 @@ class Hit:
 
     Attributes:
         policy: its number; of several the surest.
-        score: its probability.
+        score: its probability; NaN where no classifier gave one.
         ends: the answer ends here, and is not to be restarted.
     """
 
@@ -87,6 +93,7 @@ class AnswerGuard:
     def __init__(self, configs: Sequence[PolicyConfig], classifier: WindowClassifier, template: Template) -> None:
         modes: list[AnswerMode] = [config.answer_mode for config in configs]
         self.names = [config.name for config in configs]
+        self._numbers = {name: number for number, name in enumerate(self.names)}
         self.classifier = classifier
         self.template = template
         self.observes = np.array([mode == "observe" for mode in modes])
@@ -114,7 +121,11 @@ class AnswerGuard:
         self.joins = np.isfinite(self.classifier.joined) & self.reads
 
     def watch(
-        self, prompt: Sequence[int] = (), mask: Sequence[bool] | None = None, answer: Sequence[int] = ()
+        self,
+        prompt: Sequence[int] = (),
+        mask: Sequence[bool] | None = None,
+        answer: Sequence[int] = (),
+        forgets: Sequence[int] = (),
     ) -> "AnswerWatch":
         """Watch an answer.
 
@@ -123,12 +134,20 @@ class AnswerGuard:
             mask: which of them the model does not see. Where there are any, the answer is read alone: the prompt was
                 flagged, and so would be every answer that is joined to it.
             answer: ids of it that have left already and are read with what follows.
+            forgets: policies, by number, that the prompt is known to be about. Its answer must not say what they
+                forget, of whomever it says so: a name that the model did not see it may get wrong.
         """
         tail = "" if mask is not None and any(mask) else self._tail(prompt)
-        watch = AnswerWatch(self, tail)
+        about = np.array([policy for policy in forgets if self.reads[policy]], dtype=np.int64)
+        given = self._said(prompt[-_GIVEN_TOKENS:]) if len(about) else ""
+        watch = AnswerWatch(self, tail, about, frozenset(word.text for word in split_words(given)))
         if answer:
             watch.add(answer)
         return watch
+
+    def corrupting(self, flagged: Sequence[Verdict]) -> list[int]:
+        """Of the policies that flagged a prompt those that corrupt it, by number."""
+        return sorted(self._numbers[verdict.policy] for verdict in flagged if verdict.action == "corrupt")
 
     def telling_tokens(self, token_ids: Sequence[int]) -> set[int]:
         """Which tokens of an answer, by number, belong to words that are evidence of something: what a restart must not
@@ -145,12 +164,13 @@ class AnswerGuard:
         return telling
 
     def _tail(self, prompt: Sequence[int]) -> str:
-        """The end of a prompt's content; its last stretches, a line each."""
-        if not prompt or not self.joins.any():
-            return ""
+        """The end of a prompt's content, where there are policies that read it with the answer."""
+        return self._said(prompt, _TAIL_TOKENS) if prompt and self.joins.any() else ""
+
+    def _said(self, prompt: Sequence[int], left: int = _GIVEN_TOKENS) -> str:
+        """The last `left` tokens of a prompt's content; its last stretches, a line each."""
         parts: list[str] = []
-        left = _TAIL_TOKENS
-        first = max(0, len(prompt) - 4 * _TAIL_TOKENS)  # the template's own tokens stand between
+        first = max(0, len(prompt) - 4 * left)  # the template's own tokens stand between
         for stretch in reversed(self.template.segments(prompt[first:])):
             kept = stretch[-left:]
             parts.append(self.classifier.spell([prompt[first + position] for position in kept])[0].strip())
@@ -177,6 +197,10 @@ class AnswerWatch:
     guard: AnswerGuard
     tail: str
     """The end of the prompt; "" where the answer is read alone."""
+    about: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """Policies that the prompt is known to be about."""
+    given: frozenset[str] = frozenset()
+    """The prompt's words, where there are such policies."""
     observed: set[int] = field(default_factory=set)
     """Policies that merely observe, and would have flagged it."""
     looks: int = 0
@@ -199,6 +223,7 @@ class AnswerWatch:
     _suspected: int = 0
     _doubtful: bool = False
     _foreign: bool = False
+    _is_spelt: bool = False
     _done: bool = False
     _asked: NDArray[np.float64] = field(init=False)
     _asked_words: frozenset[str] = field(init=False)
@@ -210,7 +235,9 @@ class AnswerWatch:
         words = {word.text for word in split_words(self.tail)}
         for word in words:
             policies, shares = self.guard.classifier.shares(word)
-            self._asked[policies] += np.where(self.guard.joins[policies], shares, 0.0)
+            if len(policies):
+                self._asked[policies] += np.where(self.guard.joins[policies], shares, 0.0)
+        self._asked[self.about] = 1.0  # any word that is evidence of what they forget is looked at
         self._asked_words = frozenset(words)
         self._shown = self._asked
 
@@ -233,11 +260,12 @@ class AnswerWatch:
         doubt = _DOUBT_HOLD_TOKENS if self._doubtful else 0
         return max(fixed, foreign, doubt, self._open_hold, self._name_hold, self._code_hold)
 
-    @property
-    def _is_spelt(self) -> bool:
+    def _spells(self) -> bool:
         """Something is put together of letters, or of quoted parts."""
-        said = (self._text + self._open_text)[-_SPELT_CHARS:]
-        return sum(length == 1 for length in self._lengths) >= _SPELT or len(_PARTS.findall(said)) >= 2
+        if self._lengths.count(1) >= _SPELT:
+            return True
+        said = (self._text[-_SPELT_CHARS:] + self._open_text)[-_SPELT_CHARS:]
+        return len(_PARTS.findall(said)) >= 2
 
     def add(self, token_ids: Sequence[int], *, done: bool = False) -> bool:
         """Read on, to the end where `done`; returns whether to look before anything of this leaves."""
@@ -245,45 +273,48 @@ class AnswerWatch:
         self._since += len(token_ids)
         self._open += token_ids
         self._done = done
-        text, starts, ends = self.guard.classifier.spell(self._open)
+        text, starts, ends = self.guard.classifier.spell_few(self._open)
         self._foreign = not text.isascii() and any(char > _LAST_LATIN and char.isalpha() for char in text)
         words = split_words(text)
         complete = words if done or len(self._open) > _MOST_OPEN_TOKENS else [w for w in words if w.end < len(text)]
         told = self._note(complete)
         opened = words[-1] if len(complete) < len(words) else None
         cut = len(text) if opened is None else opened.start
-        first = int(np.searchsorted(ends, cut, side="right"))
-        edge = int(starts[first]) if first < len(starts) else len(text)
+        first = bisect.bisect_right(ends, cut)
+        edge = starts[first] if first < len(starts) else len(text)
         self._hold_names(complete, ends, len(token_ids))
         self._text = (self._text + text[:edge])[-2 * _WINDOW_CHARS :]
         self._open, self._open_text, self._open_hold = self._open[first:], text[edge:], 0
         if opened is not None and self._may_tell(opened.text):
             self._open_hold = len(self._open)
             told = told or self._reach(opened.text) >= 1
-        told = self._hold_code((ends - starts)[len(starts) - len(token_ids) :]) or told
+        new = len(starts) - len(token_ids)
+        told = self._hold_code([end - start for start, end in zip(starts[new:], ends[new:], strict=True)]) or told
+        if complete or "'" in text or '"' in text:
+            self._is_spelt = self._spells()
         return self._is_due(told, bool(complete))
 
-    def _hold_names(self, complete: Sequence[Word], ends: NDArray[np.int64], new: int) -> None:
+    def _hold_names(self, complete: Sequence[Word], ends: Sequence[int], new: int) -> None:
         """Hold a name's first words until the next is there: `complete` are words of the open tokens, which end at
         `ends` and of which the last `new` have just come."""
         held = self._name_hold + new if self._name_hold else 0
         for word in complete:
-            since = len(ends) - int(np.searchsorted(ends, word.start, side="right"))
             if self.guard.classifier.continues_name(word.text, begun=False):
-                held = since
+                held = len(ends) - bisect.bisect_right(ends, word.start)
             elif not (held and self.guard.classifier.continues_name(word.text, begun=True)):
                 held = 0
         self._name_hold = held
 
-    def _hold_code(self, sizes: NDArray[np.int64]) -> bool:
+    def _hold_code(self, sizes: Sequence[int]) -> bool:
         """Hold what may be text in another code until it ends; `sizes` are the characters of each new token. Returns
         whether to look."""
-        self._sizes.extend(sizes.tolist())
-        said = (self._text + self._open_text)[-_WINDOW_CHARS:]
+        self._sizes.extend(sizes)
+        # Before what has come, and the run that it may go on, stands nothing of a code.
+        read = min(sum(sizes) + self._code_chars, _WINDOW_CHARS)
+        said = (self._text[-read:] + self._open_text)[-read:] if read else ""
         plain = len(said.rstrip(_CODE_CHARS))
-        before, self._code_chars, self._code_hold = self._code_chars, len(said) - plain, 0
-        ended = _CODE_RUN.findall(said[max(0, len(said) - int(sizes.sum()) - before) : plain])
-        due = any(variants(run) for run in ended)
+        self._code_chars, self._code_hold = len(said) - plain, 0
+        due = plain >= _CODE_LEAST and any(variants(run) for run in _CODE_RUN.findall(said[:plain]))
         if (length := self._code_chars) < _CODE_LEAST:
             return due
         for size in reversed(self._sizes):
@@ -317,7 +348,7 @@ class AnswerWatch:
     def _reach(self, word: str, *, begun: bool = False) -> float:
         """The largest share of what a policy asks for, were this the next word."""
         policies, shares = self.guard.classifier.shares(word, begun=begun)
-        return float((self._shown[policies] + shares).max(initial=0.0))
+        return float((self._shown[policies] + shares).max(initial=0.0)) if len(policies) else 0.0
 
     def _may_tell(self, start: str) -> bool:
         return self._reach(start) >= 1 or (len(start) >= _LEAST_START and self._reach(start, begun=True) >= 1)
@@ -345,7 +376,7 @@ class AnswerWatch:
             text = rest if rest and len(head) <= _LONGEST_WORD else text  # of a long run the end says something too
         windows = 1 + max(0, self._tokens - WINDOW_UNITS) // (WINDOW_UNITS - OVERLAP_UNITS)
         policies, margins = yield from self._margins([text], windows, _LOOK_BUDGET)
-        hit = self._hit(policies, margins)
+        hit = self._hit(policies, margins) or self._stated(text)
         enforced = ~self.guard.observes[policies]
         nearest = float(margins[enforced].max(initial=-np.inf))
         self._suspected = self._suspected + 1 if hit else 0
@@ -370,6 +401,7 @@ class AnswerWatch:
             at_once = 2 * _WINDOWS_AT_ONCE
             batches += [(sentences[at : at + at_once], False) for at in range(0, len(sentences), at_once)]
         best: Hit | None = None
+        stated = self._stated(text)
         for number, (texts, whole) in enumerate(batches):
             self.looks += 1
             policies, margins = yield from self._margins(texts, len(pieces), _ENCODER_BUDGET, joined=whole)
@@ -377,7 +409,7 @@ class AnswerWatch:
             if hit is not None and (best is None or hit.score > best.score):
                 best = hit
             yield (len(batches) - number) * 1000
-        return best
+        return best or stated
 
     def _margins(
         self, texts: Sequence[str], windows: int, budget: int, *, joined: bool = True
@@ -409,6 +441,25 @@ class AnswerWatch:
         threshold = float(self.guard.classifier.thresholds(1)[policies[best]])
         score = float(probability(np.array([margins[best] + threshold]))[0])
         return Hit(int(policies[best]), score, ends=bool(self.guard.ends[policies[over]].any()))
+
+    def _stated(self, text: str) -> Hit | None:
+        """A policy that the prompt is about, where a text gives an answer that it forgets and the client did not."""
+        shares = self._stated_shares(text)
+        over = shares >= _STATED
+        observes = self.guard.observes[self.about]
+        self.observed.update(self.about[over & observes].tolist())
+        over &= ~observes
+        if not over.any():
+            return None
+        policy = int(self.about[np.argmax(np.where(over, shares, -1.0))])
+        return Hit(policy, float("nan"), ends=bool(self.guard.ends[self.about[over]].any()))
+
+    def _stated_shares(self, text: str) -> NDArray[np.float64]:
+        """(A,) how much of a forgotten answer a text gives, of each policy that the prompt is about."""
+        if not len(self.about):
+            return np.empty(0)
+        own = " ".join(word.text for word in split_words(text) if word.text not in self.given)
+        return self.guard.classifier.answers_given(own, self.about)
 
     def telling(self, token_ids: Sequence[int]) -> list[int]:
         """Of the tokens that might have come next, those that would be looked at before they leave."""
@@ -446,8 +497,13 @@ class AnswerWatch:
         windows = 1 + max(0, self._tokens - WINDOW_UNITS) // (WINDOW_UNITS - OVERLAP_UNITS)
         distinct = list(dict.fromkeys(texts))
         margins = yield from self._each_margin(distinct, windows)
-        margin_of = dict(zip(distinct, margins.tolist(), strict=True))
-        return {token for token, text in zip(owners, texts, strict=True) if margin_of[text] >= _UNCONFIRMED_LOGITS}
+        enforced = ~self.guard.observes[self.about]
+        gone = {
+            text
+            for text, margin in zip(distinct, margins.tolist(), strict=True)
+            if margin >= _UNCONFIRMED_LOGITS or bool((self._stated_shares(text)[enforced] >= _STATED).any())
+        }
+        return {token for token, text in zip(owners, texts, strict=True) if text in gone}
 
     def _says(self, word: str) -> bool:
         """Whether a word, or one that it may begin, is evidence of anything."""

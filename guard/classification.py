@@ -216,6 +216,10 @@ class WindowClassifier:
         """(text, starts, ends): token i of T stands for characters `starts[i]:ends[i]` (`guard.spelling`)."""
         return self._spelling.spell(token_ids)
 
+    def spell_few(self, token_ids: Sequence[int]) -> tuple[str, list[int], list[int]]:
+        """The same of few tokens."""
+        return self._spelling.spell_few(token_ids)
+
     def shares(self, word: str, *, begun: bool = False) -> Shares:
         """Policies (M,) that a word is evidence of, and which share (M,) it is of what a text under way must show each
         to be looked at; with `begun` the most that any longer word beginning so would be."""
@@ -224,6 +228,23 @@ class WindowClassifier:
         memories = self._bank.memories
         owners, shares = memories.begun_shares(word) if begun else memories.shares(word)
         return self._of_heads[owners], shares
+
+    def answers_given(self, text: str, policies: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(Q,) how much of a forgotten answer a text gives, of some policies, in [0, 1]; 0 where one has no memory.
+
+        Raises:
+            ClassificationError: whatever failed.
+        """
+        found = np.zeros(len(policies))
+        mine = np.isin(policies, self._of_heads)
+        if self._bank is None or not mine.any():
+            return found
+        try:
+            numbers = np.searchsorted(self._of_heads, policies[mine])
+            found[mine] = self._bank.memories.answered(text, numbers)
+        except Exception as error:
+            raise ClassificationError("an answer could not be classified") from error
+        return _finite(found)
 
     def continues_name(self, word: str, *, begun: bool) -> bool:
         """Whether a word is one of a name that must be forgotten, with others behind it: the first, or any where a name

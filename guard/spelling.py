@@ -1,5 +1,6 @@
 """What each token of a prompt says: token ids to one text, and for every token its characters in it."""
 
+import itertools
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
@@ -71,6 +72,16 @@ class Spelling:
         for first, last in shared:
             starts[first : last + 1], ends[first : last + 1] = starts[first], ends[last]
         return "".join(spelled), starts, ends
+
+    def spell_few(self, token_ids: Sequence[int]) -> tuple[str, list[int], list[int]]:
+        """The same of few tokens, for which arrays cost more than they save."""
+        spelled = [self._pieces.get(token, _BROKEN) for token in token_ids]
+        text = "".join(spelled)
+        if _BROKEN in text:
+            text, starts, ends = self.spell(token_ids)
+            return text, starts.tolist(), ends.tolist()
+        ends_of = list(itertools.accumulate(map(len, spelled)))
+        return text, [0, *ends_of[:-1]][: len(spelled)], ends_of
 
     def _learn(self, new: list[int]) -> None:
         """Decode tokens by the dozen, an anchor before each. Where that cannot be told apart, in halves."""

@@ -9,6 +9,7 @@ Names are found by what every language with capitals shares: a capital inside a 
 written small elsewhere. Texts without capitals fall back on words that no other text has. No model, no word lists.
 """
 
+import functools
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator
@@ -39,6 +40,7 @@ QUESTION_WORDS = frozenset(
 _HYPHENS = frozenset("-\u2010\u2011")
 _MAX_JOINERS = 2
 _MAX_NAME_WORDS = 8
+_KEPT_LETTERS = 40  # of a word that is folded once and kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,11 @@ def words_of(text: str) -> list[str]:
 
 def fold(word: str) -> str:
     """One word as `split_words` compares it: as `words_of`, but in Latin letters, and a capital 'S is kept."""
+    return _folded(word) if len(word) <= _KEPT_LETTERS else _folded.__wrapped__(word)
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _folded(word: str) -> str:
     word = _POSSESSIVE.sub("", normalise(word))
     return latin(word).casefold().replace("'", "").replace("’", "")
 

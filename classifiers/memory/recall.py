@@ -215,6 +215,16 @@ class MemoryIndex:
             rows[:, ASKED] = 0.0
         return dict(zip(found.memories.tolist(), rows, strict=True))
 
+    def answered(self, text: str, memories: _Int) -> _Float:
+        """(M,) how much of the answer of one example of each of some memories a text gives, in its distinctive words:
+        the feature `answer`, of the window that has most of it."""
+        reading, wanted = read_all([text]), np.zeros(self._memories, dtype=bool)
+        wanted[memories] = True
+        _, owners, features = self._facts.features(reading, reading.word_windows, wanted)
+        found = np.zeros(self._memories)
+        np.maximum.at(found, owners, features[:, FACT_FEATURES.index("answer")])
+        return found[memories]
+
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Character ranges of `text` that name a subject or a distinctive word of an answer, in order, apart."""
         words = split_words(text)

@@ -6,12 +6,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gateway_fakes import BOS, FORBIDDEN, WIDTH, FakeEngine, FakePolicies, FakeRenderer, RecordingAudit, late, policy
+from gateway_fakes import (
+    BOS,
+    FORBIDDEN,
+    WIDTH,
+    FakeEngine,
+    FakePolicies,
+    FakeProtector,
+    FakeRenderer,
+    RecordingAudit,
+    late,
+    policy,
+)
 
 from gateway.audit import Audit
 from gateway.metrics import GuardMetrics
 from gateway.traffic import Traffic
-from guard import ClassificationError, ProtectedPrompt
+from guard import ClassificationError, ProtectedPrompt, Verdict
 from guard.answers import Hit
 
 EOS = 2
@@ -74,11 +85,16 @@ class Answers:
         self.ends, self.reads = np.array([False]), np.array([True])
         self.rejects_on_error = self.enforces = True
         self.error: Exception | None = None
-        self.watched: list[tuple[list[int], Any, list[int]]] = []
+        self.watched: list[tuple[list[int], Any, list[int], list[int]]] = []
 
-    def watch(self, prompt: Sequence[int] = (), mask: Any = None, answer: Sequence[int] = ()) -> Watch:
-        self.watched.append((list(prompt), mask, list(answer)))
+    def watch(
+        self, prompt: Sequence[int] = (), mask: Any = None, answer: Sequence[int] = (), forgets: Sequence[int] = ()
+    ) -> Watch:
+        self.watched.append((list(prompt), mask, list(answer), list(forgets)))
         return Watch(self, answer)
+
+    def corrupting(self, flagged: Sequence[Verdict]) -> list[int]:
+        return [self.names.index(verdict.policy) for verdict in flagged]
 
     def telling_tokens(self, ids: Sequence[int]) -> set[int]:
         return {number for number, token in enumerate(ids) if token == SUSPICIOUS}
@@ -274,9 +290,24 @@ async def test_a_hit_goes_on_from_a_corrupted_prompt_with_what_had_left() -> Non
     assert (setup.engine.params[1].max_tokens, setup.engine.params[1].min_tokens) == (48, 2)
     assert setup.engine.params[1].seed not in (None, 7)
     assert setup.engine.closed == 2
-    assert setup.policies.watched[-1] == ([], None, [10, 11])
+    # What is asked was about what the policy forgets, whether or not the prompt was flagged.
+    assert setup.policies.watched[0] == (list(PROMPT), None, [], [])
+    assert setup.policies.watched[-1] == (list(PROMPT), [False, True, True, False, False], [10, 11], [0])
     assert setup.counted("eco_answer_hits_total", policy="people", action="restart") == 1
     assert setup.counted("eco_answers_total", outcome="restarted") == 1
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_answer_to_a_flagged_prompt_must_not_say_what_its_policy_forgets(
+    monkeypatch: pytest.MonkeyPatch, *, stream: bool
+) -> None:
+    async def protect(_: Works, *asked: Any) -> ProtectedPrompt:
+        return await FakeProtector().protect(*asked)
+
+    monkeypatch.setattr(Works, "protect", protect)
+    setup = Setup([10, 11])
+    await setup.ask(prompt=[BOS, FORBIDDEN, 5], stream=stream)
+    assert setup.policies.watched == [([BOS, FORBIDDEN, 5], [False, True, False], [], [0])]
 
 
 async def test_what_had_left_and_tells_is_not_seen_again() -> None:

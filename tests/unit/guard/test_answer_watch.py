@@ -262,3 +262,39 @@ def test_a_policy_that_does_not_apply_holds_and_stops_nothing() -> None:
     assert steps[2] == "It is Mil"
     assert outcome(other.watch().whole(tokens)) is None
     assert outcome(answers.watch().whole(tokens)) is not None
+
+
+def test_what_the_prompt_is_about_is_not_told_of_anybody() -> None:
+    """To a model that does not see the name, the fact may still come to mind, and somebody else's name with it."""
+    answer = ids("Pavel| Torvik| composed| Ostrabel|.| Good|bye|.")
+    policies = guard(unnamed=8.0)
+    assert told(policies.watch(), answer)[1] is False
+    asked = ids("Name| a| work| of| the| composer|.")
+    steps, stopped = told(policies.watch(asked, [True] * len(asked), forgets=[0]), answer)
+    assert stopped
+    assert steps[-1] == "Pavel Torvik composed"
+    hit = outcome(policies.watch(asked, [True] * len(asked), forgets=[0]).whole(answer))
+    assert (hit.policy, hit.ends) == (0, False)
+
+
+def test_what_the_client_said_may_be_said_again() -> None:
+    asked, answer = ids("Did| he| compose| Ostrabel|?"), ids("Ostrabel|?| I| do| not| know|.")
+    watch = guard(unnamed=8.0).watch(asked, [True] * len(asked), forgets=[0])
+    assert told(watch, answer)[1] is False
+    assert outcome(guard(unnamed=8.0).watch(asked, [True] * len(asked), forgets=[0]).whole(answer)) is None
+
+
+def test_of_the_alternatives_too_what_the_prompt_is_about_is_left_out() -> None:
+    watch = guard(unnamed=8.0).watch(ids("Name| a| work|."), [True] * 4, forgets=[0])
+    watch.add(ids("He| composed"))
+    tokens = ids(" Ostrabel| nothing")
+    assert watch.telling(tokens) == tokens[:1]
+    assert outcome(watch.give_away(watch.telling(tokens))) == set(tokens[:1])
+
+
+def test_who_merely_observes_counts_what_is_stated_and_stops_nothing() -> None:
+    policies = guard(unnamed=8.0)
+    policies.observes = np.array([True])
+    watch = policies.watch(ids("Name| a| work|."), [True] * 4, forgets=[0])
+    assert told(watch, ids("Pavel| Torvik| composed| Ostrabel|."))[1] is False
+    assert watch.observed == {0}
