@@ -1,10 +1,10 @@
 """`make bench-guard`: what `Guard.protect` takes for prompts that no cache has seen, on one core.
 
 Texts are those of `benchmarks/inputs.py`: a user's, and some that are meant to cost. The process is warmed by other
-text. Beside them: the twentieth turn of a conversation against its first, many policies, the corruption of a flagged
-prompt in the width of real models, and a Hugging Face text-classification pipeline in the shape of RoBERTa-base, which
-classifies and does nothing else. Wall clock, and processor time of the process, which other work on the machine
-lengthens less.
+text. Beside them: the twentieth turn of a conversation against its first, answers read as they come, many policies,
+the corruption of a flagged prompt in the width of real models, and a Hugging Face text-classification pipeline in the
+shape of RoBERTa-base, which classifies and does nothing else. Wall clock, and processor time of the process, which
+other work on the machine lengthens less.
 """
 
 import argparse
@@ -30,6 +30,7 @@ _WARM_UP = 8
 _CELL_S, _FEWEST = 20.0, 3
 _TURNS, _CONVERSATIONS, _TURN_WORDS = 20, 8, 45
 _CLASSIFIED_TOKENS = 512
+_ANSWERED_TOKENS = 128
 _CORRUPTED_TOKENS, _CORRUPTED_PROMPTS = 4096, 12
 
 
@@ -93,6 +94,9 @@ def main() -> None:
         console.print(_table(f"{title}: Guard.protect, text never seen [ms]", ("text", "tokens"), rows))
     report["conversation"] = bench.conversations()
     console.print(_table(f"A conversation of {_TURNS} turns [ms]", ("prompt",), _rows(report["conversation"])))
+    report["answers"] = bench.answers()
+    title = f"An answer of {_ANSWERED_TOKENS} tokens, read as it comes [ms]"
+    console.print(_table(title, ("text",), _rows(report["answers"])))
     counts = options.policies if bench.can_be_cloned else []
     report["policies"] = {str(count): bench.policies(count) for count in counts}
     rows = [(count, kind, timing) for count, kinds in report["policies"].items() for kind, timing in kinds.items()]
@@ -174,6 +178,28 @@ class Bench:
             f"turn {_TURNS}, {last} tokens": timings[-1],
             f"turn {_TURNS}, none seen before": _measure(unknown.protect, turns[-1]),
         }
+
+    def answers(self) -> dict[str, Timing]:
+        """Text of each kind as the answer to other text of the kind, token by token, with the looks that fall due."""
+        from benchmarks.inputs import ORDINARY, Stream
+
+        guard = self._open([self._policy])
+
+        def read(tokens: list[int]) -> None:
+            asked, said = tokens[:-_ANSWERED_TOKENS], tokens[-_ANSWERED_TOKENS:]
+            watch = guard.answers.watch(asked)
+            for number, token in enumerate(said, 1):
+                if watch.add([token], done=number == len(said)):
+                    for _ in watch.look():
+                        pass
+
+        found = {}
+        for kind in ORDINARY:
+            stream = Stream(kind, self._tokenizer, seed=5)
+            texts = [stream.content(64 + _ANSWERED_TOKENS) for _ in range(_WARM_UP + self._repeats(40))]
+            _measure(read, texts[:_WARM_UP])
+            found[kind] = _measure(read, texts[_WARM_UP:])
+        return found
 
     def policies(self, count: int) -> dict[str, Timing]:
         """The policy and copies of it with other names, for prose and for a text full of names."""

@@ -30,7 +30,6 @@ _TRACES_PROTOCOLS = ("grpc", "http/protobuf")
 _REFUSED_FLAGS = {
     "--grpc": "the gRPC front end does not pass through it",
     "--grpc-port": "the gRPC front end does not pass through it",
-    "--headless": "it starts no front end to guard",
     "--data-parallel-multi-port-external-lb": "its supervisor starts unguarded servers",
     **dict.fromkeys(
         ("--data-parallel-hybrid-lb", "--data-parallel-start-rank"),
@@ -54,7 +53,6 @@ _REFUSED_FLAGS = {
 _REPLICAS = "start an eco serve on each, with one secret file, behind a load balancer; see docs/scaling.md"
 _INSTEAD = dict.fromkeys(
     (
-        "--headless",
         "--data-parallel-multi-port-external-lb",
         "--data-parallel-hybrid-lb",
         "--data-parallel-start-rank",
@@ -77,7 +75,6 @@ _UNTESTED_FLAGS = {
     ),
 }
 _UNTESTED_SIZES = {
-    "--nnodes": "serving from several nodes",
     "--decode-context-parallel-size": "context parallelism",
     "--prefill-context-parallel-size": "context parallelism",
 }
@@ -107,7 +104,11 @@ def check_flags(
 
     targets = lora_targets(args)
     refused = [(flag, reason) for flag, reason in _REFUSED_FLAGS.items() if is_given(flag)]
-    if args.api_server_count is not None and args.api_server_count < 1:
+    if args.headless and (args.nnodes < 2 or args.node_rank < 1):
+        refused.append(("--headless", "only for a node of workers alone: --nnodes above 1, --node-rank above 0"))
+    if args.nnodes > 1 and args.data_parallel_size > 1:
+        refused.append(("--nnodes", "with data parallelism other nodes would have engines, and no test covers them"))
+    if args.api_server_count is not None and args.api_server_count < 1 and not args.headless:
         refused.append(("--api-server-count", "without a front end there is none to guard"))
     if args.data_parallel_size_local not in (None, args.data_parallel_size):
         reason = "other nodes' engines would be started headless, without the guard's settings"

@@ -29,6 +29,7 @@ from gateway.flags import check_environment, check_flags, lora_targets
 from gateway.front_ends import FrontEnd, OneOfSeveral, Shared, count_of, run_front_ends
 from gateway.logs import LogFormat, apply_flags, log_format, tell_requests, uvicorn_config
 from gateway.metrics import GuardMetrics
+from gateway.nodes import serve_workers
 from gateway.plain import serve_plain
 from gateway.policies import Activation
 from gateway.policies.active import ActivePolicies, MakeGuard, check_names
@@ -111,6 +112,11 @@ def _serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
         serve_plain(args)
         return
     check_environment()
+    if "--headless" in vllm_args:
+        args = _parse(vllm_args)
+        apply_flags(args, options.log_format)
+        _check_engine(args, options)
+        serve_workers(args)
     if len(set(options.tenants)) > MOST_COUNTED:
         raise LaunchError(f"--eco-tenant: {len(set(options.tenants))} tenants; name {MOST_COUNTED} at most")
     bundles = _load_bundles(options)
@@ -119,15 +125,11 @@ def _serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
     _check_comparison(options)
     args = _parse(vllm_args)
     apply_flags(args, options.log_format)
-    check_flags(args, allow_untested=options.allow_untested, allow_multimodal=options.allow_multimodal)
-    from gateway.engine import WORKER_EXTENSION
-
-    args.enable_prompt_embeds = True
-    args.worker_extension_cls = WORKER_EXTENSION
+    _check_engine(args, options)
+    if args.headless:  # a configuration file says so
+        serve_workers(args)
     front_ends = count_of(args)
     args.api_server_count = front_ends if front_ends > 1 else None
-    if args.enable_lora:
-        args.lora_target_modules = lora_targets(args)
     with _bind_admin(options) as admin_socket:
         address, public_socket = _bind_public(args)
         with public_socket:
@@ -142,6 +144,17 @@ def _serve(vllm_args: Sequence[str], options: EcoOptions) -> None:
             keep_apart(None)
             tell_requests(options.log_format)
             uvloop.run(_run(args, options, prepared, (address, public_socket), admin_socket, FrontEnd()))
+
+
+def _check_engine(args: Namespace, options: EcoOptions) -> None:
+    """Refuse what a guarded engine cannot honour, and give it the settings that a guard needs."""
+    check_flags(args, allow_untested=options.allow_untested, allow_multimodal=options.allow_multimodal)
+    from gateway.engine import WORKER_EXTENSION
+
+    args.enable_prompt_embeds = True
+    args.worker_extension_cls = WORKER_EXTENSION
+    if args.enable_lora:
+        args.lora_target_modules = lora_targets(args)
 
 
 def _serve_front_end(

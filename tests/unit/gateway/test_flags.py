@@ -20,6 +20,7 @@ TWO_SERVERS = (*TWO_ENGINES, "--data-parallel-size-local", "2")
 REFUSED = {
     "--grpc": ("--grpc",),
     "--headless": ("--headless",),
+    "--nnodes": ("--nnodes", "2", *TWO_ENGINES),
     "--api-server-count": ("--api-server-count", "0"),
     "--data-parallel-start-rank": ("--data-parallel-start-rank", "0", *TWO_SERVERS),
     "--data-parallel-size-local": ("--data-parallel-size-local", "1", *TWO_ENGINES),
@@ -51,7 +52,6 @@ UNTESTED = {
     "--data-parallel-rank": ("--data-parallel-rank", "0", *TWO_ENGINES),
     "--distributed-executor-backend": ("--distributed-executor-backend", "ray"),
     "--kv-offloading-size": ("--kv-offloading-size", "1"),
-    "--nnodes": ("--nnodes", "2"),
     "--decode-context-parallel-size": ("--decode-context-parallel-size", "2"),
     "--prefill-context-parallel-size": ("--prefill-context-parallel-size", "2"),
     "--ec-transfer-config": ("--ec-transfer-config", '{"ec_connector": "c", "ec_role": "ec_both"}'),
@@ -110,10 +110,21 @@ def test_every_refused_flag_is_named_and_no_insistence_helps(flag: str) -> None:
         check(args, allow_untested=True, allow_multimodal=True)
 
 
-@pytest.mark.parametrize("flag", ["--headless", "--data-parallel-multi-port-external-lb", "--data-parallel-size-local"])
+@pytest.mark.parametrize("flag", ["--data-parallel-multi-port-external-lb", "--data-parallel-size-local"])
 def test_a_refused_way_to_scale_names_another(flag: str) -> None:
     with pytest.raises(LaunchError, match=r"start an eco serve on each, .* docs/scaling\.md"):
         check(_parse(["model", *REFUSED[flag]]))
+
+
+@pytest.mark.parametrize("node", [("--node-rank", "0"), ("--node-rank", "1", "--headless")])
+def test_several_nodes_share_the_workers_of_one_engine(node: tuple[str, ...]) -> None:
+    check(_parse(["model", "--nnodes", "2", "--tensor-parallel-size", "2", *node]))
+
+
+@pytest.mark.parametrize("node", [("--nnodes", "2"), ("--node-rank", "1")])
+def test_only_a_further_node_is_without_a_front_end(node: tuple[str, ...]) -> None:
+    with pytest.raises(LaunchError, match=r"^--headless: .*--nnodes above 1, --node-rank above 0"):
+        check(_parse(["model", "--headless", *node]))
 
 
 @pytest.mark.parametrize(
