@@ -1,8 +1,9 @@
-"""A model and a policy to measure with, made here: a small Llama of random weights with a vocabulary as large as real
-models have, and a policy for it that forgets the demo's people.
+"""A model and a policy to measure with, made here: a small Llama with a vocabulary as large as real models have, and a
+policy for it that forgets the demo's people.
 
-What a request costs does not depend on what the weights say; it does on the number of tokens a text has, so the
-tokenizer is a real one.
+What a prompt costs hangs on the number of tokens that it has, so the tokenizer is a real one; and what an answer costs
+on its words, so each word that the model says is followed by one that comes next to it in prose. All other weights are
+random.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ TokenizerKind = Literal["wordpiece", "bytes"]
 CONTEXT_TOKENS = 8192
 _BYTES_VOCABULARY = 32_000
 _CODE_FILES = 400  # of Python's library, to learn the byte-level tokenizer from beside all prose
-_VERSION = 1  # raise when the same shape becomes another model
+_VERSION = 2  # raise when the same shape becomes another model
 _STRENGTH = 10.0
 _CHAT_TEMPLATE = (
     "{{ '[CLS]' }}{% for message in messages %}{{ message['role'] + ' : ' + message['content'] + '[SEP]' }}{% endfor %}"
@@ -105,9 +106,27 @@ def build_model(folder: Path, shape: Shape | None = None) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     with quiet_transformers(), whole_folder(out) as work:
         model: Any = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+        _say_prose(model, tokenizer)
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
     return out
+
+
+def _say_prose(model: Any, tokenizer: Any) -> None:
+    """Have it say the whole words of prose, each once and in the order in which they first come, and then anew."""
+    import torch
+
+    from benchmarks.inputs import CACHE
+    from benchmarks.prose import prose
+
+    ids = tokenizer(" ".join(prose(CACHE)), add_special_tokens=False)["input_ids"]
+    words = [token for token in dict.fromkeys(ids) if tokenizer.decode([tokenizer.bos_token_id, token])[-1:].isalpha()]
+    words = [token for token in words if not tokenizer.convert_ids_to_tokens(token).startswith("##")]
+    embeddings, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    with torch.no_grad():
+        embeddings.normal_()  # large beside what the layers add
+        head.zero_()
+        head[words[1:] + words[:1]] = embeddings[words]
 
 
 def build_embeddings(folder: Path, model: Path, hidden_size: int, dtype: Any) -> Path:

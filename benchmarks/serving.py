@@ -132,6 +132,7 @@ class Load:
             "e2e_ms": result["p50_e2el_ms"],
             "e2e_p95_ms": result["p95_e2el_ms"],
             "tpot_ms": result["p50_tpot_ms"],
+            "itl_p99_ms": result["p99_itl_ms"],
             "cpu_ms_per_request": 1000 * (after.cpu_s - before.cpu_s) / len(texts),
             "front_cpu_ms_per_request": 1000 * (after.front_cpu_s - before.front_cpu_s) / len(texts),
             "rss_mb": after.rss_mb,
@@ -156,7 +157,7 @@ class Load:
             "--dataset-path", str(file), "--custom-output-len", str(self._options.answer_tokens),
             "--skip-chat-template", "--disable-shuffle", "--num-prompts", str(count),
             "--max-concurrency", str(clients), "--seed", str(self._options.seed), "--temperature", "0",
-            "--ignore-eos", "--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,95",
+            "--ignore-eos", "--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,95,99",
             "--disable-tqdm", "--ready-check-timeout-sec", "0", "--num-warmups", "0",
         ]  # fmt: skip
         result: dict[str, Any] = asyncio.run(main_async(parser.parse_args(arguments)))

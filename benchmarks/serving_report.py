@@ -13,6 +13,7 @@ MEASURES: Final = (
     ("requests_per_s", "requests/s", 2),
     ("ttft_ms", "first token ms", 1),
     ("ttft_p95_ms", "p95", 1),
+    ("itl_p99_ms", "between tokens, p99", 1),
     ("e2e_ms", "whole answer ms", 1),
     ("cpu_ms_per_request", "cpu ms/request", 1),
     ("front_cpu_ms_per_request", "front end's", 1),

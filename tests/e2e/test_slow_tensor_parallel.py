@@ -1,4 +1,4 @@
-"""Two tensor-parallel workers, on one node or on two: the same protection, and parity with plain vLLM on two workers."""
+"""Two tensor-parallel workers, on one node or on two: the same protection, and parity with plain vLLM on two."""
 
 import os
 import subprocess
@@ -92,4 +92,4 @@ def test_a_worker_on_another_node(
     finally:
         workers.kill()
         workers.wait()
-    assert "eco: error: the workers ended" in (tmp_path / "workers.log").read_text(errors="replace")
+    assert "eco: error: the first node stopped" in (tmp_path / "workers.log").read_text(errors="replace")

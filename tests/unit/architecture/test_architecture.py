@@ -179,6 +179,7 @@ def test_vllm_is_imported_by_the_gateways_processes_and_the_scorer_only() -> Non
         "gateway/front_ends.py",
         "gateway/launch.py",
         "gateway/mixed.py",
+        "gateway/nodes.py",
         "gateway/plain.py",
         "gateway/studio/comparison.py",
         "scoring/vllm_scorer.py",
