@@ -8,6 +8,7 @@ from click.core import ParameterSource
 
 from cli.evaluation_options import run_options, run_suite_command
 from cli.options import COUNT, PATH, filled
+from cli.successive import evaluate_successive
 from sources.presets.names import TOFU_SPLITS
 
 #: What reading logs has a use for.
@@ -343,6 +344,9 @@ def evaluate_domains(**options: Any) -> None:
         "data": options["data"] if named else (sample_file("domains", "domains.jsonl"),),
     }
     run_suite_command(options | {"target": None}, lambda _: filled(DomainsSuite, chosen), needs_target=False)
+
+
+evaluate.add_command(evaluate_successive)
 
 
 @click.command()

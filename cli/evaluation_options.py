@@ -113,13 +113,20 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _options(with_seed)
 
 
-def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], *, needs_target: bool = True) -> Any:
+def run_suite_command(
+    options: dict[str, Any],
+    make: Callable[[_AskerOf], Any],
+    *,
+    needs_target: bool = True,
+    wrap: Callable[[Any], Any] | None = None,
+) -> Any:
     """Run a suite as the options of `run_options` say, print its figures, and return the run's record.
 
     Args:
         make: builds the suite. Takes what makes an asker of the model or server that an option of this name gives
             (a reference, a judge), or None where the option is not given.
         needs_target: whether the suite has nothing to measure without --target.
+        wrap: what is put around the target; it is closed too.
     """
     from rich.console import Console
 
@@ -181,6 +188,9 @@ def run_suite_command(options: dict[str, Any], make: Callable[[_AskerOf], Any], 
             return target
 
         target = NoTarget() if options["target"] is None else target_of(target_options)
+        if wrap is not None:
+            target = wrap(target)
+            opened.callback(target.close)
 
         def make_suite(asker_of: Callable[[Any], Any]) -> Any:
             def named(option: str, **more: Any) -> Any:

@@ -5,6 +5,7 @@ import json
 import socket
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,7 @@ def _on_admin_address(command: Callable[..., Any]) -> Callable[..., Any]:
 @_on_admin_address
 def push(path: Path, activate: bool, admin: str, key_file: Path | None) -> None:
     """Upload the policy folder PATH as a version. It does not act before it is activated."""
-    from gateway.policies.archive import pack
-    from guard import load_bundle
-
-    load_bundle(path)
-    with tempfile.TemporaryFile() as archive:
-        pack(path, archive)
-        archive.seek(0)
-        said = _ask(
-            admin, key_file, "POST", "/policies", content=archive.read(), headers={"Content-Type": "application/gzip"}
-        )
+    said = AdminAddress(admin, key_file).push(path)
     name, digest = said["name"], said["digest"]
     click.echo(f"policy {name}: version {digest[:12]} uploaded")
     if activate:
@@ -146,6 +138,39 @@ def try_prompt(
     corrupted = set(said["corrupted"])
     shown = [f"[[{token}]]" if number in corrupted else token for number, token in enumerate(said.get("tokens", []))]
     click.echo("".join(shown).replace("]][[", ""))
+
+
+@dataclass(frozen=True)
+class AdminAddress:
+    """Where a server is administered, and the file that holds the key."""
+
+    url: str
+    key_file: Path | None = None
+
+    def push(self, path: Path) -> dict[str, Any]:
+        """Upload a policy folder as a version.
+
+        Raises:
+            BundleError: it is none.
+            AdminError: as `ask`.
+        """
+        from gateway.policies.archive import pack
+        from guard import load_bundle
+
+        load_bundle(path)
+        with tempfile.TemporaryFile() as archive:
+            pack(path, archive)
+            archive.seek(0)
+            headers = {"Content-Type": "application/gzip"}
+            return self.ask("POST", "/policies", content=archive.read(), headers=headers)
+
+    def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """What the address answers to a request below /v1.
+
+        Raises:
+            AdminError: there is no answer, or it is a refusal.
+        """
+        return _ask(self.url, self.key_file, method, path, **options)
 
 
 def _ask(admin: str, key_file: Path | None, method: str, path: str, **options: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ clean: the prompt alone is classified and corrupted; the answer's tokens stay.
 The probability of a token is predicted from the positions before it: under the first two their rows may be corrupted.
 """
 
-Need = Literal["logprobs", "vocabulary", "logits", "sampling", "requests"]
+Need = Literal["logprobs", "vocabulary", "logits", "sampling", "requests", "steps"]
 """What not every target can do.
 
 logprobs: log-probabilities of a given answer, and which of its tokens are the likeliest.
@@ -35,6 +35,7 @@ vocabulary: mean and standard deviation of log p over the vocabulary, at each an
 logits: the logits of the next token over the whole vocabulary.
 sampling: several answers drawn at a temperature.
 requests: requests of HTTP as a client writes them.
+steps: the first few of its policies alone, as before the others were added.
 """
 
 
@@ -76,6 +77,7 @@ class Ask:
         vocabulary: whether the reply carries `vocabulary_mean` and `vocabulary_std`.
         next_logits: whether the reply carries `next_logits`; nothing is generated then.
         draw: number of the noise draw, from 0: another secret where the target applies a policy itself.
+        policies: how many of the target's policies are applied, counted from its first; None: all.
         request: sent as it stands instead of a question; the other fields then say nothing. None: a question.
     """
 
@@ -91,6 +93,7 @@ class Ask:
     vocabulary: bool = False
     next_logits: bool = False
     draw: int = 0
+    policies: int | None = None
     request: Request | None = None
 
     @property
@@ -101,6 +104,7 @@ class Ask:
             "logits": self.next_logits,
             "sampling": self.temperature > 0,
             "requests": self.request is not None,
+            "steps": self.policies is not None,
         }
         return frozenset(need for need, wanted in needed.items() if wanted)
 
@@ -198,8 +202,9 @@ class Asker(Protocol):
 def digest_of(ask: Ask, identity: str = "") -> str:
     """sha256 in hex of an ask and what identifies the target (see `Target.describe`)."""
     fields = asdict(ask)
-    if ask.request is None:  # as before there were requests: replies that are kept stay good
-        del fields["request"]
+    for later in ("request", "policies"):  # as before there were these: replies that are kept stay good
+        if fields[later] is None:
+            del fields[later]
     return sha256_of_json([identity, fields], sort_keys=True)
 
 

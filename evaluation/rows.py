@@ -8,6 +8,7 @@ import numpy as np
 
 from evaluation.errors import DataError
 from sources import Row, SourceError, read_source
+from sources.examples import Example, read_examples
 from storage.digests import sha256_of_json
 
 _T = TypeVar("_T")
@@ -38,6 +39,24 @@ def drawn(rows: Sequence[_T], limit: int | None, seed: int) -> list[_T]:
         raise DataError(f"--limit: {limit} is not possible; give 1 or more, or leave it out for all")
     picked = np.random.default_rng(seed).permutation(len(rows))[:limit].tolist()
     return [rows[number] for number in sorted(picked)]
+
+
+def answered_examples(file: str | Path, *, name: str, limit: int | None, seed: int) -> list[Example]:
+    """The examples of one's own forget or retain file that have an answer, at most `limit` of them.
+
+    Args:
+        name: of the set; messages name its flag.
+
+    Raises:
+        DataError: the file cannot be read, or no line has an answer.
+    """
+    try:
+        examples = [example for example in read_examples(file) if example.answer]
+    except SourceError as error:
+        raise DataError(f"--{name}: {error}") from error
+    if not examples:
+        raise DataError(f"--{name}: {file}: no line has an answer to compare with; add answers")
+    return drawn(examples, limit, seed)
 
 
 def question_id(row: int, question: str, answer: str) -> str:

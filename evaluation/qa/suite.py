@@ -14,11 +14,11 @@ import numpy as np
 
 from evaluation.errors import DataError
 from evaluation.replies import Ask, Asker
-from evaluation.rows import drawn, question_id
+from evaluation.rows import answered_examples, question_id
 from evaluation.suite import Answer, Figure, Outcome, Score, Suite, scores_of, spread
 from scoring.metrics import rouge_l_recall
 from sources import SourceError
-from sources.examples import Example, check_disjoint, read_examples
+from sources.examples import Example, check_disjoint
 from storage.digests import sha256_of_json
 
 MAX_NEW_TOKENS: Final = 128
@@ -53,7 +53,9 @@ class QaSuite(Suite):
         if max_new_tokens < 1:
             raise DataError(f"--max-new-tokens: {max_new_tokens} is not possible; give 1 or more")
         files = {"forget": forget, "retain": retain}
-        self._examples = {name: _answered(name, file, limit, seed) for name, file in files.items()}
+        self._examples = {
+            name: answered_examples(file, name=name, limit=limit, seed=seed) for name, file in files.items()
+        }
         try:
             check_disjoint(*self._examples.values())
         except SourceError as error:
@@ -105,13 +107,3 @@ class QaSuite(Suite):
     def _asks(self, key: str, one: Example) -> dict[str, Ask]:
         asks = {f"{key}/generated": Ask(one.prompt, max_new_tokens=self._max_new_tokens)}
         return asks if self._generated_only else asks | {f"{key}/answer": Ask(one.prompt, one.answer)}
-
-
-def _answered(name: str, file: Path, limit: int | None, seed: int) -> list[Example]:
-    try:
-        examples = [example for example in read_examples(file) if example.answer]
-    except SourceError as error:
-        raise DataError(f"--{name}: {error}") from error
-    if not examples:
-        raise DataError(f"--{name}: {file}: no line has an answer to compare with; add answers")
-    return drawn(examples, limit, seed)

@@ -21,6 +21,7 @@ _TITLES: Final = {
     "leakage": "Leakage",
     "attacks": "Attacks on the guard",
     "domains": "False positives by domain",
+    "successive": "Requests one after another",
 }
 #: Parts of a setting's name that make its digest one of a tool, not of the questions.
 _TOOLS: Final = frozenset({"encoder", "gate", "judge", "model", "policies", "policy", "reference", "target"})

@@ -11,6 +11,7 @@ from evaluation.report.figure_plots import plane_plot, strength_plot
 from evaluation.report.load import FigureRecord, Run
 from evaluation.report.published import Published, Source, published_for
 from evaluation.report.score_plots import gate_plot, group_plots
+from evaluation.report.step_plots import steps_plot
 
 ABSENT: Final = "–"
 #: Stands at the head of a column whose runs treated answers in several ways.
@@ -141,6 +142,8 @@ def number(value: float) -> str:
 
 def suite_plots(suite: SuiteRuns) -> list[Plot]:
     """In the report's order; those for which the runs lack the figures are left out."""
+    if (steps := steps_plot(suite)) is not None:  # the groups of its scores are these steps
+        return [steps]
     single = (plane_plot(suite), strength_plot(suite), gate_plot(suite))
     return [*(plot for plot in single if plot is not None), *group_plots(suite)]
 

@@ -149,7 +149,11 @@ class EndpointTarget:
     def _check_needs(self, asks: Sequence[Ask]) -> None:
         """Raise `TargetError` for what no endpoint gives, or this one may not be asked for."""
         needs = all_needs(asks)
-        missing = {"vocabulary": "statistics over the vocabulary", "logits": "logits"}
+        missing = {
+            "vocabulary": "statistics over the vocabulary",
+            "logits": "logits",
+            "steps": "answers under some of its policies",
+        }
         named = [text for need, text in missing.items() if need in needs]
         if named:
             raise TargetError(f"--target: an endpoint gives no {' and no '.join(named)}; {_OFFLINE}")

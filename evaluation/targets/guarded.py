@@ -9,6 +9,7 @@ import functools
 import hashlib
 import hmac
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,9 +115,10 @@ class GuardedPrompts:
         self._decode, self._template = decoder_of(tokenizer), template_of(tokenizer)
         self._features = FeatureCache()
         self._secret = secret
-        self._guards: dict[tuple[int, bool], Guard] = {}
-        self._prompts: dict[tuple[int, tuple[int, ...]], _Outcome] = {}
-        self._flagged: dict[Pair, bool] = {}
+        self._guards: dict[tuple[int, bool, int], Guard] = {}
+        self._prompts: dict[tuple[int, tuple[int, ...], int], _Outcome] = {}
+        self._flagged: dict[tuple[Pair, int], bool] = {}
+        self._alike: dict[tuple[Pair, int], int] = {}
 
     def describe(self) -> list[dict[str, object]]:
         """Name, digest and corruption of each policy, as JSON values."""
@@ -141,70 +143,131 @@ class GuardedPrompts:
         rows = self._opened.rows
         return rows.rows(range(rows.vocab_size)).float()
 
-    def protect(self, pairs: Sequence[Pair], draw: int) -> list[Protection]:
+    def protect(self, pairs: Sequence[Pair], draw: int, count: int | None = None) -> list[Protection]:
         """What each prompt, with its answer if it has one, becomes under a draw.
+
+        Args:
+            count: the first of the policies alone, as many of them; None: all.
 
         Raises:
             TargetError: one could not be classified or corrupted.
         """
+        applied = self._applied(count)
         try:
-            protections = [self._protected(pair, draw) for pair in pairs]
+            protections = [self._protected(pair, draw, applied) for pair in pairs]
         except GuardError as error:
             raise TargetError(f"the guard failed on a prompt: {error}") from error
-        self._flagged.update(zip(pairs, (protection.flagged for protection in protections), strict=True))
+        for pair, protection in zip(pairs, protections, strict=True):
+            self._flagged[pair, applied] = protection.flagged
         return protections
 
-    def flagged(self, pair: Pair) -> bool:
+    def flagged(self, pair: Pair, count: int | None = None) -> bool:
         """Whether anything of it is corrupted or refused, under whatever draw.
 
         Raises:
             TargetError: it could not be classified or corrupted.
         """
-        if pair not in self._flagged:
-            self.protect([pair], draw=0)
-        return self._flagged[pair]
+        applied = self._applied(count)
+        if (pair, applied) not in self._flagged:
+            self.protect([pair], 0, applied)
+        return self._flagged[pair, applied]
 
-    def _protected(self, pair: Pair, draw: int) -> Protection:
+    def first_alike(self, pair: Pair, count: int) -> int:
+        """From how many of the first policies on, up to `count`, the pair is treated as under these: a later policy
+        that leaves it alone changes nothing.
+
+        Raises:
+            TargetError: it could not be classified or corrupted.
+        """
+        applied = self._applied(count)
+        if not applied:
+            return 0
+        if (pair, applied) not in self._alike:
+            one, other = (self.protect([pair], 0, step)[0] for step in (applied - 1, applied))
+            self._alike[pair, applied] = self.first_alike(pair, applied - 1) if _same(one, other) else applied
+        return self._alike[pair, applied]
+
+    def seconds(self, prompts: Sequence[tuple[int, ...]], count: int | None = None) -> list[float]:
+        """Wall time of the verdict on each prompt, and its corruption, one after another, by a guard that has seen none
+        of them.
+
+        Raises:
+            TargetError: one could not be classified or corrupted.
+        """
+        applied = self._applied(count)
+        if not applied or not prompts:
+            return [0.0] * len(prompts)
+        times = []
+        try:
+            self._guard(0, applied).protect(prompts[0])  # what is loaded at first use is no prompt's
+            guard = self._new_guard(self._secret, applied, FeatureCache())
+            for prompt in prompts:
+                started = time.perf_counter()
+                guard.protect(prompt)
+                times.append(time.perf_counter() - started)
+        except GuardError as error:
+            raise TargetError(f"the guard failed on a prompt: {error}") from error
+        return times
+
+    def _applied(self, count: int | None) -> int:
+        most = len(self._opened.policies)
+        if count is None:
+            return most
+        if not 0 <= count <= most:
+            raise TargetError(f"policies: {count} are to be applied, and there are {most}")
+        return count
+
+    def _protected(self, pair: Pair, draw: int, count: int) -> Protection:
+        if not count:
+            return Protection(flagged=False)
         if not pair.answer_ids or self.protocol == "clean":
-            return self._protected_prompt(pair.prompt_ids, draw).protection
+            return self._protected_prompt(pair.prompt_ids, draw, count).protection
         whole = pair.prompt_ids + pair.answer_ids
         if self.protocol == "served":
             # As the gateway, which reads what it generates, classifies prompts. Not kept: no answer is scored twice.
-            return _protection(self._guard(draw, watched=True).protect(whole))
-        of_prompt = self._protected_prompt(pair.prompt_ids, draw)
+            return _protection(self._guard(draw, count, watched=True).protect(whole))
+        of_prompt = self._protected_prompt(pair.prompt_ids, draw, count)
         if not of_prompt.corrupting:
             return of_prompt.protection
-        return _protection(self._guard(draw).corrupt_all(whole, of_prompt.corrupting))
+        return _protection(self._guard(draw, count).corrupt_all(whole, of_prompt.corrupting))
 
-    def _protected_prompt(self, prompt: tuple[int, ...], draw: int) -> "_Outcome":
+    def _protected_prompt(self, prompt: tuple[int, ...], draw: int, count: int) -> "_Outcome":
         """By a guard that reads prompts alone. Prompts seen before cost nothing."""
-        if (draw, prompt) not in self._prompts:
-            outcome = self._guard(draw).protect(prompt)
+        if (draw, prompt, count) not in self._prompts:
+            outcome = self._guard(draw, count).protect(prompt)
             corrupting = [
                 number
                 for number, verdict in enumerate(outcome.verdicts)
                 if verdict.flagged and verdict.action == "corrupt" and outcome.refused_by is None
             ]
-            self._prompts[draw, prompt] = _Outcome(_protection(outcome), tuple(corrupting))
-        return self._prompts[draw, prompt]
+            found = _Outcome(_protection(outcome), tuple(corrupting))
+            before = self._prompts.get((draw, prompt, count - 1))  # its rows are held once
+            alike = before is not None and before.corrupting == found.corrupting
+            if before is not None and alike and _same(before.protection, found.protection):
+                found = before
+            self._prompts[draw, prompt, count] = found
+        return self._prompts[draw, prompt, count]
 
-    def _guard(self, draw: int, *, watched: bool = False) -> Guard:
-        if (draw, watched) not in self._guards:
+    def _guard(self, draw: int, count: int, *, watched: bool = False) -> Guard:
+        if (draw, watched, count) not in self._guards:
             secret = self._secret
             if draw:
                 secret = hmac.new(secret, f"noise draw {draw}".encode(), hashlib.sha256).digest()
-            self._guards[draw, watched] = Guard(
-                self._opened.policies,
-                encoder=self._opened.encoder,
-                decode=self._decode,
-                template=self._template,
-                rows=self._opened.rows,
-                features=self._features,
-                secret=secret,
-                dtype=torch.float32,  # in the checkpoint's units: the scorer scales and rounds, as the gateway would
-                watched=watched,
-            )
-        return self._guards[draw, watched]
+            self._guards[draw, watched, count] = self._new_guard(secret, count, self._features, watched=watched)
+        return self._guards[draw, watched, count]
+
+    def _new_guard(self, secret: bytes, count: int, features: FeatureCache, *, watched: bool = False) -> Guard:
+        return Guard(
+            self._opened.policies[:count],
+            encoder=self._opened.encoder,
+            decode=self._decode,
+            template=self._template,
+            rows=self._opened.rows,
+            features=features,
+            secret=secret,
+            dtype=torch.float32,  # in the checkpoint's units: the scorer scales and rounds, as the gateway would
+            watched=watched,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +276,15 @@ class _Outcome:
 
     protection: Protection
     corrupting: tuple[int, ...]
+
+
+def _same(one: Protection, other: Protection) -> bool:
+    """Whether the model sees the same."""
+    if (one.refused_by is None) != (other.refused_by is None) or (one.rows is None) != (other.rows is None):
+        return False
+    if one.rows is None or other.rows is None:
+        return True
+    return one.rows.positions == other.rows.positions and torch.equal(one.rows.rows, other.rows.rows)
 
 
 def _protection(outcome: ProtectedPrompt) -> Protection:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from evaluation.errors import TargetError
 from evaluation.leakage.probes import CorruptedPrompt
 from evaluation.replies import AnswerProtocol, Ask, Reply, all_needs
+from evaluation.successive.latency import Latencies
 from evaluation.targets.guarded import GuardedPrompts, Protection
 from scoring.scorer import Pair, Renderer, Request, Scorer, ScorerError
 
@@ -58,6 +59,8 @@ class OfflineTarget:
             return
         if "requests" in all_needs(asks):
             raise TargetError("--target: these attacks are requests to a server; give the URL of one")
+        if "steps" in all_needs(asks) and self._guard is None:
+            raise TargetError("--target: has no policies to be added in turn; give them")
         missing = all_needs(asks) & {"vocabulary", "logits"}
         if missing and self.describe()["kind"] == "vllm":
             raise TargetError(f"--runner vllm: gives no {' and no '.join(sorted(missing))}; use --runner transformers")
@@ -68,11 +71,14 @@ class OfflineTarget:
     def canonical(self, asks: Sequence[Ask]) -> list[Ask]:
         if self._guard is None:
             return [replace(ask, draw=0) if ask.draw else ask for ask in asks]
-        guard = self._guard
-        return [
-            ask if not ask.draw or guard.flagged(self._render(ask)) else replace(ask, draw=0)  # whatever the draw
-            for ask in asks
-        ]
+        return [self._canonical(self._guard, ask) for ask in asks]
+
+    def _canonical(self, guard: GuardedPrompts, ask: Ask) -> Ask:
+        if ask.policies is not None:
+            ask = replace(ask, policies=guard.first_alike(self._render(ask), ask.policies))
+        if not ask.draw or guard.flagged(self._render(ask), ask.policies):
+            return ask
+        return replace(ask, draw=0)  # whatever the draw
 
     def replies(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Reply]]:
         self._check_lengths(asks)
@@ -96,10 +102,17 @@ class OfflineTarget:
         if self._guard is None:
             return None
         prompt_ids = self._render(ask).prompt_ids
-        rows = self._guard.protect([Pair(prompt_ids, ())], ask.draw)[0].rows
+        rows = self._guard.protect([Pair(prompt_ids, ())], ask.draw, ask.policies)[0].rows
         if rows is None:
             return None
         return CorruptedPrompt(tuple(prompt_ids[p] for p in rows.positions), rows.rows, self._guard.table)
+
+    def latencies(self, asks: Sequence[Ask]) -> Latencies | None:
+        """The guard's; see `evaluation.successive.latency.TimedTarget`."""
+        if self._guard is None or not asks:
+            return None
+        seconds = self._guard.seconds([self._render(ask).prompt_ids for ask in asks], asks[0].policies)
+        return Latencies("guard_ms", [one * 1000 for one in seconds])
 
     def close(self) -> None:
         self._scorer.close()
@@ -154,9 +167,9 @@ class OfflineTarget:
         if self._guard is None:
             return [Protection(flagged=False)] * len(asks)
         by_number: dict[int, Protection] = {}
-        for draw in {ask.draw for ask in asks}:
-            mine = [number for number, ask in enumerate(asks) if ask.draw == draw]
-            protections = self._guard.protect([rendered[number] for number in mine], draw)
+        for draw, count in {(ask.draw, ask.policies) for ask in asks}:
+            mine = [number for number, ask in enumerate(asks) if (ask.draw, ask.policies) == (draw, count)]
+            protections = self._guard.protect([rendered[number] for number in mine], draw, count)
             by_number.update(zip(mine, protections, strict=True))
         refused = next((p.refused_by for p in by_number.values() if p.refused_by), None)
         if refused and (asks[0].answer is not None or asks[0].next_logits):

@@ -14,6 +14,7 @@ from evaluation.errors import TargetError
 from evaluation.leakage.probes import CorruptedPrompt, PromptRows
 from evaluation.replies import AnswerProtocol, Ask, Reply, Target, all_needs
 from evaluation.runs.record import Kind
+from evaluation.successive.latency import Latencies, TimedTarget
 from guard import load_bundle, load_or_create_secret
 from scoring.load import RUNNERS, Runner, open_scorer, weights_digest
 
@@ -231,6 +232,11 @@ class DeferredTarget:
         """See `evaluation.leakage.probes.PromptRows`; None also where the target shows no rows."""
         target = self._target
         return target.corrupted_rows(ask) if isinstance(target, PromptRows) else None
+
+    def latencies(self, asks: Sequence[Ask]) -> Latencies | None:
+        """See `evaluation.successive.latency.TimedTarget`."""
+        target = self._target
+        return target.latencies(asks) if isinstance(target, TimedTarget) else None
 
     def close(self) -> None:
         """Opens nothing."""

@@ -12,7 +12,7 @@ from tiny_model import WIDTH, save_tiny_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel
 
-from classifiers import Encoder, Example, general_prompts, save_examples, train_head
+from classifiers import Encoder, Example, general_prompts, read_examples, save_examples, train_head
 from classifiers.export.shared import export_encoder
 from corruption import CorruptionSpec, EmbeddingRows
 from guard import ClassifierConfig, ModelConfig, PolicyConfig, write_bundle
@@ -51,26 +51,41 @@ def attacked_policy(factory: pytest.TempPathFactory) -> AttackedPolicy:
     return made
 
 
+def policies_in_turn(factory: pytest.TempPathFactory) -> list[tuple[Path, Path]]:
+    """A policy for each of the forgotten people, for the same model, and its forget file; made once, as above."""
+    made, folder = attacked_policy(factory), factory.getbasetemp() / "policies-in-turn"
+    pairs = [(folder / f"person-{number}", folder / f"person-{number}.jsonl") for number in range(len(FORGOTTEN))]
+    if not folder.exists():
+        folder.mkdir()
+        for (policy, file), person in zip(pairs, FORGOTTEN, strict=True):
+            save_examples(file, [one for one in examples(FORGOTTEN) if person in one.prompt])
+            _write_policy(policy, made.policy.parent / "encoder", made.model, file)
+    return pairs
+
+
 def _build(folder: Path, made: AttackedPolicy) -> None:
     save_tiny_model(made.model)
     save_examples(made.forget, examples(FORGOTTEN))
     save_examples(made.retain, examples(KEPT))
-    exported = _random_encoder(folder)
+    _write_policy(made.policy, _random_encoder(folder), made.model, made.forget, name="people")
+
+
+def _write_policy(policy: Path, exported: Path, model: Path, forget: Path, name: str | None = None) -> None:
     encoder = Encoder.open(exported)
-    head, _ = train_head(encoder, examples(FORGOTTEN), examples(KEPT), seed=0)
-    head.save(folder / "head.safetensors")
-    rows = EmbeddingRows.open(made.model)
+    head, _ = train_head(encoder, read_examples(forget), examples(KEPT), seed=0)
+    file = policy.with_name(f"{policy.name}-head.safetensors")
+    head.save(file)
     config = PolicyConfig(
         schema_version=1,
-        name="people",
+        name=name or policy.name,
         version="1",
-        model=ModelConfig(name="tiny", hidden_size=WIDTH, embedding_digest=rows.digest()),
+        model=ModelConfig(name="tiny", hidden_size=WIDTH, embedding_digest=EmbeddingRows.open(model).digest()),
         corruption=CorruptionSpec(method="zero_out_first_n"),
         classifier=ClassifierConfig(
             encoder=str(exported), encoder_digest=encoder.digest, threshold=min(max(head.threshold, 0.01), 0.99)
         ),
     )
-    write_bundle(made.policy, config, folder / "head.safetensors", {})
+    write_bundle(policy, config, file, {})
 
 
 def _random_encoder(folder: Path) -> Path:

@@ -40,6 +40,8 @@ class RuledTarget:
 class PlainAsker:
     """Asks a target, and keeps nothing."""
 
+    draw = 0
+
     def __init__(self, target: Target) -> None:
         self.target = target
         self.calls = 0

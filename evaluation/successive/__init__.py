@@ -1,0 +1,1 @@
+"""Requests to forget that come one after another: what each addition does to those before it, and to the rest."""

@@ -1,0 +1,127 @@
+"""`eco evaluate successive`: what it refuses, and what it does to a server's policies by its admin address."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from eco_command import check_one_line, run
+
+import guard
+from cli import successive
+from cli.policy_service import AdminAddress, AdminError
+from cli.successive import AdminPolicies
+
+PAIR = ["--add", "policies/ann", "ann.jsonl"]
+BASIC = ["evaluate", "successive", "--target", "m", "--retain", "r.jsonl", "--out", "o"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--add, --additions: give the policies by one of them"),
+        ([*PAIR, "--additions", "all.jsonl"], "--add, --additions: give the policies by one of them"),
+        ([*PAIR, "--policy", "p"], "--policy: is there from the start; add it with --add"),
+        ([*PAIR, "--retain-run", "r"], "--retain-run: a model that never learned has no policies"),
+        ([*PAIR, "--target", "http://localhost:8000/v1"], "--admin: is missing"),
+        (["--additions", "none.jsonl"], "--additions: none.jsonl: no such file"),
+        (["--add", "policies/ann"], "--add"),
+    ],
+)
+def test_what_is_refused_at_once(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ECO_ADMIN_URL", raising=False)
+    check_one_line(run([*BASIC, *arguments], capsys), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Address(AdminAddress):
+    """An admin address that is not there: it remembers what was asked, and says what a server would."""
+
+    known: dict[str, bool]
+    log: list[tuple[str, str, Any]]
+    late: int
+
+    def __init__(self, known: dict[str, bool] | None = None, late: int = 0) -> None:
+        super().__init__("http://localhost:8001")
+        for name, value in (("known", known or {}), ("log", []), ("late", late)):
+            object.__setattr__(self, name, value)
+
+    def push(self, path: Path) -> dict[str, Any]:
+        self.log.append(("push", path.name, None))
+        return {"name": path.name, "digest": "d"}
+
+    def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        self.log.append((method, path, options.get("json")))
+        if path == "/policies":
+            return {"policies": [{"name": name, "active": active} for name, active in self.known.items()]}
+        object.__setattr__(self, "late", self.late - 1)
+        return {"everywhere": self.late < 0}
+
+
+@pytest.fixture(autouse=True)
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def config(path: Path) -> object:
+        return SimpleNamespace(digest="d", config=SimpleNamespace(name=path.name, action="corrupt"))
+
+    monkeypatch.setattr(guard, "load_bundle", config)
+    monkeypatch.setattr(successive, "_LOOK_S", 0.0)
+
+
+FOLDERS = [Path("a"), Path("b")]
+
+
+def test_policies_are_pushed_once_and_deleted_at_the_end() -> None:
+    address = Address({"other": False})
+    policies = AdminPolicies(address, FOLDERS)
+    for count in (2, 0, 1):
+        policies.apply(count)
+    policies.close()
+    on, off = {"active": True}, {"active": False}
+    assert address.log == [
+        ("GET", "/policies", None),
+        ("push", "a", None),
+        ("POST", "/policies/a/activation", on),
+        ("push", "b", None),
+        ("POST", "/policies/b/activation", on),
+        ("POST", "/policies/b/activation", off),
+        ("POST", "/policies/a/activation", off),
+        ("POST", "/policies/a/activation", on),
+        ("DELETE", "/policies/b", None),
+        ("DELETE", "/policies/a", None),
+    ]
+
+
+def test_a_step_waits_for_all_front_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    address = Address(late=2)
+    AdminPolicies(address, FOLDERS).apply(1)
+    assert [path for _, path, _ in address.log[-3:]] == ["/policies/a/activation", "/status", "/status"]
+    monkeypatch.setattr(successive, "_EVERYWHERE_S", 0.0)
+    with pytest.raises(AdminError, match="not all front ends have policy a after 0 s"):
+        AdminPolicies(Address(late=10**6), FOLDERS).apply(1)
+
+
+def test_a_server_with_policies_of_its_own_is_left_alone() -> None:
+    for known, message in (
+        ({"other": True}, "--admin: policy other acts there already"),
+        ({"b": False}, "--admin: policy b is known there already"),
+    ):
+        address = Address(known)
+        policies = AdminPolicies(address, FOLDERS)
+        with pytest.raises(AdminError, match=message):
+            policies.apply(1)
+        policies.close()
+        assert [method for method, *_ in address.log] == ["GET"]
+
+
+def test_verdicts_are_timed_after_one_that_is_not() -> None:
+    address = Address()
+    times = AdminPolicies(address, FOLDERS).classify_ms(["Who?", "Where?"])
+    assert len(times) == 2
+    assert [said["messages"][0]["content"] for _, _, said in address.log] == ["Who?", "Who?", "Where?"]
