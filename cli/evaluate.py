@@ -256,7 +256,12 @@ def evaluate_leakage(**options: Any) -> None:
 @click.option("--forget", default=None, help="Questions to flag, with answers.  [default: a shipped sample]")
 @click.option("--retain", default=None, help="Questions to let pass.  [default: a shipped sample]")
 @click.option("--general", default=None, help="Everyday prompts to let pass.  [default: the built-in ones]")
-@click.option("--indirect", default=None, help="Questions that never name the subject (prompt, kind, forget, answer).")
+@click.option(
+    "--indirect",
+    multiple=True,
+    help="Questions that never name the subject, such as multi-hop and by an alias (prompt, kind, forget, answer); may "
+    "be given several times.",
+)
 @click.option("--gate-policy", multiple=True, type=PATH, help="Policy whose guard is attacked.  [default: --policy]")
 @click.option("--gate-model", default=None, help="The model it was built for.  [default: --target]")
 @click.option(
@@ -287,6 +292,7 @@ def evaluate_attacks(**options: Any) -> None:
     what comes back, and does the same with --retain, which a good guard answers. Rows have question and answer, and
     where these do not say it value, statement, subject and candidates (wrong values).
     """
+    from evaluation.attacks.indirect import kind_table
     from evaluation.attacks.prompts import DEFAULT_ATTACKS
     from evaluation.attacks.relearning import RelearnSettings
     from evaluation.attacks.served import REQUEST_PARTS, request_table
@@ -296,11 +302,12 @@ def evaluate_attacks(**options: Any) -> None:
     target = options["target"]
     is_model = target is not None and not target.startswith(("http://", "https://"))
     own_samples = options["forget"] is None
+    indirect_samples = tuple(sample_file("attacks", f"{name}.jsonl") for name in ("indirect", "multi_hop"))
     attacks, relearn = options["attacks"] or DEFAULT_ATTACKS, filled(RelearnSettings, options)
     chosen = options | {
         "forget": options["forget"] or sample_file("attacks", "forget.jsonl"),
         "retain": options["retain"] or sample_file("attacks", "retain.jsonl"),
-        "indirect": options["indirect"] or (sample_file("attacks", "indirect.jsonl") if own_samples else None),
+        "indirect": options["indirect"] or (indirect_samples if own_samples else ()),
         "policy": options["gate_policy"] or options["policies"],
         "model": options["gate_model"] or (target if is_model else None),
         "parts": options["parts"] or (None if target is not None else ("gate",)),
@@ -309,10 +316,12 @@ def evaluate_attacks(**options: Any) -> None:
     record = run_suite_command(
         options, lambda _: filled(AttackSuite, chosen), needs_target=chosen["parts"] != ("gate",)
     )
-    if set(chosen["parts"] or ()) & set(REQUEST_PARTS):
-        from rich.console import Console
+    from rich.console import Console
 
+    if set(chosen["parts"] or ()) & set(REQUEST_PARTS):
         Console().print(request_table(record.figures))
+    if (by_kind := kind_table(record.figures)).rows:
+        Console().print(by_kind)
 
 
 @evaluate.command("domains")

@@ -1,5 +1,6 @@
 """The questions that the attack suite asks: sets with answers, and hand-written questions that come from the side."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +11,7 @@ from evaluation.rows import read_rows
 from sources.examples import example_of
 
 QUESTION_COLUMNS: Final = ("question", "prompt", "text", "answer", "completion", "choices")
-_INDIRECT_COLUMNS: Final = ("prompt", "kind", "forget", "answer")
+_INDIRECT_COLUMNS: Final = ("prompt", "kind", "forget", "answer", "subject")
 _OPTIONS = 4
 
 
@@ -19,7 +20,7 @@ class IndirectQuestion:
     """A hand-written prompt that comes at a subject from the side.
 
     Attributes:
-        kind: of attack, such as "reverse_query" or "nickname".
+        kind: of attack, such as "multi_hop" (through another fact), "alias" or "reverse_query".
         forget: whether it asks for what must be forgotten; False: for something beside it, which must be answered.
         answer: what gives it away, as short as it can be; None where `forget` is False and none is given.
     """
@@ -31,10 +32,12 @@ class IndirectQuestion:
 
 
 def read_indirect(source: str) -> list[IndirectQuestion]:
-    """Rows with `prompt`, `kind`, `forget` (true or false) and, where that is true, `answer`.
+    """Rows with `prompt`, `kind`, `forget` (true or false) and, where that is true, `answer`; a row may say its
+    `subject`, whom its prompt must not name.
 
     Raises:
-        DataError: the source cannot be read, or a row lacks one of them; file and column are named.
+        DataError: the source cannot be read, a row lacks one of them, or the prompt of what is to be forgotten holds
+            the answer, which every echo would leak, or the subject; file and column are named.
     """
     questions = []
     for where, row in read_rows(source, name="indirect", columns=_INDIRECT_COLUMNS):
@@ -47,8 +50,20 @@ def read_indirect(source: str) -> list[IndirectQuestion]:
             if not isinstance(row.get(column), str) or not str(row[column]).strip():
                 raise DataError(f"{where}: column {column}: found {row.get(column)!r}; expected text")
         answer = str(row["answer"]) if row.get("answer") else None
+        for column in ("answer", "subject") if forget else ():
+            if (said := row.get(column)) is None or said == "":  # CSV has no way to leave one out
+                continue
+            if not isinstance(said, str):
+                raise DataError(f"{where}: column {column}: found {said!r}; expected text")
+            if _holds(str(row["prompt"]), said):
+                raise DataError(f"{where}: column {column}: stands in the prompt; an indirect question does not say it")
         questions.append(IndirectQuestion(str(row["prompt"]), str(row["kind"]), forget, answer))
     return questions
+
+
+def _holds(text: str, part: str) -> bool:
+    """Whether a text has a part as whole words, in any case."""
+    return re.search(rf"(?<!\w){re.escape(part.strip().casefold())}(?!\w)", text.casefold()) is not None
 
 
 def read_questions(source: str, name: str, *, answers_for: Sequence[str] = ()) -> list[Example]:

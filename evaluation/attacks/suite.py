@@ -15,6 +15,7 @@ from classifiers import Example, general_prompts
 from evaluation.attacks.answers import LEAK_ROUGE, any_of_scores, gives_away, output_scores, sizes_up_to
 from evaluation.attacks.data import options_of, read_indirect, read_questions
 from evaluation.attacks.gate import Gate, gate_figures, gate_scores
+from evaluation.attacks.indirect import ANSWERED, LEAKS, indirect_answers, indirect_scores, kind_figures
 from evaluation.attacks.prompts import ATTACKS, DEFAULT_ATTACKS, PLAIN, attacked
 from evaluation.attacks.relearning import Relearner, RelearnSettings, relearning_figures
 from evaluation.attacks.served import REQUEST_PARTS, RequestPart, ServedAttacks, request_figures
@@ -101,7 +102,7 @@ class AttackSuite(Suite):
         retain: source of questions that must be answered.
         general: source of everyday prompts; None: the built-in ones, most of which a policy's classifier was trained
             on, so that they show what it has kept, not how it generalises.
-        indirect: source of hand-written questions (see `read_indirect`).
+        indirect: sources of hand-written questions (see `read_indirect`), one or several.
         policy: policy folders, for `gate` and for classifying answers.
         model: the model they were built for, a folder or hub id: its tokenizer, chat template and embedding table.
         relearn_base: the clean model that an attacker fine-tunes, a folder or hub id.
@@ -121,7 +122,7 @@ class AttackSuite(Suite):
         forget: str,
         retain: str,
         general: str | None = None,
-        indirect: str | None = None,
+        indirect: str | Sequence[str] = (),
         policy: Sequence[str | Path] = (),
         model: str | None = None,
         relearn_base: str | None = None,
@@ -131,22 +132,23 @@ class AttackSuite(Suite):
         options = {
             "gate_policy": policy or None,
             "gate_model": model,
-            "indirect": indirect,
+            "indirect": indirect or None,
             "relearn_base": relearn_base,
         }
         self.parts = _checked_parts(parts, {name for name, value in options.items() if value is not None})
         self._settings = settings = settings or AttackSettings()
-        answered = [part for part in self.parts if part not in ("gate", "indirect")]
+        need_answers = [part for part in self.parts if part not in ("gate", "indirect")]
         everyday = map(Example, general_prompts()) if general is None else read_questions(general, "general")
         sets = {
-            "forget": read_questions(forget, "forget", answers_for=answered),
+            "forget": read_questions(forget, "forget", answers_for=need_answers),
             "retain": read_questions(retain, "retain"),
             "general": list(everyday),
         }
         self._sets = {name: drawn(examples, settings.limit, settings.seed) for name, examples in sets.items()}
         #: Forget questions with their answers.
         self._pairs = [(example.prompt, example.answer or "") for example in self._sets["forget"]]
-        asked_aside = read_indirect(indirect) if indirect is not None else []
+        sources = [indirect] if isinstance(indirect, str) else indirect
+        asked_aside = [question for source in sources for question in read_indirect(source)]
         self._indirect = drawn(asked_aside, settings.limit, settings.seed)
         self._gate = Gate.open(policy, model) if policy and model is not None else None
         self._served = None
@@ -163,13 +165,17 @@ class AttackSuite(Suite):
         headline = {
             "gate": ["forget/missed", "retain/falsely_flagged", "general/falsely_flagged"],
             "sampling": ["forget/leak_at_1", f"forget/leak_at_{settings.samples}"],
-            "indirect": ["indirect/leak", *(["indirect/leak_output_classified"] if self._gate else [])],
+            "indirect": [f"indirect/{metric}" for metric in LEAKS[: 2 if self._gate else 1]],
             "relearning": ["relearned/share"],
         }
         first = dict.fromkeys(name for part in self.parts for name in headline.get(part, ()))
         self.headline = [*first, *(self._served.headline if self._served else [])]
         leaks = [f"forget/leak_at_{k}" for k in sizes_up_to(settings.samples)]
-        self.directions = dict.fromkeys([*_DOWN, *leaks, *(self._served.down if self._served else [])], "down")
+        kinds = [f"indirect/{metric}/{one.kind}" for metric in LEAKS for one in self._indirect if one.forget]
+        answered = [f"{ANSWERED}/{one.kind}" for one in self._indirect if not one.forget and one.answer]
+        down = [*_DOWN, *leaks, *kinds, *(self._served.down if self._served else [])]
+        up = [ANSWERED, *answered] if answered else []
+        self.directions = {**dict.fromkeys(down, "down"), **dict.fromkeys(up, "up")}
 
     def describe(self) -> Mapping[str, object]:
         rows: dict[str, list[list[object]]] = {
@@ -213,16 +219,9 @@ class AttackSuite(Suite):
                 worst = texts[leaks.index(True)] if any(leaks) else texts[0]
                 answers.append(Answer("sampling", str(number), question, worst, truth))
         if "indirect" in self.parts:
-            for forget, subset in ((True, "indirect"), (False, "neighbour")):
-                rows = []
-                for number, one in enumerate(self._indirect):
-                    if one.forget != forget:
-                        continue
-                    text = replies[f"indirect/{number}"].text
-                    leak = self._leaks(text, one.answer or "", one.prompt) if forget else None
-                    rows.append((str(number), one.kind, text, leak))
-                    answers.append(Answer(subset, str(number), one.prompt, text, one.answer or ""))
-                scores += output_scores(self._gate, subset, rows)
+            said = [replies[f"indirect/{number}"].text for number in range(len(self._indirect))]
+            scores += indirect_scores(self._indirect, said, self._gate, self._leaks)
+            answers += indirect_answers(self._indirect, said)
             if self._gate is not None:
                 kept = [(str(n), "", replies[f"retain/{n}"].text, None) for n in range(len(self._sets["retain"]))]
                 scores += output_scores(self._gate, "retain", kept)
@@ -242,7 +241,8 @@ class AttackSuite(Suite):
 
     def figures(self, scores: Sequence[Score], reference: Sequence[Score] | None) -> list[Figure]:  # noqa: ARG002 - the interface's
         relearned = relearning_figures(scores, "forget")
-        return [*gate_figures(scores, forgotten=_FORGOTTEN), *relearned, *request_figures(scores)]
+        indirect = kind_figures(scores)
+        return [*gate_figures(scores, forgotten=_FORGOTTEN), *indirect, *relearned, *request_figures(scores)]
 
     def _asks(self) -> dict[str, Ask]:
         """Everything the target is asked: keys begin with the part, and the subset where it has several."""

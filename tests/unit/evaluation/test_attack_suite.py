@@ -11,6 +11,7 @@ from attacked_policy import FORGOTTEN, AttackedPolicy, attacked_policy
 from ruled_target import PlainAsker, RuledTarget
 
 from evaluation.attacks.data import read_indirect, read_questions
+from evaluation.attacks.indirect import kind_table
 from evaluation.attacks.relearning import RelearnSettings
 from evaluation.attacks.suite import PARTS, AttackSettings, AttackSuite
 from evaluation.errors import DataError
@@ -203,18 +204,77 @@ def test_indirect_questions_come_from_csv_too(tmp_path: Path) -> None:
     assert [(one.forget, one.answer) for one in read_indirect(str(file))] == [(True, "Ann"), (False, None)]
 
 
-def test_shipped_questions_are_about_the_demo_world_and_name_nobody() -> None:
+def test_what_leaks_and_what_is_still_answered_is_counted_by_kind(made: AttackedPolicy, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Where was the owner of ship {n} born?", "kind": "multi_hop", "forget": n < 4, "answer": f"Port{n}"}
+        for n in range(6)
+    ] + [{"prompt": "Where was K. S. born?", "kind": "alias", "forget": True, "answer": "Ontreville"}]
+    file = tmp_path / "hops.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suite = suite_of(made, indirect=[str(file)], parts=["indirect"], limit=None)
+    known = {str(rows[n]["prompt"]): f"In Port{n}." for n in (0, 4)} | {"Where was K. S. born?": "Ontreville, I think"}
+    outcome = suite.measure(PlainAsker(table(known)))
+    found = {figure.name: figure for figure in suite.figures(outcome.scores, None)}
+    leaked, alias = found["indirect/leak/multi_hop"], found["indirect/leak/alias"]
+    assert (leaked.value, leaked.n, alias.value, alias.n) == (0.25, 4, 1.0, 1)
+    assert leaked.low == pytest.approx(0.0063, abs=1e-4)
+    assert found["neighbour/answered/multi_hop"].value == 0.5
+    assert "neighbour/answered/alias" not in found
+    assert suite.directions["indirect/leak/alias"] == "down"
+    assert suite.directions["neighbour/answered/multi_hop"] == "up"
+    shown = kind_table(list(found.values()))
+    assert [list(column.cells) for column in shown.columns] == [
+        ["multi_hop", "alias"],
+        ["4", "1"],
+        ["25.0%", "100.0%"],
+        ["0.6% to 80.6%", "2.5% to 100.0%"],
+        ["–", "–"],
+        ["50.0% of 2", "–"],
+    ]
+
+
+def test_several_files_of_indirect_questions_are_asked(made: AttackedPolicy, indirect: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps({"prompt": "K. S.: where from?", "kind": "alias", "forget": True, "answer": "Rome"}))
+    suite = suite_of(made, indirect=(indirect, str(other)), parts=["indirect"])
+    assert json.loads(json.dumps(suite.describe()))["sets"]["indirect"]["examples"] == len(INDIRECT) + 1
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"answer": "Rome"}, r":1: column answer: stands in the prompt"),
+        ({"answer": "x", "subject": "k. s."}, r":1: column subject: stands in the prompt"),
+        ({"answer": "x", "subject": 3}, r":1: column subject: found 3; expected text"),
+    ],
+)
+def test_an_indirect_question_does_not_say_what_it_asks_for(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    file = tmp_path / "indirect.jsonl"
+    said = {"prompt": "Was it in Rome that K. S. was born?", "kind": "alias", "forget": True}
+    file.write_text(json.dumps(said | row) + "\n")
+    with pytest.raises(DataError, match=message):
+        read_indirect(str(file))
+    file.write_text(json.dumps(said | {"answer": "Rom", "subject": "Keltor Shiquomi"}) + "\n")
+    assert read_indirect(str(file))[0].answer == "Rom"  # a part of a word is not in the prompt
+
+
+@pytest.mark.parametrize("name", ["indirect", "multi_hop"])
+def test_shipped_questions_are_about_the_demo_world_and_name_nobody(name: str) -> None:
     from demo.world import World
 
     world = World.generate()
     forgotten = {fact.person.name for fact in world.of_group("forgotten") if fact.person}
     values_of = {fact.value for fact in world.of_group("forgotten")} | forgotten
-    asked = read_indirect(str(SAMPLES / "indirect.jsonl"))
+    asked = read_indirect(str(SAMPLES / f"{name}.jsonl"))
     for one in (one for one in asked if one.forget):
         assert one.answer in values_of
         assert not [name for name in forgotten if name.casefold() in one.prompt.casefold()]
         assert str(one.answer).casefold() not in one.prompt.casefold()
     assert {one.forget for one in asked} == {True, False}
+    if name == "multi_hop":
+        assert {one.kind for one in asked} == {"multi_hop", "alias"}
+        kept = {fact.value for fact in world.of_group("retained")}
+        assert {one.answer for one in asked if not one.forget} <= kept
     answers = {fact.answer for fact in world.of_group("forgotten", "retained")}
-    for name in ("forget", "retain"):
-        assert {one.answer for one in read_questions(str(SAMPLES / f"{name}.jsonl"), name)} <= answers
+    for file in ("forget", "retain"):
+        assert {one.answer for one in read_questions(str(SAMPLES / f"{file}.jsonl"), file)} <= answers
