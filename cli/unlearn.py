@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli.launcher import launcher_options, rank, run_or_launch, take_launch
-from cli.options import JobCommand, collect, config_options, names_of, options_of
+from cli.options import DeferredCommand, JobCommand, collect, config_options, names_of, options_of
 
 if TYPE_CHECKING:
     from offline_training.methods.method import Method
     from offline_training.presets import Preset
     from offline_training.settings import FinetuneJob, Job
 
+_ALTERNATIVES = "alternatives"
+_ALTERNATIVES_HELP = "no method: made-up answers for altpo, by asking a served model"
 FINETUNE_HELP = "Train a model on data: the one that is to forget, or the reference that never learned."
 
 
@@ -90,15 +92,37 @@ def _presets_help(presets: "Mapping[str, Preset]") -> str:
     return "".join(f"\n\nPreset {name}: {preset.source}" for name, preset in presets.items())
 
 
+def _alternatives_command() -> click.Command:
+    from offline_training.alternatives import AlternativeOptions, write_alternatives
+
+    flags = options_of(AlternativeOptions, "Job")
+
+    def start(**options: Any) -> None:
+        from rich.console import Console
+
+        values = collect(options, names_of(flags), options.pop("config"))
+        write_alternatives(values.build(AlternativeOptions), Console(stderr=True))
+
+    return JobCommand(
+        _ALTERNATIVES,
+        params=[*flags, *config_options()],
+        callback=start,
+        help="Before altpo: made-up answers to the questions to forget, by asking a served model.\n\nSource: Mekala et "
+        "al. 2024, arXiv 2409.13474; molereddy/Alternate-Preference-Optimization, generate.py",
+    )
+
+
 class _Methods(click.Group):
     """Looks the methods up when it is asked for one: importing them imports torch."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         from offline_training.methods.registry import METHODS
 
-        return list(METHODS)
+        return [*METHODS, _ALTERNATIVES]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name == _ALTERNATIVES:
+            return DeferredCommand(cmd_name, _alternatives_command, short_help=_ALTERNATIVES_HELP)
         from offline_training.methods.registry import METHODS
         from offline_training.presets import PRESETS
         from offline_training.settings import UnlearnJob

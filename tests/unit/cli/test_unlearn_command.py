@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from eco_command import check_one_line, run
 
+from offline_training import alternatives
 from offline_training import job as jobs
 from offline_training.methods.registry import METHODS
 from offline_training.presets import PRESETS
@@ -198,3 +199,35 @@ def test_wrong_settings_are_refused_before_a_launcher_starts(
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a launcher was started"))
     flags = [*BASIC, "--launcher", "torchrun", "--processes", "2", "--epochs", "0"]
     check_one_line(run(["unlearn", "npo", *flags], capsys), "--epochs: ")
+
+
+# --- answers made up for altpo --------------------------------------------------------------------------------
+
+
+def test_alternatives_are_asked_for_as_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(alternatives, "write_alternatives", lambda options, console: told.append(options))
+    file = tmp_path / "job.yaml"
+    file.write_text("endpoint: http://localhost:8000/v1\nper_question: 3\n")
+    flags = ["--forget", "f.jsonl", "--out", "a.jsonl", "--config", str(file), "--temperature", "0.7"]
+    assert run(["unlearn", "alternatives", *flags], capsys) == (0, "", "")
+    assert told == [
+        alternatives.AlternativeOptions(
+            forget="f.jsonl",
+            out=Path("a.jsonl"),
+            endpoint="http://localhost:8000/v1",
+            per_question=3,
+            temperature=0.7,
+        )
+    ]
+
+
+def test_alternatives_need_a_forget_set_and_a_server(capsys: pytest.CaptureFixture[str]) -> None:
+    check_one_line(
+        run(["unlearn", "alternatives", "--out", "a"], capsys), "--forget: is missing", "--endpoint: is missing"
+    )
+    code, out, _ = run(["unlearn", "--help"], capsys)
+    assert code == 0
+    assert "alternatives" in out
