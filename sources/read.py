@@ -19,7 +19,7 @@ HUB_PREFIX = "hf:"
 Row = Mapping[str, object]
 
 _FORMS = "expected FILE.jsonl, .json, .csv, .parquet or .txt, a folder of .txt files, or hf:org/name[:config[:split]]"
-_JSON_FORMS = "expected one object per line, or a list of them"
+_JSON_FORMS = "expected one object per line, or a list of them, or of texts"
 
 
 class SourceError(EcoError):
@@ -45,7 +45,9 @@ def flag_of(name: str) -> str:
 
 
 def read_source(source: str, *, name: str, columns: Iterable[str]) -> Rows:
-    """All rows of a source, at least one. A plain text file is one row, whose only column is `text`.
+    """All rows of a source, at least one.
+
+    A plain text file is one row, whose only column is `text`; a list of texts in JSON is a row for each.
 
     Args:
         name: of the set it is for (`forget`, `retain` …); error messages name the flag `--name`.
@@ -98,10 +100,12 @@ def _local_rows(source: str, flag: str) -> list[tuple[str, Row]]:
     if path.suffix in (".jsonl", ".json"):
         text = read_text(path, where)
         rows = json_values(text, where)
+        is_list = text.lstrip().startswith("[")
+        if is_list:
+            rows = [(place, {"text": row} if isinstance(row, str) else row) for place, row in rows]
         for place, row in rows:
             if not isinstance(row, dict):
-                at = where if text.lstrip().startswith("[") else place
-                raise SourceError(f"{at}: found a {type(row).__name__}; {_JSON_FORMS}")
+                raise SourceError(f"{where if is_list else place}: found a {type(row).__name__}; {_JSON_FORMS}")
         return rows
     raise SourceError(f"{where}: files ending in {path.suffix or 'nothing'} are not known; {_FORMS}")
 
