@@ -109,6 +109,39 @@ def evaluate_tofu(**options: Any) -> None:
     run_suite_command(options, make)
 
 
+@evaluate.command("muse")
+@click.option("--corpus", required=True, type=click.Choice(["news", "books"]), help="MUSE-News or MUSE-Books.")
+@click.option("--data", default=None, help="Folder of MUSE's form (load_data.py), or sample.  [default: the hub]")
+@click.option(
+    "--parts",
+    multiple=True,
+    type=click.Choice(["verbmem_f", "knowmem_f", "privleak", "knowmem_r"]),
+    help="May be given several times.  [default: all]",
+)
+@click.option(
+    "--fold",
+    default=None,
+    type=click.Choice([f"{criterion}:{number}" for criterion in ("scal", "sust") for number in range(1, 5)]),
+    help="Which of MUSE's growing or successive forget sets the target has unlearned.  [default: the first]",
+)
+@click.option("--tokenizer", default=None, help="The target's, to cut texts by.  [default: --target, where a model]")
+@click.option("--verbmem-tokens", default=128, show_default=True, type=COUNT, help="Of a continuation.")
+@click.option("--knowmem-tokens", default=32, show_default=True, type=COUNT, help="Of an answer.")
+@run_options
+def evaluate_muse(**options: Any) -> None:
+    """MUSE on news or books: verbatim and knowledge memorisation, privacy leakage, utility; of several forget sets."""
+    from evaluation.muse.suite import MuseSuite
+    from evaluation.rows import sample_file
+
+    data, target = options["data"], options["target"]
+    is_model = target is not None and not target.startswith(("http://", "https://"))
+    if data == "sample" and not Path(data).is_dir():
+        data = str(Path(sample_file("muse", "news")).parent)
+    tokenizer = options["tokenizer"] or (target if is_model else None)
+    chosen = options | {"data": data, "tokenizer": tokenizer, "parts": options["parts"] or None}
+    run_suite_command(options, lambda _: filled(MuseSuite, chosen))
+
+
 @evaluate.command("choice")
 @click.option(
     "--tasks",

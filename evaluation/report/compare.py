@@ -13,6 +13,7 @@ from evaluation.runs.record import Kind
 
 _TITLES: Final = {
     "tofu": "TOFU",
+    "muse": "MUSE",
     "qa": "Questions and answers",
     "choice": "Multiple choice",
     "copyright": "Copyright",

@@ -22,6 +22,7 @@ from evaluation.judged.harmful import HarmfulSuite
 from evaluation.judged.judges import ClassifierJudge
 from evaluation.judged.potter import PotterSuite
 from evaluation.leakage.suite import LeakageSuite
+from evaluation.muse.suite import MuseSuite
 from evaluation.rows import sample_file
 from evaluation.runs.record import RunRecord
 from evaluation.runs.run import RunOptions, run_suite
@@ -129,6 +130,37 @@ def test_leakage(measured: Callable[..., Figures]) -> None:
         assert found["retain"][f"forget/mia_{attack}_auc"] < 0.7
     assert found["original"]["priv_leak"] < -80
     assert found["guarded"]["forget/nearest_cosine"] < 0.2  # what was corrupted cannot be read off
+
+
+def test_muse(measured: Callable[..., Figures], demo_build: DemoBuild, tmp_path: Path) -> None:
+    """Questions and answers as texts, begun where the chat template would begin them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(demo_build.model)
+
+    def pairs(*sample: str) -> list[tuple[str, str]]:
+        """Questions, put through the template, with their answers."""
+        rows = [json.loads(line) for line in Path(sample_file(*sample)).read_text().splitlines()]
+        asked = [[{"role": "user", "content": row["question"]}] for row in rows]
+        prompts = [tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in asked]
+        return [(prompt, row["answer"]) for prompt, row in zip(prompts, rows, strict=True)]
+
+    forget, holdout = pairs("tofu", "forget10_perturbed.jsonl"), pairs("leakage", "holdout.jsonl")
+    data = {
+        "verbmem/forget": [{"prompt": prompt, "gt": answer} for prompt, answer in forget],
+        "privleak/forget": [prompt + answer for prompt, answer in forget],
+        "privleak/holdout": [prompt + answer for prompt, answer in holdout],
+    }
+    for name, rows in data.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    parts, tokens = ("verbmem_f", "privleak"), str(demo_build.model)
+    found = measured(lambda _: MuseSuite("books", data=str(tmp_path), parts=parts, tokenizer=tokens, verbmem_tokens=24))
+    assert found["original"]["forget/verbmem"] > 0.95
+    assert found["guarded"]["forget/verbmem"] < 0.7
+    assert found["retain"]["forget/verbmem"] < 0.7
+    assert found["original"]["forget/mia_min_40_auc"] > 0.95
+    assert found["original"]["priv_leak"] < -80 < found["guarded"]["priv_leak"]
 
 
 def test_multiple_choice(measured: Callable[..., Figures], asked: Mapping[str, list[Probe]], tmp_path: Path) -> None:

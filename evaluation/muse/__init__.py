@@ -1,0 +1,1 @@
+"""MUSE: what a model keeps of news and books (verbatim, as knowledge, as membership), and what forgetting cost."""
