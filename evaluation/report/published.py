@@ -18,6 +18,8 @@ from evaluation.report.compare import SuiteRuns
 PLACE: Final = Path(__file__).parent / "data" / "published.yaml"
 #: TOFU's splits by their files' name, and how many questions each asks.
 _TOFU_QUESTIONS: Final = {"forget01": 40, "forget05": 200, "forget10": 400}
+#: Rows of each of MUSE's sets, on both corpora.
+_MUSE_ROWS: Final = 100
 
 
 class _Record(BaseModel):
@@ -71,14 +73,12 @@ def collection() -> _Collection:
 
 def published_for(suite: SuiteRuns) -> list[tuple[Published, Source]]:
     """Tables of others that asked what a suite's runs asked; none where that was a part of it, or something else."""
-    splits = {_split(run.record.suite_settings) for run in suite.runs}
-    if suite.suite != "tofu" or len(splits) != 1:
+    split_of = {"tofu": _split, "muse": _corpus}.get(suite.suite)
+    splits = set() if split_of is None else {split_of(run.record.suite_settings) for run in suite.runs}
+    if len(splits) != 1:
         return []
-    found = collection()
-    asked = splits.pop()
-    return [
-        (table, found.sources[table.source]) for table in found.tables if (table.suite, table.split) == ("tofu", asked)
-    ]
+    found, asked = collection(), (suite.suite, splits.pop())
+    return [(table, found.sources[table.source]) for table in found.tables if (table.suite, table.split) == asked]
 
 
 def _split(settings: Mapping[str, object]) -> str | None:
@@ -91,3 +91,11 @@ def _split(settings: Mapping[str, object]) -> str | None:
     if named is None or forget.get("questions") != _TOFU_QUESTIONS.get(named[0]):
         return None
     return named[0]
+
+
+def _corpus(settings: Mapping[str, object]) -> str | None:
+    """The corpus of MUSE whose sets a run measured, all rows of all of them, after its first forget set."""
+    data = settings.get("data")
+    sizes = [of.get("examples") for of in data.values() if isinstance(of, Mapping)] if isinstance(data, Mapping) else []
+    first = settings.get("fold") in (None, "scal:1", "sust:1")
+    return str(settings.get("corpus")) if first and sizes and set(sizes) == {_MUSE_ROWS} else None

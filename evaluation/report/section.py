@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 from evaluation.report.compare import SuiteRuns
 from evaluation.report.drawing import Plot
 from evaluation.report.figure_plots import plane_plot, strength_plot
+from evaluation.report.fold_plots import fold_plots
 from evaluation.report.load import FigureRecord, Run
 from evaluation.report.published import Published, Source, published_for
 from evaluation.report.score_plots import gate_plot, group_plots
@@ -145,7 +146,7 @@ def suite_plots(suite: SuiteRuns) -> list[Plot]:
     if (steps := steps_plot(suite)) is not None:  # the groups of its scores are these steps
         return [steps]
     single = (plane_plot(suite), strength_plot(suite), gate_plot(suite))
-    return [*(plot for plot in single if plot is not None), *group_plots(suite)]
+    return [*(plot for plot in single if plot is not None), *fold_plots(suite), *group_plots(suite)]
 
 
 def readings(suite: SuiteRuns, per_subset: int = _MOST_READINGS) -> dict[str, list[Reading]]:

@@ -8,6 +8,7 @@ import pytest
 from evaluated_runs import tofu_scores, write_run
 from pydantic import ValidationError
 
+from evaluation.muse.suite import FIGURES
 from evaluation.report import write_report
 from evaluation.report.published import Published, collection
 from evaluation.tofu.metrics import DIRECTIONS
@@ -49,8 +50,9 @@ def test_part_of_a_split_or_other_questions_have_none(tmp_path: Path, file: str,
 
 
 def test_the_figures_are_ones_that_the_suite_has() -> None:
+    known = {"tofu": set(DIRECTIONS), "muse": set(FIGURES.values())}
     for table in collection().tables:
-        assert set(table.figures) <= set(DIRECTIONS)
+        assert set(table.figures) <= known[table.suite]
         assert {"fine-tuned", "retain model"} <= set(table.rows)
 
 
