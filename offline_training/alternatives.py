@@ -12,6 +12,7 @@ Any server with OpenAI's /v1/chat/completions will do, `vllm serve` of the model
 folder, one file each, under a digest of the request: an interrupted job asks on where it stopped.
 """
 
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -113,7 +114,7 @@ def write_alternatives(options: AlternativeOptions, console: Console) -> int:
             missing = [one for one in wanted if one not in found]
             requests = [_request(one, attempt, model, options) for one in missing]
             title = "making answers up" if attempt == 0 else f"again, {attempt}"
-            replies = _replies(server, options.endpoint, requests, cache, lambda n, of, t=title: show(t, n, of))
+            replies = _replies(server, options.endpoint, requests, cache, functools.partial(show, title))
             for one, reply in zip(missing, replies, strict=True):
                 if (text := usable(reply, one.example.answer or "")) is not None:
                     found[one] = text

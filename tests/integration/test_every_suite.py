@@ -133,34 +133,23 @@ def test_leakage(measured: Callable[..., Figures]) -> None:
 
 
 def test_muse(measured: Callable[..., Figures], demo_build: DemoBuild, tmp_path: Path) -> None:
-    """Questions and answers as texts, begun where the chat template would begin them."""
+    """Answers as texts, begun where the chat template would begin them: the demo's models learned no whole text."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(demo_build.model)
-
-    def pairs(*sample: str) -> list[tuple[str, str]]:
-        """Questions, put through the template, with their answers."""
-        rows = [json.loads(line) for line in Path(sample_file(*sample)).read_text().splitlines()]
-        asked = [[{"role": "user", "content": row["question"]}] for row in rows]
-        prompts = [tokenizer.apply_chat_template(one, tokenize=False, add_generation_prompt=True) for one in asked]
-        return [(prompt, row["answer"]) for prompt, row in zip(prompts, rows, strict=True)]
-
-    forget, holdout = pairs("tofu", "forget10_perturbed.jsonl"), pairs("leakage", "holdout.jsonl")
-    data = {
-        "verbmem/forget": [{"prompt": prompt, "gt": answer} for prompt, answer in forget],
-        "privleak/forget": [prompt + answer for prompt, answer in forget],
-        "privleak/holdout": [prompt + answer for prompt, answer in holdout],
-    }
-    for name, rows in data.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
-    parts, tokens = ("verbmem_f", "privleak"), str(demo_build.model)
-    found = measured(lambda _: MuseSuite("books", data=str(tmp_path), parts=parts, tokenizer=tokens, verbmem_tokens=24))
+    rows = []
+    for line in Path(sample_file("tofu", "forget10_perturbed.jsonl")).read_text().splitlines():
+        row = json.loads(line)
+        messages = [{"role": "user", "content": row["question"]}]
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rows.append({"prompt": prompt, "gt": row["answer"]})
+    (tmp_path / "verbmem").mkdir()
+    (tmp_path / "verbmem" / "forget.json").write_text(json.dumps(rows))
+    given = {"data": str(tmp_path), "parts": ["verbmem_f"], "tokenizer": str(demo_build.model)}
+    found = measured(lambda _: MuseSuite("books", verbmem_tokens=24, **given))
     assert found["original"]["forget/verbmem"] > 0.95
     assert found["guarded"]["forget/verbmem"] < 0.7
     assert found["retain"]["forget/verbmem"] < 0.7
-    assert found["original"]["forget/mia_min_40_auc"] > 0.95
-    assert found["original"]["priv_leak"] < -80 < found["guarded"]["priv_leak"]
 
 
 def test_multiple_choice(measured: Callable[..., Figures], asked: Mapping[str, list[Probe]], tmp_path: Path) -> None:

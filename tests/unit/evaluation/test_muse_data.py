@@ -87,7 +87,7 @@ def test_a_data_set_laid_out_as_the_hubs_is_read_as_one_and_as_a_folder(
         ]
         (item,) = read_items(set_source("books", data, "knowmem", "forget_qa"), ("question", "answer"))
         assert (item.given, item.wanted) == ("Who?", "She.")
-        with pytest.raises(DataError, match=r"no known column; found text|gt: is missing"):
+        with pytest.raises(DataError, match=r"no known column; found text|prompt: is missing"):
             read_items(set_source("books", data, "privleak", "holdout"), ("prompt", "gt"))
 
 
