@@ -142,6 +142,31 @@ def evaluate_muse(**options: Any) -> None:
     run_suite_command(options, lambda _: filled(MuseSuite, chosen))
 
 
+@evaluate.command("rwku")
+@click.option("--data", default=None, help="Folder in RWKU's layout, a table, or sample.  [default: the hub]")
+@click.option("--subject", "subjects", multiple=True, help="Who was to be forgotten; several times.  [default: all]")
+@click.option(
+    "--sets",
+    multiple=True,
+    type=click.Choice(
+        [
+            *("forget_level1", "forget_level2", "forget_level3", "neighbor_level1", "neighbor_level2"),
+            *("mia_forget", "mia_retain", "utility_general", "utility_reason", "utility_truthfulness"),
+            *("utility_factuality", "utility_fluency"),
+        ]
+    ),
+    help="Sets to measure; may be given several times.  [default: all that the data have]",
+)
+@click.option("--vocabulary", is_flag=True, help="Min-K%++ too, which needs every token's probability; no server.")
+@click.option("--no-prefill", is_flag=True, help='Ask with "Answer:" at the end, not as the beginning of the answer.')
+@run_options
+def evaluate_rwku(**options: Any) -> None:
+    """RWKU: what is known of a person by cloze, question and attack; of what is near; and membership and utility."""
+    from evaluation.rwku.suite import RwkuSuite
+
+    run_suite_command(options, lambda _: filled(RwkuSuite, options, prefill=not options["no_prefill"]))
+
+
 @evaluate.command("choice")
 @click.option(
     "--tasks",

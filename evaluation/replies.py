@@ -69,6 +69,9 @@ class Ask:
             space where it needs one, except that "chat" puts the space in itself.
         style: see `Style`.
         system: a system message before it; put before the prompt, with a blank line, where there is no chat template.
+        begun: how the model's answer begins; it goes on from there, and the reply has the rest alone. Stands right
+            after the chat template's last words, or on a new line where there is no template. A scored `answer`
+            after it begins with its space where it needs one. Style "chat" only.
         max_new_tokens: of a generated answer.
         stop: texts that end a generated answer; they are left out of it.
         temperature: 0: greedy.
@@ -85,6 +88,7 @@ class Ask:
     answer: str | None = None
     style: Style = "chat"
     system: str | None = None
+    begun: str = ""
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
     temperature: float = 0.0
@@ -205,6 +209,8 @@ def digest_of(ask: Ask, identity: str = "") -> str:
     for later in ("request", "policies"):  # as before there were these: replies that are kept stay good
         if fields[later] is None:
             del fields[later]
+    if not ask.begun:  # likewise
+        del fields["begun"]
     return sha256_of_json([identity, fields], sort_keys=True)
 
 

@@ -115,33 +115,38 @@ class Renderer:
         end = tokenizer.eos_token_id
         self.end_ids: frozenset[int] = frozenset(() if end is None else (int(end),))
 
-    def _pair(self, prompt: str, answer: str, system: str | None = None) -> Pair:
+    def _pair(self, prompt: str, answer: str, system: str | None = None, begun: str = "") -> Pair:
         """A question and its answer as a served chat request would be; plain text without a chat template.
 
-        A system message comes before; as text of its own where there is no chat template.
+        A system message comes before; as text of its own where there is no chat template. Where the answer is begun
+        already, its rest is taken as it stands, with its space where it needs one.
 
         Raises:
             ScorerError: question or answer has no tokens.
         """
-        prompt_ids = self.prompt_ids(prompt, system)
-        if not getattr(self.tokenizer, "chat_template", None):
+        prompt_ids = self.prompt_ids(prompt, system, begun)
+        if not begun and not getattr(self.tokenizer, "chat_template", None):
             answer = " " + answer
         answer_ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         if not prompt_ids or not answer_ids:
             raise ScorerError(f"a question or answer has no tokens ({prompt!r}, {answer!r}); give it text")
         return Pair(prompt_ids, tuple(answer_ids))
 
-    def prompt_ids(self, prompt: str, system: str | None = None) -> tuple[int, ...]:
-        """A question as a served chat request has it; plain text without a chat template."""
+    def prompt_ids(self, prompt: str, system: str | None = None, begun: str = "") -> tuple[int, ...]:
+        """A question as a served chat request has it; plain text without a chat template.
+
+        Args:
+            begun: how the answer begins: encoded with the rest, in a chat's last turn, or on a new line without one.
+        """
         if getattr(self.tokenizer, "chat_template", None):
             messages = [{"role": "user", "content": prompt}]
             if system is not None:
                 messages.insert(0, {"role": "system", "content": system})
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return tuple(self.tokenizer(text + begun, add_special_tokens=False)["input_ids"])
         if system is not None:
             prompt = f"{system}\n\n{prompt}"
-        return tuple(self.tokenizer(prompt)["input_ids"])
+        return tuple(self.tokenizer(begin_answer(prompt, begun))["input_ids"])
 
     def continuation(self, context: str, text: str) -> Pair:
         """A text and what it goes on with, chat template or not, as lm-evaluation-harness divides them.
@@ -190,6 +195,13 @@ class Renderer:
     def decode(self, token_ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
+
+
+def begin_answer(prompt: str, begun: str) -> str:
+    """A plain text with the beginning of its answer on a line of its own, or as it is where nothing is begun."""
+    if not begun:
+        return prompt
+    return prompt + begun if prompt.endswith("\n") else f"{prompt}\n{begun}"
 
 
 class PromptCorruption:

@@ -15,6 +15,7 @@ _TITLES: Final = {
     "tofu": "TOFU",
     "muse": "MUSE",
     "qa": "Questions and answers",
+    "rwku": "RWKU",
     "choice": "Multiple choice",
     "copyright": "Copyright",
     "potter": "Who's Harry Potter",

@@ -115,7 +115,10 @@ class EndpointTarget:
             async with self._session() as session:
                 await _survey(session, asks)
                 # One short request of each kind, so that what the server refuses is known before a run.
-                kinds = {(a.style, a.answer is None, a.samples, a.temperature > 0, bool(a.stop)): a for a in asks}
+                kinds = {
+                    (a.style, a.answer is None, a.samples, a.temperature > 0, bool(a.stop), bool(a.begun)): a
+                    for a in asks
+                }
                 await asyncio.gather(*(session.reply(replace(ask, max_new_tokens=1)) for ask in kinds.values()))
                 if self._protocol == "clean":
                     await _check_consistency(session, asks)
@@ -209,12 +212,14 @@ async def _survey(session: Session, asks: Sequence[Ask]) -> None:
     if chat is not None and abilities.template is None:
         abilities.template = True
         try:
-            await session.generate(replace(chat, answer=None, samples=1, temperature=0.0, stop=(), max_new_tokens=1))
+            plain = replace(chat, answer=None, begun="", samples=1, temperature=0.0, stop=(), max_new_tokens=1)
+            await session.generate(plain)
         except RefusedError as error:
             if error.status not in _NO_ROUTE and "chat template" not in error.reason.lower().replace("_", " "):
                 raise
             abilities.template = False
-    scored = next((ask for ask in asks if ask.answer is not None), None)
+    # One with a prompt, if there is any: that a tokenizer makes nothing of an empty one says nothing of the server.
+    scored = min((ask for ask in asks if ask.answer is not None), key=lambda ask: not ask.prompt, default=None)
     if scored is not None and abilities.scoring is None:
         await _find_scoring(session, scored)
 
@@ -253,7 +258,8 @@ async def _check_consistency(session: Session, asks: Sequence[Ask]) -> None:
     Raises:
         TargetError: the two log-probabilities of the same tokens differ.
     """
-    distinct = list({(ask.style, ask.system, ask.prompt): ask for ask in asks if ask.answer is not None}.values())
+    scored = [ask for ask in asks if ask.answer is not None]
+    distinct = list({(ask.style, ask.system, ask.prompt, ask.begun): ask for ask in scored}.values())
     # A few of them, first and last included: parts of a data set stand one after the other.
     places = {round(place) for place in np.linspace(0, len(distinct) - 1, _PROBED_ASKS)} if distinct else set()
     probe = _probe_by_ids if session.abilities.scoring == "ids" else _probe_by_echo

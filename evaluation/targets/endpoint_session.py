@@ -13,6 +13,7 @@ from endpoints.server import Connection, RefusedError
 from evaluation.errors import TargetError
 from evaluation.replies import Ask, Reply, Request
 from evaluation.targets.responses import read_response
+from scoring.scorer import begin_answer
 
 Scoring = Literal["ids", "echo"]
 """How an answer is scored. ids: vLLM's prompt_logprobs of token ids. echo: completions that echo their prompt's."""
@@ -71,7 +72,7 @@ class Session:
         self.abilities = abilities
         self._connection = connection
         self._model = model
-        self._prompts: dict[tuple[str, str | None, str], asyncio.Task[list[int]]] = {}
+        self._prompts: dict[tuple[str, str | None, str, str], asyncio.Task[list[int]]] = {}
 
     async def close(self) -> None:
         for task in self._prompts.values():
@@ -109,7 +110,7 @@ class Session:
             body |= {"prompt": _plain_prompt(ask), "max_tokens": ask.max_new_tokens}
             choices = await self._choices("/completions", body, texts_of(ask))
         else:
-            body |= {"messages": _messages(ask), self.abilities.tokens_field: ask.max_new_tokens}
+            body |= {**self._chat(ask), self.abilities.tokens_field: ask.max_new_tokens}
             try:
                 choices = await self._choices("/chat/completions", body, texts_of(ask))
             except RefusedError as error:
@@ -253,10 +254,10 @@ class Session:
 
     async def prompt_ids(self, ask: Ask) -> list[int]:
         """The rendered prompt; prompts of several answers are tokenized once."""
-        key = (ask.style, ask.system, ask.prompt)
+        key = (ask.style, ask.system, ask.prompt, ask.begun)
         if key not in self._prompts:
             if self.abilities.is_chat(ask):
-                rendered = self._ids({"messages": _messages(ask), "add_generation_prompt": True}, texts_of(ask))
+                rendered = self._ids({"add_generation_prompt": True, **self._chat(ask)}, texts_of(ask))
             else:
                 rendered = self.tokenize(_plain_prompt(ask), texts_of(ask), special=True)
             self._prompts[key] = asyncio.ensure_future(rendered)
@@ -285,7 +286,24 @@ class Session:
         """The answer as it is tokenized: without a chat template a chat's gets its space here (`scoring.Renderer`)."""
         if ask.answer is None:
             raise TargetError("an ask without an answer has nothing to score")
-        return f" {ask.answer}" if ask.style == "chat" and not self.abilities.is_chat(ask) else ask.answer
+        spaced = ask.style == "chat" and not ask.begun and not self.abilities.is_chat(ask)
+        return f" {ask.answer}" if spaced else ask.answer
+
+    def _chat(self, ask: Ask) -> dict[str, Any]:
+        """A chat's messages, an answer that is begun among them.
+
+        Raises:
+            TargetError: one is begun, and the server is not known to go on with it.
+        """
+        if not ask.begun:
+            return {"messages": _messages(ask)}
+        if not self.abilities.vllm:  # others start another answer, or say so with an error
+            raise TargetError(
+                "--target: only vLLM, and eco serve, are known to go on with an answer that is begun; leave it out of "
+                "what is asked (eco evaluate rwku --no-prefill)"
+            )
+        messages = [*_messages(ask), {"role": "assistant", "content": ask.begun}]
+        return {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
 
 
 def _is_likeliest(own: Mapping[str, Any], place: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -305,4 +323,5 @@ def _messages(ask: Ask) -> list[dict[str, str]]:
 
 def _plain_prompt(ask: Ask) -> str:
     """The prompt where there is no chat template."""
-    return ask.prompt if ask.system is None else f"{ask.system}\n\n{ask.prompt}"
+    prompt = ask.prompt if ask.system is None else f"{ask.system}\n\n{ask.prompt}"
+    return begin_answer(prompt, ask.begun)

@@ -39,7 +39,7 @@ class OfflineTarget:
         self._renderer: Renderer = scorer.renderer
         self._tokenizer_sha256 = tokenizer_digest(self._renderer.tokenizer)
         self._guard = guard
-        self._rendered: dict[tuple[str, str | None, str, str | None], Pair] = {}
+        self._rendered: dict[tuple[str, str | None, str, str | None, str], Pair] = {}
         self._chunk = _VLLM_CHUNK if scorer.describe()["backend"] == "vllm" else _CHUNK
 
     @property
@@ -186,7 +186,8 @@ class OfflineTarget:
         for number, ask in enumerate(asks):
             for sample in range(0 if protections[number].refused_by else ask.samples):
                 # A seed that no other question, sample or run has, in [0, 2**63).
-                words = json.dumps([ask.seed, sample, ask.prompt, ask.system, ask.draw])
+                parts = [ask.seed, sample, ask.prompt, ask.system, ask.draw, *([ask.begun] if ask.begun else [])]
+                words = json.dumps(parts)
                 seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "big") >> 1
                 drawn.append((number, replace(requests[number], temperature=ask.temperature, sample_seed=seed)))
         answers = self._scorer.generate([request for _, request in drawn], asks[0].max_new_tokens)
@@ -199,7 +200,7 @@ class OfflineTarget:
 
     def _render(self, ask: Ask) -> Pair:
         """An ask as ids; without an answer, none of those."""
-        key = (ask.prompt, ask.answer, ask.style, ask.system)
+        key = (ask.prompt, ask.answer, ask.style, ask.system, ask.begun)
         if key not in self._rendered:
             try:
                 if ask.style == "text":
@@ -209,9 +210,9 @@ class OfflineTarget:
                     else:
                         pair = self._renderer.continuation(prompt, ask.answer)
                 elif ask.answer is None:
-                    pair = Pair(self._renderer.prompt_ids(ask.prompt, ask.system), ())
+                    pair = Pair(self._renderer.prompt_ids(ask.prompt, ask.system, ask.begun), ())
                 else:
-                    pair = self._renderer.pair(ask.prompt, ask.answer, ask.system)
+                    pair = self._renderer.pair(ask.prompt, ask.answer, ask.system, ask.begun)
             except ScorerError as error:
                 raise TargetError(str(error)) from error
             self._rendered[key] = pair

@@ -26,6 +26,7 @@ from evaluation.muse.suite import MuseSuite
 from evaluation.rows import sample_file
 from evaluation.runs.record import RunRecord
 from evaluation.runs.run import RunOptions, run_suite
+from evaluation.rwku.suite import RwkuSuite
 from evaluation.targets.options import TargetOptions, open_target
 from evaluation.tofu.data import folder_sources
 from evaluation.tofu.suite import TofuSuite
@@ -152,6 +153,18 @@ def test_muse(measured: Callable[..., Figures], demo_build: DemoBuild, tmp_path:
     assert found["retain"]["forget/verbmem"] < 0.7
 
 
+def test_rwku(measured: Callable[..., Figures]) -> None:
+    """The demo's models know sentences about people, not how to fill in a blank: membership tells them apart."""
+    sets = ["forget_level2", "neighbor_level2", "mia_forget", "mia_retain"]
+    found = measured(lambda _: RwkuSuite("sample", sets=sets))
+    forgotten = {name: found[name]["mia_forget/mia_loss"] for name in NAMES}
+    assert forgotten["original"] > forgotten["retain"] + 0.5
+    assert forgotten["original"] > forgotten["guarded"] + 0.5
+    for name in ("mia_retain/mia_loss", "neighbor/rouge_l"):
+        assert found["guarded"][name] == pytest.approx(found["original"][name], abs=1e-6)
+    assert {"forget/rouge_l", "mia_forget/mia_zlib"} <= found["original"].keys()
+
+
 def test_multiple_choice(measured: Callable[..., Figures], asked: Mapping[str, list[Probe]], tmp_path: Path) -> None:
     """A task of lm-evaluation-harness about the demo's people, beside the shipped ones."""
     for group, mine in asked.items():
@@ -255,7 +268,7 @@ def test_harmful(measured: Callable[..., Figures], moderator: ClassifierJudge, t
     rows = [{"prompt": probe.question} for probe in probes(World.generate(), "forgotten") if probe.kind == "held_out"]
     prompts = lines(tmp_path / "prompts.jsonl", rows)
     found = measured(lambda _: HarmfulSuite(prompts, judge=moderator, max_new_tokens=24), reference=False)
-    assert found["original"]["harmless"] < 0.2
+    assert found["original"]["harmless"] < 0.4  # as a moderator of a minute's training sees it
     assert found["guarded"]["harmless"] > 0.8
 
 

@@ -61,6 +61,21 @@ def test_text_is_continued_as_it_stands(target: OfflineTarget) -> None:
     np.testing.assert_allclose(plain.logprobs, logprobs[range(len(" his dog")), ids[len("A man and") :]], atol=1e-5)
 
 
+@pytest.mark.parametrize("template", [True, False])
+def test_an_answer_that_is_begun_is_one_text_with_the_prompt(template: bool) -> None:
+    target = OfflineTarget(TransformersScorer(tiny_model(), tiny_tokenizer(chat_template=template)))
+    begun = Ask("Who?", " no", begun="It is")
+    text = "<s><user>Who?</s><assistant>It is" if template else "Who?\nIt is"
+    written = replace(begun, prompt=text, begun="", style="text")
+    answers = [replace(ask, answer=None, max_new_tokens=8) for ask in (begun, written)]
+    found = replies(target, begun, written, *answers)
+    assert found[0].token_ids == found[1].token_ids
+    assert found[0].logprobs == pytest.approx(found[1].logprobs, abs=1e-5)
+    assert found[2] == found[3]
+    assert found[2] != replies(target, replace(answers[0], begun=""))[0]
+    target.close()
+
+
 def test_an_empty_context_stands_on_the_first_token(target: OfflineTarget) -> None:
     (reply,) = replies(target, Ask("", "abc", style="text"))
     assert len(reply.logprobs) == 3
