@@ -7,6 +7,7 @@ dropped, and it goes on from a corrupted prompt, or ends as that of a model whic
 
 import contextlib
 import copy
+import functools
 import logging
 import math
 import time
@@ -73,7 +74,14 @@ class Request:
 
     def watch(self, answer: Sequence[int] = ()) -> AnswerWatch:
         """Of one of its answers, of which some tokens may have left that are read with what follows."""
-        return self.answers.watch(self.token_ids, self.mask, answer, self.forgets)
+        if answer:
+            return self.answers.watch(self.token_ids, self.mask, answer, self.forgets)
+        return self._unread.copy()
+
+    @functools.cached_property
+    def _unread(self) -> AnswerWatch:
+        """The prompt is read once, however many answers it has."""
+        return self.answers.watch(self.token_ids, self.mask, forgets=self.forgets)
 
     @property
     def answers(self) -> AnswerGuard:

@@ -245,7 +245,7 @@ class AnswerWatch:
         """One that reads on by itself."""
         other = copy.copy(self)
         other._open, other._recent, other._lengths = list(self._open), self._recent.copy(), self._lengths.copy()
-        other._sizes = self._sizes.copy()
+        other._sizes, other.observed = self._sizes.copy(), set(self.observed)
         return other
 
     @property
@@ -401,13 +401,15 @@ class AnswerWatch:
             at_once = 2 * _WINDOWS_AT_ONCE
             batches += [(sentences[at : at + at_once], False) for at in range(0, len(sentences), at_once)]
         best: Hit | None = None
-        stated = self._stated(text)
+        stated: Hit | None = None
         for number, (texts, whole) in enumerate(batches):
             self.looks += 1
             policies, margins = yield from self._margins(texts, len(pieces), _ENCODER_BUDGET, joined=whole)
             hit = self._hit(policies, margins if whole else margins - _UNCONFIRMED_LOGITS)
             if hit is not None and (best is None or hit.score > best.score):
                 best = hit
+            for piece in texts if whole else ():
+                stated = stated or self._stated(piece)
             yield (len(batches) - number) * 1000
         return best or stated
 

@@ -216,8 +216,8 @@ class MemoryIndex:
         return dict(zip(found.memories.tolist(), rows, strict=True))
 
     def answered(self, text: str, memories: _Int) -> _Float:
-        """(M,) how much of the answer of one example of each of some memories a text gives, in its distinctive words:
-        the feature `answer`, of the window that has most of it."""
+        """(M,) how much of the answer of one example of each of some memories a text of a window gives, in distinctive
+        words: the feature `answer`."""
         reading, wanted = read_all([text]), np.zeros(self._memories, dtype=bool)
         wanted[memories] = True
         _, owners, features = self._facts.features(reading, reading.word_windows, wanted)

@@ -353,6 +353,7 @@ async def test_a_prompt_without_content_cannot_be_corrupted() -> None:
 async def test_of_several_choices_only_the_one_that_is_hit_changes() -> None:
     setup = Setup([[10, 11, 12, 13], [20, FORBIDDEN, 21, 22]], [30, 31])
     outputs = await setup.ask(n=2, seed=3)
+    assert len(setup.policies.watched) == 2  # the prompt is read once for both, and once for what is begun anew
     assert ids_of(outputs) == [10, 11, 12, 13]
     assert ids_of(outputs, 1) == [20, 30, 31]
     assert reasons_of(outputs) == {0: "length", 1: "length"}

@@ -298,3 +298,12 @@ def test_who_merely_observes_counts_what_is_stated_and_stops_nothing() -> None:
     watch = policies.watch(ids("Name| a| work|."), [True] * 4, forgets=[0])
     assert told(watch, ids("Pavel| Torvik| composed| Ostrabel|."))[1] is False
     assert watch.observed == {0}
+
+
+def test_words_far_apart_are_no_answer() -> None:
+    memory = EntityMemory(facts=(Fact(question={"place": 0.6}, answer={"ostrabel": 0.7, "venmark": 0.7}),))
+    asked, between = ids("Name| a| place|."), ids("| and| so| it| went| on" * 40)
+    for apart, stated in ((ids("| and"), True), (between, False)):
+        answer = [*ids("Ostrabel"), *apart, *ids(" Venmark|.")]
+        watch = guard(unnamed=8.0, memory=memory).watch(asked, [True] * len(asked), forgets=[0])
+        assert (outcome(watch.whole(answer)) is not None) is stated
