@@ -73,8 +73,6 @@ class EmbeddingRows:
         table = f"{file}: {tensor_name}"
         try:
             opened: Any = safe_open(str(file), framework="pt")
-            # Mapped, not read: a slice, which reads less at once, copies rows one by one.
-            self._table: Tensor = opened.get_tensor(tensor_name)
             self._slice = opened.get_slice(tensor_name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{table} cannot be read: {first_line(error)}") from error
@@ -85,6 +83,8 @@ class EmbeddingRows:
             raise CheckpointError(f"{table} has shape {shape}; an embedding table has two dimensions")
         if shape != expected_shape:
             raise CheckpointError(f"{table} has shape {shape}; the config says {expected_shape}")
+        # Mapped, not read: a slice, which reads less at once, copies rows one by one.
+        self._table: Tensor = opened.get_tensor(tensor_name)
         self.tensor_name = tensor_name
         self.dtype = _DTYPES[stored_dtype]
         self.vocab_size, self.hidden_size = shape

@@ -117,8 +117,8 @@ async def ask(client: httpx.AsyncClient, probe: Probe, *, streamed: bool = False
     async with client.stream("POST", path, json=body) as response:
         response.raise_for_status()
         events = [line.removeprefix("data: ") async for line in response.aiter_lines() if line.startswith("data: ")]
-    if events[-1:] != ["[DONE]"]:
-        raise DemoError(f"the server broke off a streamed answer: {events[-1:]}")
+    if events[-1:] != ["[DONE]"] or any("error" in json.loads(event) for event in events[:-1]):
+        raise DemoError(f"the server broke off a streamed answer: {events[-2:]}")
     return "".join(_said(json.loads(event), "delta") for event in events[:-1])
 
 

@@ -26,7 +26,7 @@ from gateway.metrics import GuardMetrics
 from gateway.mixed import mixed_prompt
 from gateway.protector import Protector
 from gateway.tracing import UNTRACED, RequestTrace
-from guard import Guard, GuardError, ProtectedPrompt
+from guard import Guard, GuardError, ProtectedPrompt, Verdict
 from guard.answers import AnswerGuard, AnswerWatch, Hit
 
 logger = logging.getLogger("vllm.eco_gateway")  # under vLLM's own logging configuration
@@ -197,7 +197,7 @@ class GuardedAnswers:
         index, restarts, asked = completion.index, 0, request
         watch = request.watch()
         while (hit := await self._hit_of(request, watch, completion.token_ids)) is not None:
-            again = await self._restarted(request, hit, index, restarts)
+            again = await self._restarted(request, hit, index, restarts, forgets=asked.forgets)
             output = await self._final(again) if again is not None else None
             if again is None or output is None:
                 self._count(request, watch, "ended", hit)
@@ -209,9 +209,8 @@ class GuardedAnswers:
             watch = self._following(again, watch)
         self._count(request, watch, "restarted" if restarts else "passed")
         if completion.logprobs is not None:
-            completion.logprobs = await self._withhold(
-                request, asked.watch(), completion.token_ids, completion.logprobs
-            )
+            fresh = asked.watch().of_alternatives()
+            completion.logprobs = await self._withhold(request, fresh, completion.token_ids, completion.logprobs)
         return completion
 
     async def prompt_after_beams(
@@ -238,9 +237,11 @@ class GuardedAnswers:
                     output.outputs = [self._end(request, number) for number in range(len(output.outputs))]
                 else:
                     self._hit(request, hit.policy, "restart", hit.score)
+                    found = Verdict(request.answers.names[hit.policy], "corrupt", flagged=True, score=hit.score)
+                    again = replace(again, verdicts=(*prompt.flagged, found))
                 return again
             if completion.logprobs is not None:
-                fresh = request.watch()
+                fresh = request.watch().of_alternatives()
                 completion.logprobs = await self._withhold(request, fresh, completion.token_ids, completion.logprobs)
             self._count(request, watch, "restarted" if last else "passed")
         return None
@@ -273,6 +274,7 @@ class GuardedAnswers:
         self, request: Request, choice: _Choice, choices: Sequence[_Choice], first: RequestOutput
     ) -> AsyncGenerator[RequestOutput, None]:
         """What comes in place of the rest of a choice: an answer to a corrupted prompt, or an end."""
+        forgets = request.forgets
         while (hit := choice.hit) is not None:
             begun = bool(choice.left)
             lost = self._unsaid(request, choice)
@@ -280,13 +282,13 @@ class GuardedAnswers:
             stuck = lost is None or not room or (begun and request.is_constrained)
             again = None
             if not stuck:
-                again = await self._restarted(request, hit, choice.index, choice.restarts, choice.left)
+                again = await self._restarted(request, hit, choice.index, choice.restarts, choice.left, forgets=forgets)
             if again is None:
                 self._count(request, choice.watch, "ended", hit)
                 choice.is_done, choice.hit = True, None
                 yield self._as_of(first, self._end(request, choice.index, begun=begun), choice, choices)
                 return
-            choice.restarts += 1
+            choice.restarts, forgets = choice.restarts + 1, again.forgets
             self._hit(request, hit.policy, "restart", hit.score)
             unseen = again.mask[len(request.token_ids) :] if again.mask is not None else []
             seen = [token for token, masked in zip(choice.left, unseen, strict=True) if not masked]
@@ -364,11 +366,18 @@ class GuardedAnswers:
         return text[len(choice.text) :]
 
     async def _restarted(
-        self, request: Request, hit: Hit, index: int, restarts: int, left: Sequence[int] = ()
+        self,
+        request: Request,
+        hit: Hit,
+        index: int,
+        restarts: int,
+        left: Sequence[int] = (),
+        *,
+        forgets: Sequence[int],
     ) -> Request | None:
         """The request for the rest of one answer, of which `left` has left, with nothing to forget in its prompt. None
         where it is to end: as the policy says, after enough restarts, or since a prompt without content would be
-        answered the same again.
+        answered the same again. `forgets`: what its watch knew the prompt to be about.
 
         Raises:
             GracefulHTTPError: it could not be made.
@@ -387,8 +396,8 @@ class GuardedAnswers:
             params.max_tokens -= len(left)
         if params.seed is not None:
             params.seed = (params.seed + index + _SEED_STEP * (restarts + 1)) % _SEEDS
-        forgets = sorted({*request.forgets, hit.policy})
-        return replace(request, served=served, mask=safe.mask, params=params, forgets=forgets)
+        known = sorted({*forgets, hit.policy})
+        return replace(request, served=served, mask=safe.mask, params=params, forgets=known)
 
     async def _forgotten(self, request: Request, hit: Hit, left: Sequence[int] = ()) -> ProtectedPrompt | None:
         def work() -> Generator[int, None, ProtectedPrompt]:
@@ -481,7 +490,7 @@ class GuardedAnswers:
         """
         if not request.answers.enforces:
             return logprobs
-        reader = watch if adds else watch.copy()
+        reader = watch if adds else watch.of_alternatives()
 
         def work() -> Generator[int, None, list[Any]]:
             positions, judged = [], 0

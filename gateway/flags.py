@@ -106,6 +106,10 @@ def check_flags(
     refused = [(flag, reason) for flag, reason in _REFUSED_FLAGS.items() if is_given(flag)]
     if args.headless and (args.nnodes < 2 or args.node_rank < 1):
         refused.append(("--headless", "only for a node of workers alone: --nnodes above 1, --node-rank above 0"))
+    if args.node_rank > 0 and not args.headless:
+        refused.append(("--node-rank", "a further node has workers alone: add --headless, and leave policies out"))
+    if args.headless and args.api_server_count:
+        refused.append(("--api-server-count", "a node of workers alone has no front ends"))
     if args.nnodes > 1 and args.data_parallel_size > 1:
         refused.append(("--nnodes", "with data parallelism other nodes would have engines, and no test covers them"))
     if args.api_server_count is not None and args.api_server_count < 1 and not args.headless:

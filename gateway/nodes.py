@@ -63,14 +63,16 @@ def _watch(first: tuple[str, int], lost: threading.Event, ended: threading.Event
         ended: nothing is left to end.
     """
     while not ended.wait(_RETRY_S):
-        with contextlib.suppress(OSError), socket.create_connection(first, _CONNECT_S) as connection:
+        try:
+            connection = socket.create_connection(first, _CONNECT_S)
+        except OSError:
+            continue
+        with connection, contextlib.suppress(OSError):
             for level, option, value in _KEEP_ALIVE:
                 connection.setsockopt(level, option, value)
             connection.settimeout(None)
-            # Nothing is said there to who says nothing: what comes is the end.
-            with contextlib.suppress(OSError):
-                connection.recv(1)
-            if not ended.is_set():
-                lost.set()
-                os.kill(os.getpid(), signal.SIGTERM)
-            return
+            connection.recv(1)  # nothing is said there to who says nothing: what comes is the end
+        if not ended.is_set():
+            lost.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return

@@ -12,7 +12,7 @@ import itertools
 import re
 from collections import deque
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,8 +146,9 @@ class AnswerGuard:
         return watch
 
     def corrupting(self, flagged: Sequence[Verdict]) -> list[int]:
-        """Of the policies that flagged a prompt those that corrupt it, by number."""
-        return sorted(self._numbers[verdict.policy] for verdict in flagged if verdict.action == "corrupt")
+        """Of the policies that flagged a prompt those that corrupt it, by number. One that failed knows nothing."""
+        known = (verdict for verdict in flagged if verdict.action == "corrupt" and not verdict.failed)
+        return sorted(self._numbers[verdict.policy] for verdict in known)
 
     def telling_tokens(self, token_ids: Sequence[int]) -> set[int]:
         """Which tokens of an answer, by number, belong to words that are evidence of something: what a restart must not
@@ -227,6 +228,7 @@ class AnswerWatch:
     _done: bool = False
     _asked: NDArray[np.float64] = field(init=False)
     _asked_words: frozenset[str] = field(init=False)
+    _of_tail: NDArray[np.float64] = field(init=False)
     _shown: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -237,8 +239,10 @@ class AnswerWatch:
             policies, shares = self.guard.classifier.shares(word)
             if len(policies):
                 self._asked[policies] += np.where(self.guard.joins[policies], shares, 0.0)
-        self._asked[self.about] = 1.0  # any word that is evidence of what they forget is looked at
-        self._asked_words = frozenset(words)
+        self._asked_words, self._of_tail = frozenset(words), self._asked
+        if len(self.about):  # any word that is evidence of what they forget is looked at
+            self._asked = self._asked.copy()
+            self._asked[self.about] = 1.0
         self._shown = self._asked
 
     def copy(self) -> "AnswerWatch":
@@ -246,6 +250,15 @@ class AnswerWatch:
         other = copy.copy(self)
         other._open, other._recent, other._lengths = list(self._open), self._recent.copy(), self._lengths.copy()
         other._sizes, other.observed = self._sizes.copy(), set(self.observed)
+        return other
+
+    def of_alternatives(self) -> "AnswerWatch":
+        """One that judges what might have come, as if it did not know what the prompt is about: which words are then
+        missing would tell what is forgotten."""
+        other = self.copy()
+        if len(self.about):
+            other.about, other._asked = self.about[:0], self._of_tail
+            other._show()
         return other
 
     @property
@@ -281,6 +294,9 @@ class AnswerWatch:
         opened = words[-1] if len(complete) < len(words) else None
         cut = len(text) if opened is None else opened.start
         first = bisect.bisect_right(ends, cut)
+        if len(self._open) <= _MOST_OPEN_TOKENS:  # what says nothing at the end may be the first part of a character
+            while first and starts[first - 1] == ends[first - 1]:
+                first -= 1
         edge = starts[first] if first < len(starts) else len(text)
         self._hold_names(complete, ends, len(token_ids))
         self._text = (self._text + text[:edge])[-2 * _WINDOW_CHARS :]
@@ -340,10 +356,13 @@ class AnswerWatch:
         while self._recent and self._recent[0].number <= self._words - _RECENT_WORDS:
             self._recent.popleft()
         if telling or stale:
-            self._shown = self._asked.copy()
-            for seen in {seen.word: seen for seen in self._recent}.values():
-                self._shown[seen.policies] += seen.shares
+            self._show()
         return any(bool((self._shown[policies] >= 1).any()) for policies in telling)
+
+    def _show(self) -> None:
+        self._shown = self._asked.copy()
+        for seen in {seen.word: seen for seen in self._recent}.values():
+            self._shown[seen.policies] += seen.shares
 
     def _reach(self, word: str, *, begun: bool = False) -> float:
         """The largest share of what a policy asks for, were this the next word."""
@@ -376,7 +395,7 @@ class AnswerWatch:
             text = rest if rest and len(head) <= _LONGEST_WORD else text  # of a long run the end says something too
         windows = 1 + max(0, self._tokens - WINDOW_UNITS) // (WINDOW_UNITS - OVERLAP_UNITS)
         policies, margins = yield from self._margins([text], windows, _LOOK_BUDGET)
-        hit = self._hit(policies, margins) or self._stated(text)
+        hit = _either(self._hit(policies, margins), self._stated(text))
         enforced = ~self.guard.observes[policies]
         nearest = float(margins[enforced].max(initial=-np.inf))
         self._suspected = self._suspected + 1 if hit else 0
@@ -408,10 +427,11 @@ class AnswerWatch:
             hit = self._hit(policies, margins if whole else margins - _UNCONFIRMED_LOGITS)
             if hit is not None and (best is None or hit.score > best.score):
                 best = hit
-            for piece in texts if whole else ():
-                stated = stated or self._stated(piece)
+            for piece in texts if whole and len(self.about) else ():
+                stated = _either(stated, self._stated(piece))
+                yield (len(batches) - number) * 1000
             yield (len(batches) - number) * 1000
-        return best or stated
+        return _either(best, stated)
 
     def _margins(
         self, texts: Sequence[str], windows: int, budget: int, *, joined: bool = True
@@ -446,22 +466,17 @@ class AnswerWatch:
 
     def _stated(self, text: str) -> Hit | None:
         """A policy that the prompt is about, where a text gives an answer that it forgets and the client did not."""
-        shares = self._stated_shares(text)
-        over = shares >= _STATED
-        observes = self.guard.observes[self.about]
+        if not len(self.about):
+            return None
+        own = " ".join(word.text for word in split_words(text) if word.text not in self.given)
+        shares = self.guard.classifier.answers_given(own, self.about)
+        over, observes = shares >= _STATED, self.guard.observes[self.about]
         self.observed.update(self.about[over & observes].tolist())
         over &= ~observes
         if not over.any():
             return None
         policy = int(self.about[np.argmax(np.where(over, shares, -1.0))])
         return Hit(policy, float("nan"), ends=bool(self.guard.ends[self.about[over]].any()))
-
-    def _stated_shares(self, text: str) -> NDArray[np.float64]:
-        """(A,) how much of a forgotten answer a text gives, of each policy that the prompt is about."""
-        if not len(self.about):
-            return np.empty(0)
-        own = " ".join(word.text for word in split_words(text) if word.text not in self.given)
-        return self.guard.classifier.answers_given(own, self.about)
 
     def telling(self, token_ids: Sequence[int]) -> list[int]:
         """Of the tokens that might have come next, those that would be looked at before they leave."""
@@ -499,13 +514,8 @@ class AnswerWatch:
         windows = 1 + max(0, self._tokens - WINDOW_UNITS) // (WINDOW_UNITS - OVERLAP_UNITS)
         distinct = list(dict.fromkeys(texts))
         margins = yield from self._each_margin(distinct, windows)
-        enforced = ~self.guard.observes[self.about]
-        gone = {
-            text
-            for text, margin in zip(distinct, margins.tolist(), strict=True)
-            if margin >= _UNCONFIRMED_LOGITS or bool((self._stated_shares(text)[enforced] >= _STATED).any())
-        }
-        return {token for token, text in zip(owners, texts, strict=True) if text in gone}
+        margin_of = dict(zip(distinct, margins.tolist(), strict=True))
+        return {token for token, text in zip(owners, texts, strict=True) if margin_of[text] >= _UNCONFIRMED_LOGITS}
 
     def _says(self, word: str) -> bool:
         """Whether a word, or one that it may begin, is evidence of anything."""
@@ -525,3 +535,10 @@ class AnswerWatch:
         enforced = ~self.guard.observes[policies]
         highest = margins[:, enforced].max(axis=1, initial=-np.inf)
         return highest.reshape(-1, count).max(axis=0)  # type: ignore[no-any-return]
+
+
+def _either(one: Hit | None, other: Hit | None) -> Hit | None:
+    """What two ways of looking found: the first of them, which ends the answer where either does."""
+    if one is None or other is None:
+        return one or other
+    return replace(one, ends=one.ends or other.ends)

@@ -568,7 +568,12 @@ class Guard:
         for index, ids in made:
             rows[start : start + len(ids)] = self._corrupt_rows(index, ids)
             start += len(ids)
-        return torch.index_select(rows, 0, place, out=_zeros(len(token_ids), width, self._dtype))
+        embeddings = _zeros(len(token_ids), width, self._dtype)
+        if 2 * len(owners) >= len(token_ids):
+            return torch.index_select(rows, 0, place, out=embeddings)
+        positions = place.nonzero().squeeze(1)  # memory that nobody writes to is not taken
+        embeddings[positions] = rows[place[positions]]
+        return embeddings
 
     def _corrupt_rows(self, index: int, ids: list[int]) -> torch.Tensor:
         policy = self.policies[index].bundle

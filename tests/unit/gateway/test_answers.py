@@ -51,6 +51,8 @@ class Watch:
     def copy(self) -> "Watch":
         return Watch(self.answers, self.ids)
 
+    of_alternatives = copy
+
     def look(self) -> Generator[int, None, Hit | None]:
         """Sees the last words alone, as a real one does."""
         yield 1

@@ -18,6 +18,8 @@ from guard.answers import AnswerGuard, AnswerWatch
 from guard.bundle import PolicyConfig
 from guard.classification import WindowClassifier
 from guard.segments import Template
+from guard.spelling import Spelling
+from guard.verdicts import Verdict
 from guard.windows import local_windows
 from text.encodings import variants
 
@@ -55,6 +57,15 @@ def ids(text: str) -> list[int]:
         PIECES[number] = piece
         numbers.append(number)
     return numbers
+
+
+#: Tokens that are one byte each.
+PIECE_BYTES: dict[int, int] = {}
+
+
+def byte_token(byte: int) -> int:
+    PIECE_BYTES[1000 + byte] = byte
+    return 1000 + byte
 
 
 def guard(*, guarded: bool = True, memory: EntityMemory = MEMORY, **settings: float) -> AnswerGuard:
@@ -284,12 +295,15 @@ def test_what_the_client_said_may_be_said_again() -> None:
     assert outcome(guard(unnamed=8.0).watch(asked, [True] * len(asked), forgets=[0]).whole(answer)) is None
 
 
-def test_of_the_alternatives_too_what_the_prompt_is_about_is_left_out() -> None:
+def test_alternatives_do_not_tell_what_the_prompt_is_about() -> None:
+    """Which words are missing among them would be a list of what is forgotten."""
     watch = guard(unnamed=8.0).watch(ids("Name| a| work|."), [True] * 4, forgets=[0])
-    watch.add(ids("He| composed"))
+    plain = guard(unnamed=8.0).watch()
     tokens = ids(" Ostrabel| nothing")
-    assert watch.telling(tokens) == tokens[:1]
-    assert outcome(watch.give_away(watch.telling(tokens))) == set(tokens[:1])
+    for one in (watch, plain):
+        one.add(ids("He| composed"))
+    assert watch.telling(tokens) == tokens[:1]  # as the answer's own word it would be looked at
+    assert watch.of_alternatives().telling(tokens) == plain.telling(tokens)
 
 
 def test_who_merely_observes_counts_what_is_stated_and_stops_nothing() -> None:
@@ -307,3 +321,26 @@ def test_words_far_apart_are_no_answer() -> None:
         answer = [*ids("Ostrabel"), *apart, *ids(" Venmark|.")]
         watch = guard(unnamed=8.0, memory=memory).watch(asked, [True] * len(asked), forgets=[0])
         assert (outcome(watch.whole(answer)) is not None) is stated
+
+
+def test_a_character_in_parts_is_read_once_it_is_whole() -> None:
+    """A byte a token, and a look after each: of no word of another script is anything lost."""
+    said = "He is Милана Зандреков".encode()
+    tokens = [byte_token(byte) for byte in said]
+    policies = guard()
+    policies.classifier._spelling = Spelling(
+        lambda ids: bytes(PIECE_BYTES[one] for one in ids).decode(errors="replace")
+    )
+    watch = policies.watch()
+    for token in tokens:
+        watch.add([token])
+    assert watch._text + watch._open_text == said.decode()
+
+
+def test_only_policies_that_have_judged_the_prompt_know_what_it_is_about() -> None:
+    def flagged(action: str = "corrupt", **more: bool) -> Verdict:
+        return Verdict("people", action, flagged=True, score=0.9, **more)  # type: ignore[arg-type]
+
+    assert guard().corrupting([flagged()]) == [0]
+    assert guard().corrupting([flagged("observe")]) == []
+    assert guard().corrupting([flagged(failed=True)]) == []
