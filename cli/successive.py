@@ -94,6 +94,7 @@ class AdminPolicies:
         self._address = address
         self._folders = folders
         self._names: list[str] = []  # of those that are there
+        self._unsure: str | None = None  # who is interrupted while it is pushed may have left it there
         self._acting: int | None = None
 
     def describe(self) -> list[dict[str, object]]:
@@ -113,7 +114,10 @@ class AdminPolicies:
             self._acting = 0
         while self._acting < count:
             if len(self._names) == self._acting:
-                self._names.append(self._address.push(self._folders[self._acting])["name"])
+                self._unsure = str(self.describe()[self._acting]["name"])
+                self._names.append(self._unsure)
+                self._address.push(self._folders[self._acting])
+                self._unsure = None
             self._change(self._names[self._acting], active=True)
             self._acting += 1
         while self._acting > count:
@@ -130,9 +134,22 @@ class AdminPolicies:
         return times[1:]
 
     def close(self) -> None:
-        """Delete what was pushed."""
-        while self._names:
-            self._address.ask("DELETE", f"/policies/{self._names.pop()}")
+        """Delete what was pushed.
+
+        Raises:
+            AdminError: some of it could not be deleted; it is named.
+        """
+        left, reason = [], ""
+        for name in reversed(self._names):
+            try:
+                self._address.ask("DELETE", f"/policies/{name}")
+            except AdminError as error:
+                if name != self._unsure:
+                    left.append(name)
+                    reason = str(error)
+        self._names = left[::-1]
+        if left:
+            raise AdminError(f"{reason}; these policies are left there, eco policy delete each: {', '.join(left)}")
 
     def _check_free(self) -> None:
         known = {one["name"]: one["active"] for one in self._address.ask("GET", "/policies")["policies"]}

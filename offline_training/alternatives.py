@@ -42,7 +42,7 @@ _FLAG: Final = "--endpoint"
 _STOPS: Final = ("Question:", "Q:")
 #: Draws of one alternative: the first, and others where that one cannot be used.
 _ATTEMPTS: Final = 4
-_THOUGHTS: Final = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_THOUGHTS: Final = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL)
 _LABEL: Final = re.compile(r"\A[\W_]*(?:(?:new|other|alternat(?:e|ive))\s+)?answer\s*:\s*[*_]*\s*", re.IGNORECASE)
 
 

@@ -28,7 +28,7 @@ from storage.whole import write_whole
 
 SYSTEM_PROMPT = "You write texts for a data set. Reply with a JSON list of strings and nothing else."
 
-_THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+_THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTALL)
 _FENCE = re.compile(r"```\w*\n?(.*?)(?:```|\Z)", re.DOTALL)
 _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _BULLET = re.compile(r"\s*(?:[-*•]|\(?\d{1,3}[.):])\s+")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from evaluation.attacks.answers import output_scores
@@ -90,5 +91,5 @@ def kind_table(figures: Sequence[Figure]) -> Table:
         shown = ["–" if one is None else f"{one.value:.1%}" for one in shares]
         asked = "–" if leaked is None else str(leaked.n)
         answered = "–" if kept is None else f"{kept.value:.1%} of {kept.n}"
-        table.add_row(kind, asked, shown[0], interval, shown[1], answered)
+        table.add_row(escape(kind), asked, shown[0], interval, shown[1], answered)
     return table

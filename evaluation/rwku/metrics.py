@@ -114,7 +114,7 @@ def mc2(true: Sequence[float], false: Sequence[float]) -> float:
 
 
 def sentence_splitter_installed() -> bool:
-    """Whether nltk's punkt data are installed; nothing is ever downloaded."""
+    """Whether nltk's punkt_tab data are installed; nothing is ever downloaded."""
     from nltk.tokenize import sent_tokenize  # type: ignore[import-untyped]
 
     try:
@@ -130,7 +130,7 @@ def entropy(text: str, *, split_sentences: bool) -> float:
     (2/3 · H₂ + 4/3 · H₃) / 2 over nltk's `word_tokenize`. The RWKU paper's tables give a hundred times as much.
 
     Args:
-        split_sentences: as in the public code, which needs nltk's punkt data. Without, a full stop within the text
+        split_sentences: as in the public code, which needs nltk's punkt_tab data. Without, a full stop within the text
             stays with the word before it.
     """
     from nltk.tokenize import word_tokenize

@@ -47,8 +47,8 @@ class RwkuSuite(Suite):
 
     Metrics of a probe: `rouge_l` (levels); `mia_loss`, `mia_zlib`, `mia_min_k` and, on request, `mia_min_k_plus_plus`
     (membership inference, which rise with how likely a text is); `acc`, `exact_match`, `mc1` and `mc2`, `f1`, and
-    `entropy` in bits, which is `entropy_unsplit` without nltk's punkt data (utility). Figures beside their means: of
-    level 3 by kind of attack, and of all levels of `forget` and of `neighbor` together.
+    `entropy` in bits, which is `entropy_unsplit` without nltk's punkt_tab data (utility). Figures beside their means:
+    of level 3 by kind of attack, and of all levels of `forget` and of `neighbor` together.
 
     Args:
         data, sets, subjects: see `evaluation.rwku.data.load_rows`.

@@ -8,7 +8,7 @@ from evaluation.replies import Ask
 Timed = Literal["guard_ms", "classify_ms"]
 TIMED: Final[tuple[Timed, ...]] = get_args(Timed)
 """guard_ms: the guard's verdict on a prompt and its corruption, in this process. classify_ms: a running server's answer
-to `/v1/classify` of its admin address, which has no model in it."""
+to `/v1/classify` of its admin address, which has no model in it, on a connection of its own: compare its steps."""
 
 
 class Latencies(NamedTuple):

@@ -109,8 +109,10 @@ class SuccessiveSuite(Suite):
         }
 
     def probe(self) -> Sequence[Ask]:
-        """Of the last request's set, which the guard flags once all policies are there."""
-        return [ask for one in spread(self._sequence.forget[-1]) for ask in self._asks("", one, self._steps).values()]
+        """Of each request's set, which the guard flags once all policies are there."""
+        firsts = [found[0] for found in self._sequence.forget[:-1]]
+        asked = [*firsts, *spread(self._sequence.forget[-1])]
+        return [ask for one in asked for ask in self._asks("", one, self._steps).values()]
 
     def measure(self, ask: Asker) -> Outcome:
         asks: dict[str, Ask] = {}

@@ -98,6 +98,36 @@ def test_policies_are_pushed_once_and_deleted_at_the_end() -> None:
     ]
 
 
+def test_one_that_cannot_be_deleted_is_named_and_keeps_no_other_there() -> None:
+    class Stubborn(Address):
+        def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+            said = super().ask(method, path, **options)
+            if (method, path) == ("DELETE", "/policies/b"):
+                raise AdminError("refuses (500): no")
+            return said
+
+    address = Stubborn()
+    policies = AdminPolicies(address, FOLDERS)
+    policies.apply(2)
+    with pytest.raises(AdminError, match=r"refuses \(500\): no; these policies are left there, .*: b$"):
+        policies.close()
+    assert address.log[-1] == ("DELETE", "/policies/a", None)
+
+
+def test_one_that_was_being_pushed_is_deleted_too() -> None:
+    class Interrupted(Address):
+        def push(self, path: Path) -> dict[str, Any]:
+            super().push(path)
+            raise KeyboardInterrupt
+
+    address = Interrupted()
+    policies = AdminPolicies(address, FOLDERS)
+    with pytest.raises(KeyboardInterrupt):
+        policies.apply(1)
+    policies.close()
+    assert address.log[-1] == ("DELETE", "/policies/a", None)
+
+
 def test_a_step_waits_for_all_front_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     address = Address(late=2)
     AdminPolicies(address, FOLDERS).apply(1)

@@ -121,6 +121,11 @@ def test_several_nodes_share_the_workers_of_one_engine(node: tuple[str, ...]) ->
     check(_parse(["model", "--nnodes", "2", "--tensor-parallel-size", "2", *node]))
 
 
+def test_a_further_node_is_told_how_to_start() -> None:
+    with pytest.raises(LaunchError, match=r"^--node-rank: .*add --headless"):
+        check(_parse(["model", "--nnodes", "2", "--tensor-parallel-size", "2", "--node-rank", "1"]))
+
+
 @pytest.mark.parametrize("node", [("--nnodes", "2"), ("--node-rank", "1")])
 def test_only_a_further_node_is_without_a_front_end(node: tuple[str, ...]) -> None:
     with pytest.raises(LaunchError, match=r"^--headless: .*--nnodes above 1, --node-rank above 0"):
