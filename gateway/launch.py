@@ -51,8 +51,8 @@ _DEFAULT_MODEL = "Qwen/Qwen3-0.6B"
 SHUTDOWN_TIMEOUT_S = 20
 #: What uvicorn waits for connections to end once the engine has stopped and nothing can follow on them.
 _HTTP_SHUTDOWN_TIMEOUT_S = 3
-#: Many proxies and load balancers keep an idle connection for 60 seconds, and lose the request that they send on one just as
-#: the server closes it: the server has to be the one that waits longer. vLLM's own default is 5.
+#: Many proxies and load balancers keep an idle connection for 60 seconds, and lose the request that they send on one
+#: just as the server closes it: the server has to be the one that waits longer. vLLM's own default is 5.
 _KEEP_ALIVE_S = 75
 #: What the admin address has to end in, whatever its clients do.
 _ADMIN_SHUTDOWN_S = 10
