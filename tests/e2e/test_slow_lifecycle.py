@@ -156,4 +156,5 @@ def test_a_killed_engine_is_not_healthy(demo_build: "DemoBuild", demo_policy: Pa
         assert status in {0, 503} or server.process.poll() is not None
         # what watches it, systemd for one, starts again what failed, and not what ended well
         assert server.process.wait(300) == 2
-        assert "eco: error: the engine died" in server.log.read_text(errors="replace").splitlines()[-1]
+        # Python's resource tracker may have a last word on what the killed engine left.
+        assert "\neco: error: the engine died" in server.log.read_text(errors="replace")
