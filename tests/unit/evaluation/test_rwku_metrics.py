@@ -77,7 +77,7 @@ def test_entropy_weighs_trigrams_twice_as_much() -> None:
         assert math.copysign(1, metrics.entropy(text, split_sentences=False)) == 1, "0, and not -0"
 
 
-@pytest.mark.skipif(not metrics.sentence_splitter_installed(), reason="nltk's punkt data are not installed")
+@pytest.mark.skipif(not metrics.sentence_splitter_installed(), reason="nltk's punkt_tab data are not installed")
 def test_with_sentences_each_full_stop_is_a_word() -> None:
     text = "It rains. It pours."
     # It rains . It pours . : five different bigrams and four trigrams.
