@@ -181,7 +181,10 @@ def serve(vllm_args: tuple[str, ...], **options: Any) -> None:
         raise click.UsageError("MODEL is missing: eco serve MODEL --policy DIR")
     given = bool(options["policies"]) or options["policy_dir"] is not None
     if "--headless" in vllm_args and (given or options["no_guard"]):
-        raise click.UsageError("--headless: a node of workers alone takes no policies; the first node's guard has them")
+        flag = "--no-guard" if options["no_guard"] else "--policy and --policy-dir"
+        raise click.UsageError(
+            f"--headless: a node of workers alone has no guard, the first node has it; leave {flag} out"
+        )
     if options["no_guard"] and given:
         raise click.UsageError("--no-guard: takes no --policy and no --policy-dir; leave one of them out")
     if not (options["no_guard"] or given or "--headless" in vllm_args):

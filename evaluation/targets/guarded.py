@@ -224,7 +224,7 @@ class GuardedPrompts:
             return self._protected_prompt(pair.prompt_ids, draw, count).protection
         whole = pair.prompt_ids + pair.answer_ids
         if self.protocol == "served":
-            # As the gateway, which reads what it generates, classifies prompts. Not kept: no answer is scored twice.
+            # As the gateway, which reads what it generates, classifies prompts. Not kept: few answers are scored twice.
             return _protection(self._guard(draw, count, watched=True).protect(whole))
         of_prompt = self._protected_prompt(pair.prompt_ids, draw, count)
         if not of_prompt.corrupting:

@@ -1,11 +1,13 @@
 """`eco` in this process, and what it prints where it refuses something."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
 from cli.main import main
+
+Eco = Callable[..., tuple[int, str]]
 
 
 def run(arguments: Iterable[object], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

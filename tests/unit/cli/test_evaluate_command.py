@@ -1,13 +1,12 @@
 """`eco evaluate` as typed: what it writes, and what it refuses before anything is asked."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 import pytest
 import torch
-from eco_command import run
+from eco_command import Eco
 from scripted_endpoint import echo_of, running
 from tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
@@ -15,23 +14,11 @@ from evaluation.rows import sample_file
 from evaluation.runs.record import read_record
 
 SAMPLES = str(Path(sample_file("tofu", "retain_perturbed.jsonl")).parent)
-Eco = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def eco(capsys: pytest.CaptureFixture[str]) -> Eco:
-    """Runs the command; gives its exit code and all it printed, on one line."""
-
-    def run_joined(*arguments: object) -> tuple[int, str]:
-        code, out, err = run(arguments, capsys)
-        return code, " ".join((out + err).split())
-
-    return run_joined
 
 
 def tofu(model: Path, out: Path, *more: object) -> tuple[object, ...]:

@@ -1,27 +1,13 @@
 """`eco evaluate muse` as typed: the sample, folds and their report; and what is refused before a model is loaded."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from eco_command import run
+from eco_command import Eco
 from tiny_model import tiny_model, tiny_tokenizer
 
 from evaluation.runs.record import read_record
-
-Eco = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def eco(capsys: pytest.CaptureFixture[str]) -> Eco:
-    """Runs the command; gives its exit code and all it printed, on one line."""
-
-    def run_joined(*arguments: object) -> tuple[int, str]:
-        code, out, err = run(arguments, capsys)
-        return code, " ".join((out + err).split())
-
-    return run_joined
 
 
 @pytest.fixture(scope="module")
