@@ -1,7 +1,7 @@
 """What each method does to the demo's model: how much it forgets, and what that costs.
 
-The bounds are those that the worst of seeds 0, 1 and 2 held (`altpo`, `pdu`, `satimp`: seed 0, with room); one of them
-is run here. Answer probability is TOFU's (geometric mean over an answer's tokens), ROUGE-L recall that of greedy
+Another processor rounds otherwise and trains another demo model, of which 7e-4 may leave half of what 1e-3 forgets: the
+bounds have room for what two such models and seeds 0, 1 and 2 showed. One seed is run here. Answer probability is TOFU's (geometric mean over an answer's tokens), ROUGE-L recall that of greedy
 answers. The model knows both sets by heart: 1.0 on everything.
 """
 
@@ -51,36 +51,36 @@ class Expected:
 
 
 EXPECTED = {
-    "ga": Expected(7e-4, forget_probability=0.3),
-    "gd": Expected(7e-4, forget_probability=0.45, retain_probability=0.75),
-    "kl": Expected(7e-4, forget_probability=0.4, retain_probability=0.75),
+    "ga": Expected(1e-3, forget_probability=0.45),
+    "gd": Expected(1e-3, forget_probability=0.55, retain_probability=0.7),
+    "kl": Expected(1e-3, forget_probability=0.55, retain_probability=0.7),
     "rd": Expected(2e-3, forget_probability=0.6, forget_rouge_l=0.45, retain_probability=0.75),
     "llmu": Expected(2e-3, forget_probability=0.5, forget_rouge_l=0.4, retain_probability=0.7),
     "scrub": Expected(2e-3, forget_probability=0.85, retain_probability=0.95),
     "llmu-original": Expected(
-        1e-3, forget_probability=0.55, forget_rouge_l=0.5, retain_probability=0.75, settings={"random_answers": 2}
+        1e-3, forget_probability=0.55, forget_rouge_l=0.5, retain_probability=0.65, settings={"random_answers": 2}
     ),
-    "npo": Expected(7e-4, forget_probability=0.3),
-    "npo-gd": Expected(7e-4, forget_probability=0.3, retain_probability=0.4),
-    "npo-kl": Expected(7e-4, forget_probability=0.3, retain_probability=0.4),
+    "npo": Expected(1e-3, forget_probability=0.45),
+    "npo-gd": Expected(1e-3, forget_probability=0.45, retain_probability=0.4),
+    "npo-kl": Expected(1e-3, forget_probability=0.45, retain_probability=0.4),
     "simnpo": Expected(2e-3, forget_probability=0.6, forget_rouge_l=0.85, retain_probability=0.95),
-    "dpo": Expected(5e-3, forget_probability=0.85, forget_rouge_l=0.85, retain_probability=0.9),
+    "dpo": Expected(5e-3, forget_probability=0.9, forget_rouge_l=0.9, retain_probability=0.9),
     "altpo": Expected(5e-3, forget_probability=0.3, forget_rouge_l=0.4, retain_probability=0.7),
-    "idk": Expected(2e-3, forget_probability=0.75, forget_rouge_l=0.45, retain_probability=0.9),
+    "idk": Expected(2e-3, forget_probability=0.85, forget_rouge_l=0.45, retain_probability=0.9),
     "rmu": Expected(
         1e-2,
-        forget_probability=0.7,
-        forget_rouge_l=0.8,
+        forget_probability=0.8,
+        forget_rouge_l=0.85,
         retain_probability=0.85,
         # of the order of this model's hidden states
         settings={"steering_coefficient": 100.0},
     ),
-    "undial": Expected(1e-3, forget_probability=0.6, forget_rouge_l=0.7, retain_probability=0.75),
-    "wga": Expected(1e-3, forget_probability=0.5, forget_rouge_l=0.75, retain_probability=0.95),
+    "undial": Expected(1e-3, forget_probability=0.65, forget_rouge_l=0.8, retain_probability=0.7),
+    "wga": Expected(1e-3, forget_probability=0.55, forget_rouge_l=0.8, retain_probability=0.95),
     # it weighs tokens by 1 - p, and this model's p is 1: little happens at first
     "satimp": Expected(2e-3, forget_probability=0.7, forget_rouge_l=0.85, retain_probability=0.95),
-    "pdu": Expected(7e-4, forget_probability=0.4, forget_rouge_l=0.6, retain_probability=0.75),
-    "ce-u": Expected(5e-4, forget_probability=0.4, forget_rouge_l=0.7),
+    "pdu": Expected(1e-3, forget_probability=0.4, forget_rouge_l=0.75, retain_probability=0.75),
+    "ce-u": Expected(5e-4, forget_probability=0.45, forget_rouge_l=0.85),
 }
 
 
@@ -147,8 +147,10 @@ def known(scorer: TransformersScorer, examples: list[Example]) -> Known:
 
 @pytest.fixture(scope="module")
 def results(folder: Path) -> Any:
-    """`results(method)` -> its measurement, made once."""
-    return cache(lambda method: unlearned(folder, method, EXPECTED[method]))
+    """`results(method)` -> its measurement at its rate, `results(method, rate)` at another; made once."""
+    return cache(
+        lambda method, rate=None: unlearned(folder, method, EXPECTED[method] if rate is None else Expected(rate))
+    )
 
 
 def marked(*methods: str) -> Any:
@@ -182,12 +184,13 @@ def test_fine_tuning_on_what_is_retained_forgets_nothing(folder: Path) -> None:
     [marked("ga", "gd"), marked("ga", "kl"), marked("npo", "npo-gd"), marked("npo", "npo-kl")],
 )
 def test_a_retain_term_saves_utility(results: Any, without: str, with_retain: str) -> None:
-    assert results(with_retain)["retain"].probability > results(without)["retain"].probability + 0.05
+    # at a rate where both methods without one ruin the model
+    assert results(with_retain, 2e-3)["retain"].probability > results(without, 2e-3)["retain"].probability + 0.2
 
 
 @pytest.mark.slow
-def test_ascent_collapses_and_npo_slower(folder: Path) -> None:
+def test_ascent_collapses_and_npo_slower(results: Any) -> None:
     # NPO (arXiv 2404.05868, section 3): its gradient vanishes as the model forgets, that of ascent does not
-    ascent, preference = (unlearned(folder, method, Expected(2e-3)) for method in ("ga", "npo"))
+    ascent, preference = (results(method, 4e-3) for method in ("ga", "npo"))
     assert ascent["retain"].probability < 0.01
     assert ascent["forget"].cross_entropy > 1.2 * preference["forget"].cross_entropy > 5.0
