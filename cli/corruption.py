@@ -17,22 +17,21 @@ search_options = option_group(
     click.option(
         "--methods",
         multiple=True,
-        default=("rand_noise_first_n",),
-        show_default=True,
-        help="Corruption method to try; may be given several times.",
+        help="Corruption method to try; may be given several times.  "
+        "[default: rand_noise_first_n; of a build for forget_quality add_value_first_n]",
     ),
     click.option(
         "--dims",
         multiple=True,
         help="How many dimensions to touch, or all; may be given several times.  "
-        "[default: all; for forget_quality 1, 8 and all]",
+        "[default: all; for forget_quality 1, 8 and all, of a build for it 8]",
     ),
     click.option(
         "--scope",
-        default="content",
-        show_default=True,
+        default=None,
         type=click.Choice(["content", "entities"]),
-        help="Corrupt all of a flagged text, or the tokens that name what must be forgotten.",
+        help="Corrupt all of a flagged text, or the tokens that name what must be forgotten.  "
+        "[default: content; of a build for forget_quality entities]",
     ),
     click.option(
         "--search-examples",
@@ -83,20 +82,36 @@ def search_settings(options: dict[str, Any]) -> Any:
     """`optimizer.SearchOptions` of what `search_options` gave."""
     from optimizer import SearchOptions
 
-    dims: list[int | None] = []
-    # How they are spread depends on the number of dimensions: one strength may not get there on all of them.
-    several = options["metric"] == "forget_quality" and options.get("strength") is None
-    for text in options["dims"] or (("1", "8", "all") if several else ("all",)):
+    methods, dims, scope = _defaults(options)
+    numbers: list[int | None] = []
+    for text in options["dims"] or dims:
         if text != "all" and not (text.isdigit() and int(text) > 0):
             raise click.UsageError(f"--dims: {text!r}: expected a number of dimensions from 1, or all")
-        dims.append(None if text == "all" else int(text))
+        numbers.append(None if text == "all" else int(text))
     return filled(
         SearchOptions,
         options,
         examples=options["search_examples"],
         screen_examples=options["screen_examples"] or None,
-        dims=tuple(dims),
+        methods=options["methods"] or methods,
+        dims=tuple(numbers),
+        scope=options["scope"] or scope,
     )
+
+
+def _defaults(options: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """Methods, dimensions and scope for what is searched."""
+    noise = ("rand_noise_first_n",)
+    if options["metric"] != "forget_quality" or options.get("strength") is not None:
+        return noise, ("all",), "content"
+    without_names = "classifier_kind" not in options or (
+        options["classifier_kind"] == "finetuned" and options["token_classifier"] is None
+    )
+    if without_names:
+        # How they are spread depends on the number of dimensions: one strength may not get there on all of them.
+        return noise, ("1", "8", "all"), "content"
+    # Names alone leave the ratios spread as a retain model's are, and without noise no draw moves them together.
+    return ("add_value_first_n",), ("8",), "entities"
 
 
 @click.group()

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.errors import DemoError
+from demo.forget_quality import ForgetQuality, demo_forget_quality
 from demo.models import build_models
 from demo.probes import Probe, probes
 from demo.replies import replies
@@ -67,7 +68,8 @@ def run_demo(options: DemoOptions) -> None:
         ),
         console=console,
     ).path
-    asked = probes(World.generate())
+    world = World.generate()
+    asked = probes(world)
     logs = root / "demo" / "logs"
 
     console.print(f"asking {len(asked)} questions without the guard (plain vLLM, about a minute) …")
@@ -75,6 +77,7 @@ def run_demo(options: DemoOptions) -> None:
         unguarded = asyncio.run(ask_all(server, asked, streamed=options.streamed))
     console.print("asking the model that never knew (about 20 seconds) …")
     never_knew = replies(build.reference, asked)
+    quality = demo_forget_quality(build, policy, world)
     console.print("asking the guarded server (about a minute) …")
     guarded = guarded_server(
         build.model, [policy], port=options.port, admin_port=options.admin_port, log=logs / "guarded.log"
@@ -84,8 +87,13 @@ def run_demo(options: DemoOptions) -> None:
         answered = [Answered(*row) for row in zip(asked, unguarded, answers, never_knew, strict=True)]
         measured = figures(answered)
         _show(console, answered, measured)
+        console.print(
+            f"forget quality (TOFU's test against the model that never knew, {quality.questions} questions): "
+            f"p = {quality.unguarded:.1g} without the guard, {quality.guarded:.2g} with it "
+            f"({quality.guarded_least:.2g} to {quality.guarded_most:.2g} by the noise)"
+        )
         if options.json_file is not None:
-            _write_json(options.json_file, answered, measured)
+            _write_json(options.json_file, answered, measured, quality)
             console.print(f"table and figures written to {options.json_file}")
         check(measured)
         if not options.once:
@@ -151,7 +159,7 @@ def _show(console: Console, answered: Sequence[Answered], measured: Figures) -> 
     console.print(summary)
 
 
-def _write_json(path: Path, answered: Sequence[Answered], measured: Figures) -> None:
+def _write_json(path: Path, answered: Sequence[Answered], measured: Figures, quality: ForgetQuality) -> None:
     rows = [
         {
             "kind": row.probe.kind,
@@ -165,7 +173,8 @@ def _write_json(path: Path, answered: Sequence[Answered], measured: Figures) -> 
         for row in answered
     ]
     try:
-        content = {"figures": dataclasses.asdict(measured), "table": rows}
+        kept = dataclasses.asdict(measured) | {"forget_quality": dataclasses.asdict(quality)}
+        content = {"figures": kept, "table": rows}
         write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise DemoError(f"--json: {path} cannot be written ({error.strerror})") from error

@@ -141,6 +141,13 @@ def mixture_warning(info: ClassifierInfo, retain: int) -> str | None:
 def search_line(found: FoundCorruption) -> str:
     """What the search reached, and whether that is enough."""
     result = found.result
+    if found.forget_quality is not None:
+        if result.reached:
+            return f"{found.forget_quality}. Reached: enough"
+        return (
+            f"{found.forget_quality}. NOT ENOUGH: the two sets of ratios are {result.best.distance:.3f} apart, and p "
+            f"is about 0.5 at {result.settings.tolerance:.3f}; try other --methods, --dims, --scope or strengths"
+        )
     known = float(found.objective.uncorrupted().values.mean())
     value, wanted = result.best.value, result.retained_value
     metric = _METRIC_WORDS[found.task.metric]

@@ -1,8 +1,9 @@
 """What each method does to the demo's model: how much it forgets, and what that costs.
 
-Another processor rounds otherwise and trains another demo model, of which 7e-4 may leave half of what 1e-3 forgets: the
-bounds have room for what two such models and seeds 0, 1 and 2 showed. One seed is run here. Answer probability is TOFU's (geometric mean over an answer's tokens), ROUGE-L recall that of greedy
-answers. The model knows both sets by heart: 1.0 on everything.
+Another processor rounds otherwise and trains another demo model, of which 7e-4 may leave half of what 1e-3 forgets:
+the bounds have room for what two such models and seeds 0, 1 and 2 showed. One seed is run here. Answer probability is
+TOFU's (geometric mean over an answer's tokens), ROUGE-L recall that of greedy answers. The model knows both sets by
+heart: 1.0 on everything.
 """
 
 import json

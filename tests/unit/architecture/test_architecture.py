@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "optimizer": {"scoring", "endpoints", *BELOW_GATEWAY},
     "offline_training": {"endpoints", *BELOW_GATEWAY},
     "evaluation": {"scoring", "endpoints", *BELOW_GATEWAY},
-    "demo": {"optimizer", *BELOW_GATEWAY},
+    "demo": {"optimizer", "scoring", "evaluation", *BELOW_GATEWAY},
     "cli": {"gateway", "optimizer", "offline_training", "evaluation", "demo", *BELOW_GATEWAY},
 }
 HTTP_LIBRARIES = {"aiohttp", "fastapi", "http", "httpx", "requests", "starlette", "urllib", "urllib3", "uvicorn"}

@@ -10,6 +10,7 @@ from classifiers import Example
 from classifiers.prompt_classifier import PromptClassifier
 from optimizer import BuildError
 from optimizer.findings import Misjudged, mixture_warning, next_steps, search_line, small_set_warning
+from optimizer.forget_quality import ForgetQuality
 
 FORGET = [Example("Where was Ann born?"), Example("Who wrote\n the book?"), Example("x" * 300)]
 RETAIN = [Example("Where is Oslo?"), Example("Who is Ann's neighbour?")]
@@ -90,6 +91,7 @@ def searched(known: float, value: float, wanted: float, *, reached: bool) -> Any
         result=result,
         task=SimpleNamespace(metric="answer_probability"),
         objective=SimpleNamespace(uncorrupted=lambda: scores),
+        forget_quality=None,
     )
 
 
@@ -106,6 +108,17 @@ def searched(known: float, value: float, wanted: float, *, reached: bool) -> Any
 def test_what_was_reached_and_whether_it_is_enough(found: Any, said: str) -> None:
     line = search_line(found)
     assert line.startswith("forgetting: ")
+    assert said in line
+
+
+@pytest.mark.parametrize(("reached", "said"), [(True, "Reached: enough"), (False, "NOT ENOUGH: the two sets")])
+def test_of_forget_quality_the_test_is_told(reached: bool, said: str) -> None:
+    quality = ForgetQuality(400, "retain model", (3,), (0.91,), (0.04,), (0.74,), 0.695)
+    best, settings = SimpleNamespace(distance=0.03), SimpleNamespace(tolerance=0.028)
+    result = SimpleNamespace(best=best, settings=settings, reached=reached)
+    found: Any = SimpleNamespace(result=result, forget_quality=quality)
+    line = search_line(found)
+    assert line.startswith("forget quality against the retain model, 400 questions: p = 0.91")
     assert said in line
 
 
