@@ -73,7 +73,7 @@ test-fast: $(STAMP)  ## Run the tests that need no server process of their own
 	$(TEST) -m "not slow" $(ARGS)
 
 test-v2-runner: build/triton  ## Test vLLM's V2 model runner on a CPU (fetches Triton, 1 GB)
-	ECO_TRITON="$(abspath build/triton)" $(TEST) -m slow tests/e2e/test_slow_v2_runner.py $(ARGS)
+	ECO_TRITON="$(abspath build/triton)" $(TEST) -m slow tests/e2e/test_slow_v2_runner.py tests/e2e/test_slow_lora.py $(ARGS)
 
 test-observability: build/prometheus build/deploy-tools  ## Test dashboards, alerts and deploy/ (fetches Prometheus, helm, Compose; 110 MB)
 	ECO_PROMETHEUS="$(abspath build/prometheus/bin)" ECO_DEPLOY_TOOLS="$(abspath build/deploy-tools)" \

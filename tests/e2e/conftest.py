@@ -1,5 +1,6 @@
 """The real thing once per session: plain vLLM and the guarded server beside it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,3 +51,21 @@ def plain(servers: tuple[ServerProcess, RecordingGateway]) -> ServerProcess:
 def gateway(servers: tuple[ServerProcess, RecordingGateway]) -> RecordingGateway:
     servers[1].received()
     return servers[1]
+
+
+@pytest.fixture(scope="session")
+def v2_runner() -> dict[str, str]:
+    """What makes a server take vLLM's V2 model runner; skips where there is no Triton.
+
+    Triton (docs/dependencies.md) is in no CPU lock: it is taken from the folder $ECO_TRITON, 1 GB, which no other test
+    or server shall see.
+    """
+    if not (triton := os.environ.get("ECO_TRITON")):
+        pytest.skip("ECO_TRITON names no folder that has Triton: make test-v2-runner fetches it")
+    paths = (str(Path(__file__).parent / "v2_runner"), triton, os.environ.get("PYTHONPATH", ""))
+    return {
+        "PYTHONPATH": ":".join(filter(None, paths)),
+        "TRITON_INTERPRET": "1",
+        "VLLM_USE_V2_MODEL_RUNNER": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "0|1",
+    }

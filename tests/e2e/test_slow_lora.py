@@ -1,4 +1,5 @@
-"""A served LoRA adapter: unflagged answers equal plain vLLM's, flagged prompts are masked as ever."""
+"""A served LoRA adapter: unflagged answers equal plain vLLM's, flagged prompts are masked as ever. On vLLM's V2 model
+runner as well, where Triton is (`v2_runner`)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,25 +32,43 @@ def adapter(demo_build: "DemoBuild", tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-def test_adapter(demo_build: "DemoBuild", demo_policy: Path, adapter: Path, asked: list[Probe], tmp_path: Path) -> None:
+@pytest.fixture(params=["V1", "V2"])
+def runner(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment that makes a server take it."""
+    variables: dict[str, str] = {} if request.param == "V1" else request.getfixturevalue("v2_runner")
+    return variables
+
+
+def test_adapter(
+    demo_build: "DemoBuild",
+    demo_policy: Path,
+    adapter: Path,
+    asked: list[Probe],
+    runner: dict[str, str],
+    tmp_path: Path,
+) -> None:
     from transformers import AutoTokenizer
 
     flags = ("--enable-lora", "--lora-modules", f"adapter={adapter}", "--max-lora-rank", "8")
     tokenizer = AutoTokenizer.from_pretrained(demo_build.model)
     flagged = next(p for p in asked if p.group == "forgotten" and p.kind == "held_out")
-    retained = [p for p in asked if p.group == "retained" and p.kind == "held_out"][::80]
+    retained = [p for p in asked if p.group == "retained" and p.kind == "held_out"][:: 200 if runner else 80]
 
     def ask(url: str) -> list[object]:
         bodies = [
-            {"model": model, "messages": list(p.messages), "max_tokens": 12, "logprobs": True}
+            {"model": model, "messages": list(p.messages), "max_tokens": 6 if runner else 12, "logprobs": True}
             for p in retained
             for model in ("demo", "adapter")
         ]
         return [answers(post(url, "/v1/chat/completions", body)) for body in bodies]
 
-    gateway = recording_gateway(demo_build.model, [demo_policy], tmp_path, flags=flags)
+    gateway = recording_gateway(demo_build.model, [demo_policy], tmp_path, flags=flags, variables=runner)
     plain = plain_server(
-        demo_build.model, port=free_port(), log=tmp_path / "plain.log", flags=flags, environment=environment(0)
+        demo_build.model,
+        port=free_port(),
+        log=tmp_path / "plain.log",
+        flags=flags,
+        environment=environment(0) | runner,
     )
     with gateway.server as server:
         ours = ask(server.url)

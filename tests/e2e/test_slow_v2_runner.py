@@ -5,7 +5,6 @@ Two pipeline stages as well, which only that runner has on a CPU, and two tensor
 skipped without.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,25 +32,6 @@ WAYS = {
 NOT_INTERPRETED = ("json_schema", "tools")
 
 
-@pytest.fixture(scope="module")
-def triton() -> Path:
-    """A folder to import it from: 1 GB, which no other test or server shall see."""
-    if not (folder := os.environ.get("ECO_TRITON")):
-        pytest.skip("ECO_TRITON names no folder that has Triton: make test-v2-runner fetches it")
-    return Path(folder)
-
-
-@pytest.fixture(scope="module")
-def variables(triton: Path) -> dict[str, str]:
-    paths = (str(Path(__file__).parent / "v2_runner"), str(triton), os.environ.get("PYTHONPATH", ""))
-    return {
-        "PYTHONPATH": ":".join(filter(None, paths)),
-        "TRITON_INTERPRET": "1",
-        "VLLM_USE_V2_MODEL_RUNNER": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "0|1",
-    }
-
-
 @pytest.fixture(scope="module", params=WAYS.values(), ids=WAYS)
 def flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return request.param  # type: ignore[no-any-return]
@@ -62,11 +42,11 @@ def gateway(
     demo_build: "DemoBuild",
     demo_policy: Path,
     flags: tuple[str, ...],
-    variables: dict[str, str],
+    v2_runner: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[RecordingGateway]:
     folder = tmp_path_factory.mktemp("v2")
-    gateway = recording_gateway(demo_build.model, [demo_policy], folder, flags=flags, variables=variables)
+    gateway = recording_gateway(demo_build.model, [demo_policy], folder, flags=flags, variables=v2_runner)
     with gateway.server:
         yield gateway
 
@@ -75,7 +55,7 @@ def test_masks_and_parity(
     gateway: RecordingGateway,
     demo_build: "DemoBuild",
     flags: tuple[str, ...],
-    variables: dict[str, str],
+    v2_runner: dict[str, str],
     asked: list[Probe],
     tmp_path: Path,
 ) -> None:
@@ -110,7 +90,7 @@ def test_masks_and_parity(
         port=free_port(),
         log=tmp_path / "plain.log",
         flags=flags,
-        environment=environment(0) | variables,
+        environment=environment(0) | v2_runner,
     )
     with plain:
         assert ours == unflagged_answers(plain.url)
