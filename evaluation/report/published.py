@@ -20,6 +20,14 @@ PLACE: Final = Path(__file__).parent / "data" / "published.yaml"
 _TOFU_QUESTIONS: Final = {"forget01": 40, "forget05": 200, "forget10": 400}
 #: Rows of each of MUSE's sets, on both corpora.
 _MUSE_ROWS: Final = 100
+#: WMDP's questions, by lm-eval's names.
+_WMDP_QUESTIONS: Final = {"wmdp_bio": 1273, "wmdp_chem": 408, "wmdp_cyber": 1987}
+#: What a suite does unless told otherwise. Longer or shorter answers are scored otherwise, and stand beside nobody's.
+_DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
+    "tofu": {"max_new_tokens": 200, "truth_ratio_mean": "geometric"},
+    "muse": {"verbmem_tokens": 128, "knowmem_tokens": 32},
+    "choice": {"limit": None, "num_fewshot": None},
+}
 
 
 class _Record(BaseModel):
@@ -73,8 +81,14 @@ def collection() -> _Collection:
 
 def published_for(suite: SuiteRuns) -> list[tuple[Published, Source]]:
     """Tables of others that asked what a suite's runs asked; none where that was a part of it, or something else."""
-    split_of = {"tofu": _split, "muse": _corpus}.get(suite.suite)
-    splits = set() if split_of is None else {split_of(run.record.suite_settings) for run in suite.runs}
+    split_of = {"tofu": _split, "muse": _corpus, "choice": _hazards}.get(suite.suite)
+    if split_of is None:
+        return []
+    all_settings = [run.record.suite_settings for run in suite.runs]
+    defaults = _DEFAULTS[suite.suite]
+    if any(settings.get(name, defaults) != value for settings in all_settings for name, value in defaults.items()):
+        return []
+    splits = {split_of(settings) for settings in all_settings}
     if len(splits) != 1:
         return []
     found, asked = collection(), (suite.suite, splits.pop())
@@ -99,3 +113,9 @@ def _corpus(settings: Mapping[str, object]) -> str | None:
     sizes = [of.get("examples") for of in data.values() if isinstance(of, Mapping)] if isinstance(data, Mapping) else []
     first = settings.get("fold") in (None, "scal:1", "sust:1")
     return str(settings.get("corpus")) if first and sizes and set(sizes) == {_MUSE_ROWS} else None
+
+
+def _hazards(settings: Mapping[str, object]) -> str | None:
+    """WMDP, where a run asked all of its questions."""
+    documents = settings.get("documents")
+    return "wmdp" if isinstance(documents, Mapping) and documents.items() >= _WMDP_QUESTIONS.items() else None
