@@ -10,9 +10,11 @@ from typing import Any, Literal, Protocol
 
 from storage.digests import sha256_of_json
 
-Style = Literal["chat", "text"]
+Style = Literal["chat", "text", "whole"]
 """chat: the prompt is a user's message, put through the model's chat template where it has one (plain text where it has
-none). text: the model continues the prompt as it stands, chat template or not."""
+none). text: the model continues the prompt as it stands, chat template or not. whole: the answer is a text with nothing
+before it, and the prompt is empty; all its tokens are scored but the first, which stands as the prompt: what the
+tokenizer puts before every text or, where it puts nothing, the text's own, which nothing predicts."""
 
 AnswerProtocol = Literal["served", "eco", "clean"]
 """How a policy treats an answer that is given and scored. What is generated is the same under all three.
@@ -65,7 +67,7 @@ class Ask:
     Attributes:
         prompt: what the policy, if any, sees; of `answer` as the target's `AnswerProtocol` says.
         answer: scored after the prompt where given; None: an answer is generated. With style "chat" and a model
-            without a chat template, and with style "text", it is appended as it stands, so it begins with its
+            without a chat template, and with other styles, it is appended as it stands, so it begins with its
             space where it needs one, except that "chat" puts the space in itself.
         style: see `Style`.
         system: a system message before it; put before the prompt, with a blank line, where there is no chat template.

@@ -174,6 +174,17 @@ class Renderer:
             raise ScorerError(f"nothing to score: {len(prompt_ids)} tokens of context and {len(answer_ids)} after it")
         return Pair(tuple(prompt_ids), tuple(answer_ids))
 
+    def whole(self, text: str) -> Pair:
+        """A text with nothing before it: its first token, the tokenizer's own where it puts one, and all others.
+
+        Raises:
+            ScorerError: nothing follows its first token.
+        """
+        ids = self._encoded(text)
+        if len(ids) < 2:
+            raise ScorerError("a text has a single token, and nothing stands before it; leave it out")
+        return Pair((ids[0],), tuple(ids[1:]))
+
     def text_ids(self, text: str) -> tuple[int, ...]:
         """A text that the model is to go on with, as it stands.
 

@@ -9,10 +9,8 @@ from typing import Any, Final
 
 from console.errors import first_line
 from evaluation.copyright.metrics import rouge_f1
-from evaluation.copyright.passages import first_words
 from evaluation.errors import DataError
 from evaluation.muse.data import Item
-from evaluation.replies import Ask
 
 #: Where an answer ends: the model goes on with a question of its own.
 STOPS: Final = ("\n\n", "\nQuestion", "Question:")
@@ -28,8 +26,8 @@ def open_tokenizer(name: str | None) -> Any:
 
     if name is None:
         raise DataError(
-            "--tokenizer: is missing; verbmem_f and privleak divide texts by tokens, and a server does not lend its "
-            "own: give the folder or hub id of the served model, or measure --parts knowmem_f and knowmem_r alone"
+            "--tokenizer: is missing; verbmem_f cuts texts by tokens, and a server does not lend its own: give the "
+            "folder or hub id of the served model, or measure the other --parts alone"
         )
     try:
         return AutoTokenizer.from_pretrained(name)
@@ -54,23 +52,6 @@ def cut_answer(text: str) -> str:
     for stop in STOPS:
         text = text.split(stop)[0]
     return text
-
-
-def whole_text(text: str, tokenizer: Any) -> Ask:
-    """Asks how likely each token of a text is, all of it: the model is given nothing but what begins every text.
-
-    Where the tokenizer puts nothing there, MUSE's code leaves out the first token, which nothing predicts; here the
-    first word is given, so that a server and an offline model divide the text alike.
-
-    Raises:
-        DataError: the text is one word alone, and nothing begins it.
-    """
-    if tokenizer.encode(""):
-        return Ask("", answer=text, style="text")
-    first = first_words(text, 1)
-    if not text[len(first) :].strip():
-        raise DataError(f"--data: text: {text.strip()[:20]!r} is one word; nothing of it can be scored")
-    return Ask(first, answer=text[len(first) :], style="text")
 
 
 def likeness(metric: str, reference: str, answer: str) -> dict[str, float]:

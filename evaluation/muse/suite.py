@@ -26,7 +26,6 @@ from evaluation.muse.prompts import (
     likeness,
     open_tokenizer,
     question_prompt,
-    whole_text,
 )
 from evaluation.replies import Ask, Asker, Reply
 from evaluation.rows import drawn
@@ -76,7 +75,7 @@ class MuseSuite(Suite):
         data: see `evaluation.muse.data.set_source`; None: the hub's.
         parts: which of `MUSE_PARTS`; None: all that can be measured.
         fold: which of `evaluation.muse.data.FOLDS` the target has unlearned; None: MUSE's own forget set.
-        tokenizer: the target's, a folder or hub id; needed by verbmem_f and privleak.
+        tokenizer: the target's, a folder or hub id; needed by verbmem_f.
         verbmem_tokens: of a continuation, generated and compared.
         knowmem_tokens: of an answer.
         limit: rows of each set, drawn with `seed`; None: all. What is shown before questions is never cut.
@@ -122,8 +121,7 @@ class MuseSuite(Suite):
             if config == "knowmem":
                 shown[split] = read_items(set_source(corpus, data, config, f"{split}_icl"), _COLUMNS[config])
         texts = None if fold is None else len(read_fold(corpus, data, fold))
-        needs_tokens = bool({"verbmem_f", "privleak"} & set(self._parts))
-        cut_by = open_tokenizer(tokenizer) if needs_tokens else None
+        cut_by = open_tokenizer(tokenizer) if "verbmem_f" in self._parts else None
         self._asked = {
             f"{config}/{split}/{item.example}": self._asked_of(config, split, item, shown.get(split, ()), cut_by)
             for (config, split), items in rows.items()
@@ -181,7 +179,7 @@ class MuseSuite(Suite):
             prompt = question_prompt(shown, item.given)
             ask = Ask(prompt, style="text", max_new_tokens=self._knowmem_tokens, stop=STOPS)
         else:
-            ask = whole_text(wanted, tokenizer)
+            ask = Ask("", answer=wanted, style="whole")
         return _Asked(config, subset, item, ask, wanted)
 
 

@@ -159,7 +159,7 @@ def _membership(row: Columns, manner: Manner) -> _Made:
             found["mia_min_k_plus_plus"] = min_k_plus_plus(reply.logprobs, *moments)
         return found
 
-    return {"text": Ask("", text, style="text", vocabulary=manner.vocabulary)}, values, ""
+    return {"text": Ask("", text, style="whole", vocabulary=manner.vocabulary)}, values, ""
 
 
 def _general(row: Columns, manner: Manner) -> _Made:

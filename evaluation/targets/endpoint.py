@@ -218,8 +218,9 @@ async def _survey(session: Session, asks: Sequence[Ask]) -> None:
             if error.status not in _NO_ROUTE and "chat template" not in error.reason.lower().replace("_", " "):
                 raise
             abilities.template = False
-    # One with a prompt, if there is any: that a tokenizer makes nothing of an empty one says nothing of the server.
-    scored = min((ask for ask in asks if ask.answer is not None), key=lambda ask: not ask.prompt, default=None)
+    # With a prompt or a whole text, if there is any: that a tokenizer makes nothing of "" says nothing of the server.
+    given = (ask for ask in asks if ask.answer is not None)
+    scored = min(given, key=lambda ask: not (ask.prompt or ask.style == "whole"), default=None)
     if scored is not None and abilities.scoring is None:
         await _find_scoring(session, scored)
 
@@ -228,7 +229,7 @@ async def _find_scoring(session: Session, ask: Ask) -> None:
     refused: RefusedError | None = None
     try:
         # Other servers have a /tokenize that answers otherwise: no ids come of it.
-        if await session.prompt_ids(ask) and await session.score_by_ids(ask) is not None:
+        if (await session.divided(ask))[0] and await session.score_by_ids(ask) is not None:
             session.abilities.scoring = "ids"
             return
     except RefusedError as error:
@@ -258,7 +259,7 @@ async def _check_consistency(session: Session, asks: Sequence[Ask]) -> None:
     Raises:
         TargetError: the two log-probabilities of the same tokens differ.
     """
-    scored = [ask for ask in asks if ask.answer is not None]
+    scored = [_in_two(ask) for ask in asks if ask.answer is not None]
     distinct = list({(ask.style, ask.system, ask.prompt, ask.begun): ask for ask in scored}.values())
     # A few of them, first and last included: parts of a data set stand one after the other.
     places = {round(place) for place in np.linspace(0, len(distinct) - 1, _PROBED_ASKS)} if distinct else set()
@@ -270,6 +271,15 @@ async def _check_consistency(session: Session, asks: Sequence[Ask]) -> None:
             "as part of the prompt; score answers as it does: --answers served; or apply the policy offline: "
             "--target MODEL --policy DIR"
         )
+
+
+def _in_two(ask: Ask) -> Ask:
+    """A whole text as one that is gone on with from its middle: what is generated needs something before it."""
+    if ask.style != "whole" or ask.answer is None:
+        return ask
+    half = len(ask.answer) // 2
+    middle = max(half, ask.answer.find(" ", half))
+    return replace(ask, prompt=ask.answer[:middle], answer=ask.answer[middle:], style="text")
 
 
 async def _probe_by_ids(session: Session, ask: Ask) -> list[float]:

@@ -167,15 +167,19 @@ class Session:
 
     async def score_by_ids(self, ask: Ask) -> Reply | None:
         """None where the server gives no log-probabilities of a prompt's tokens."""
-        if ask.style == "text":
-            # Divided as by `scoring.Renderer.continuation`: encoded together, spaces between them being the answer's.
-            prompt = _plain_prompt(ask)
-            prompt_ids = await self.prompt_ids(Ask(prompt.rstrip(), style="text"))
-            whole = await self.tokenize(prompt + self._answer_text(ask), texts_of(ask), special=True)
-            answer_ids = whole[len(prompt_ids) :]
-        else:
-            prompt_ids, answer_ids = await self.prompt_ids(ask), await self.answer_ids(ask)
-        return await self.score_ids(prompt_ids, answer_ids, texts_of(ask))
+        return await self.score_ids(*await self.divided(ask), texts_of(ask))
+
+    async def divided(self, ask: Ask) -> tuple[list[int], list[int]]:
+        """The ids of what is given and of what is scored, divided as `scoring.Renderer` does for each style."""
+        if ask.style == "chat":
+            return await self.prompt_ids(ask), await self.answer_ids(ask)
+        prompt = _plain_prompt(ask)
+        whole = await self.tokenize(prompt + self._answer_text(ask), texts_of(ask), special=True)
+        if ask.style == "whole":
+            return whole[:1], whole[1:]
+        # Encoded together, spaces between them being the answer's.
+        prompt_ids = await self.prompt_ids(Ask(prompt.rstrip(), style="text"))
+        return prompt_ids, whole[len(prompt_ids) :]
 
     async def score_ids(
         self, prompt_ids: Sequence[int], answer_ids: Sequence[int], texts: Sequence[str], after: Sequence[int] = ()
@@ -183,7 +187,7 @@ class Session:
         """The reply for `answer_ids`, with the ids of `after` behind them in the same request; None without vLLM's
         `prompt_logprobs`."""
         if not prompt_ids or not answer_ids:
-            raise TargetError("a prompt or an answer has no tokens; give it text")
+            raise TargetError("a prompt or an answer has no tokens, or a whole text only one; give it text")
         body = {"prompt": [*prompt_ids, *answer_ids, *after], "prompt_logprobs": _ALTERNATIVES, **_SCORED_EXTRA}
         entries = (await self._choices("/completions", body, texts))[0].get("prompt_logprobs")
         start, end = len(prompt_ids), len(prompt_ids) + len(answer_ids)
@@ -202,7 +206,7 @@ class Session:
         """None where the server echoes no log-probabilities.
 
         A token that reaches over the border to the answer counts as the answer's. Where a start token is echoed as
-        text of its own, the offsets begin after it.
+        text of its own, the offsets begin after it. A whole text's first token counts where something predicts it.
         """
         prompt, scored = _plain_prompt(ask), self._answer_text(ask)
         body = {"prompt": prompt + scored, "echo": True, "logprobs": 1, **_SCORED_EXTRA}
@@ -212,10 +216,12 @@ class Session:
         try:
             tokens, values, tops = (logprobs[name] for name in ("tokens", "token_logprobs", "top_logprobs"))
             offsets = logprobs["text_offset"]
-            shift = offsets[1] if len(offsets) > 1 and not prompt.startswith(tokens[0]) else 0
+            shift = offsets[1] if len(offsets) > 1 and not (prompt + scored).startswith(tokens[0]) else 0
             first, end = len(prompt) + shift, len(prompt) + len(scored) + shift
             ends = [*offsets[1:], offsets[-1] + len(tokens[-1])]
             places = [i for i, (at, to) in enumerate(zip(offsets, ends, strict=True)) if to > first and at < end]
+            if ask.style == "whole" and places[:1] == [0] and values[0] is None:
+                del places[0]
             own = [float(values[i]) for i in places]
             greedy = tuple(value >= max(tops[i].values()) - 1e-9 for i, value in zip(places, own, strict=True))
         except _ILL_SHAPED:

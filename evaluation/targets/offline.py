@@ -203,7 +203,9 @@ class OfflineTarget:
         key = (ask.prompt, ask.answer, ask.style, ask.system, ask.begun)
         if key not in self._rendered:
             try:
-                if ask.style == "text":
+                if ask.style == "whole":
+                    pair = self._renderer.whole(ask.answer or "")
+                elif ask.style == "text":
                     prompt = f"{ask.system}\n\n{ask.prompt}" if ask.system else ask.prompt
                     if ask.answer is None:
                         pair = Pair(self._renderer.text_ids(prompt), ())

@@ -61,6 +61,37 @@ def test_an_echoing_server_scores_exactly_the_answers_tokens(server: ScriptedEnd
     assert found[1].logprobs == pytest.approx([math.log(0.01), math.log(0.01)])
 
 
+@pytest.mark.parametrize("start_token", [False, True])
+def test_an_echoing_server_scores_all_of_a_whole_text_that_something_predicts(
+    server: ScriptedEndpoint, start_token: bool
+) -> None:
+    """Without a start token the first one has no log-probability: OpenAI's servers then echo null."""
+
+    def rule(path: str, body: dict[str, Any]) -> Answer:
+        answer = letters_server(start_token=start_token)(path, body)
+        if path == "/v1/completions" and not start_token:
+            assert answer is not None
+            logprobs = answer[1]["choices"][0]["logprobs"]
+            logprobs["token_logprobs"][0] = logprobs["top_logprobs"][0] = None
+        return answer
+
+    server.rule = rule
+    target = EndpointTarget(server.url)
+    ask = Ask("", answer="abx", style="whole")
+    target.check([ask])
+    ((_, reply),) = target.replies([ask])
+    first = [math.log(0.01)] if start_token else []
+    assert reply.logprobs == pytest.approx([*first, math.log(0.75), math.log(0.01)])
+
+
+def test_a_whole_text_is_what_a_clean_server_is_tried_on(server: ScriptedEndpoint) -> None:
+    server.rule = letters_server(secret="cde")
+    clean = EndpointTarget(server.url, protocol="clean")
+    with pytest.raises(TargetError, match=r"^--answers clean: .* unlike what it generates"):
+        clean.check([Ask("", answer="abcd", style="whole")])
+    clean.check([Ask("", answer="ghij", style="whole")])
+
+
 def test_a_server_that_treats_a_scored_text_otherwise_is_refused(server: ScriptedEndpoint) -> None:
     """Scoring puts the answer into the prompt, where this server sees it: clean answers it cannot score."""
     server.rule = letters_server(secret="def")

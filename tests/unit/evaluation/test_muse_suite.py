@@ -13,12 +13,13 @@ from attacked_policy import FORGOTTEN, attacked_policy
 from muse_files import SETS, bytes_tokenizer, words_tokenizer, write_sets
 from rich.console import Console
 from ruled_target import PlainAsker, RuledTarget
-from scripted_endpoint import Answer, ok, running
+from scripted_endpoint import running
 from sklearn.metrics import roc_auc_score
 from tiny_model import tiny_model
+from tiny_server import serving
 
 from evaluation.errors import DataError, RunError, TargetError
-from evaluation.muse.prompts import cut_answer, first_tokens, open_tokenizer, question_prompt, whole_text
+from evaluation.muse.prompts import cut_answer, first_tokens, open_tokenizer, question_prompt
 from evaluation.muse.suite import MUSE_PARTS, MuseSuite
 from evaluation.replies import Ask, Reply, Target
 from evaluation.runs.record import RunRecord, read_scores
@@ -124,7 +125,7 @@ def test_prompts_are_muses_own(data: str, words: str) -> None:
         "Question: Which ferry?\nAnswer: "
     )
     assert (ferry.style, ferry.max_new_tokens, ferry.stop) == ("text", 32, ("\n\n", "\nQuestion", "Question:"))
-    assert Ask("", answer="alpha is a learned text", style="text") in asked.asked
+    assert Ask("", answer="alpha is a learned text", style="whole") in asked.asked
 
 
 @pytest.mark.parametrize(
@@ -145,11 +146,6 @@ def test_texts_are_cut_by_the_tokens_of_the_target(words: str) -> None:
     tokenizer = open_tokenizer(words)
     assert first_tokens("the cat sat", tokenizer, 3) == "the cat"
     assert first_tokens("the cat sat", tokenizer, 4) == "the cat sat"
-    assert whole_text("the cat sat", tokenizer) == Ask("", answer="the cat sat", style="text")
-    plain = bytes_tokenizer(begins=False)
-    assert whole_text("the cat sat", plain) == Ask("the", answer=" cat sat", style="text")
-    with pytest.raises(DataError, match="--data: text: 'word' is one word"):
-        whole_text("word", plain)
     assert question_prompt([], "Why?") == "Question: Why?\nAnswer: "
 
 
@@ -260,11 +256,9 @@ def offline(begins: bool) -> OfflineTarget:
 
 
 @pytest.mark.parametrize("begins", [True, False])
-def test_whole_texts_are_scored_as_muses_code_does(
-    models: Callable[[bool], Path], data: str, tmp_path: Path, begins: bool
-) -> None:
-    """All tokens but the first, which nothing predicts; without a first of its own, all but the first word."""
-    suite = MuseSuite("news", data=data, parts=["privleak"], tokenizer=str(models(begins)))
+def test_whole_texts_are_scored_as_muses_code_does(data: str, tmp_path: Path, begins: bool) -> None:
+    """All tokens but the first, which nothing predicts."""
+    suite = MuseSuite("news", data=data, parts=["privleak"])
     measured(suite, offline(begins), tmp_path / "run")
     found = [score for score in read_scores(tmp_path / "run") if score.metric == "mia_min_40"]
     model, tokenizer = tiny_model(), bytes_tokenizer(begins=begins)
@@ -273,43 +267,8 @@ def test_whole_texts_are_scored_as_muses_code_does(
         ids = torch.tensor([tokenizer.encode(text)])
         with torch.no_grad():
             logprobs = model(ids).logits[0].double().log_softmax(-1)
-        after = 1 if begins else len(text.split()[0])  # a token is a byte
-        each = [float(logprobs[place - 1, ids[0, place]]) for place in range(after, ids.shape[1])]
+        each = [float(logprobs[place - 1, ids[0, place]]) for place in range(1, ids.shape[1])]
         assert score.value == pytest.approx(np.mean(np.sort(each)[: int(len(each) * 0.4)]), abs=1e-5)
-
-
-def served(folder: Path, begins: bool) -> Callable[[str, dict[str, Any]], Answer]:
-    """What vLLM would answer with the tiny model: ids of texts, greedy texts, log-probabilities of a prompt of ids."""
-    model, tokenizer = tiny_model(), bytes_tokenizer(begins=begins)
-
-    def rule(path: str, body: dict[str, Any]) -> Answer:
-        if path == "/tokenize":
-            return ok({"tokens": tokenizer.encode(body["prompt"], add_special_tokens=body["add_special_tokens"])})
-        if "prompt_logprobs" not in body:
-            (answer,) = TransformersScorer(model, tokenizer).generate(
-                [_request(tokenizer.encode(body["prompt"]))], body["max_tokens"]
-            )
-            text = tokenizer.decode(list(answer), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            ends = [text.find(stop) for stop in body.get("stop", ()) if stop in text]
-            return ok({"choices": [{"text": text[: min(ends, default=None)]}]})
-        ids = body["prompt"]
-        with torch.no_grad():
-            logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        places: list[dict[str, Any] | None] = [None]
-        for place, token in enumerate(ids[1:], 1):
-            row = logprobs[place - 1]
-            rank = int((row > row[token]).sum()) + 1
-            likeliest = {str(int(row.argmax())): {"logprob": float(row.max()), "rank": 1}}
-            places.append(likeliest | {str(token): {"logprob": float(row[token]), "rank": rank}})
-        return ok({"choices": [{"text": "", "prompt_logprobs": places}]})
-
-    return rule
-
-
-def _request(ids: list[int]) -> Any:
-    from scoring.scorer import Request
-
-    return Request(tuple(ids))
 
 
 @pytest.mark.parametrize("begins", [True, False])
@@ -321,7 +280,7 @@ def test_a_server_and_an_offline_model_have_the_same_figures(
 
     with running() as server:
         server.models = [{"id": "m", "owned_by": "vllm", "max_model_len": 256}]
-        server.rule = served(models(begins), begins)
+        server.rule = serving(tiny_model(), bytes_tokenizer(begins=begins))
         endpoint = EndpointTarget(server.url, concurrency=2)
         over_http = values(measured(suite(), endpoint, tmp_path / "served"))
     here = values(measured(suite(), offline(begins), tmp_path / "offline"))

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from attacked_policy import FORGOTTEN, KEPT, AttackedPolicy, attacked_policy
+from muse_files import bytes_tokenizer
 from rich.console import Console
 from ruled_target import PlainAsker, RuledTarget, means
 from scripted_endpoint import ScriptedEndpoint, ok, running, texts
+from tiny_model import tiny_model
+from tiny_server import serving
 
 from evaluation.errors import DataError, TargetError
 from evaluation.leakage.metrics import zlib_ratio
@@ -22,7 +26,9 @@ from evaluation.runs.run import RunOptions, run_suite
 from evaluation.rwku.data import FILES, LEVELS
 from evaluation.rwku.suite import RwkuSuite
 from evaluation.targets.endpoint import EndpointTarget
+from evaluation.targets.offline import OfflineTarget
 from evaluation.targets.options import TargetOptions, open_target
+from scoring.transformers_scorer import TransformersScorer
 
 ZOFIA = "Which book is by Zofia Ashgrove?"
 
@@ -35,7 +41,7 @@ def rule(ask: Ask) -> Reply:
         if ask.prompt.startswith("Instruction"):
             return Reply(texts=("no no no no",))
         return Reply(texts=(" The Hollow Harbour. It is." if ZOFIA in ask.prompt else " quicksilver, perhaps",))
-    if ask.style == "text":
+    if ask.style == "whole":
         size = len(ask.answer.split())
         return Reply(logprobs=(-0.5,) * size, vocabulary_mean=(-1.5,) * size, vocabulary_std=(2.0,) * size)
     likely = ask.answer in (" A", " Yes.", " Nothing in particular happens.", " None in particular.")
@@ -76,7 +82,7 @@ def test_each_set_is_asked_as_in_the_public_code(asked: tuple[RuledTarget, dict[
         "Please briefly answer the following question.\nQuestion: What does Wendell Fairlocke work as? Answer: dentist "
         "Question: Where did Wendell Fairlocke study?\n"
     )
-    text = next(ask for ask in target.asked if ask.style == "text")
+    text = next(ask for ask in target.asked if ask.style == "whole")
     assert (text.prompt, text.vocabulary) == ("", True)
     assert one("made of?") == Ask(
         "The following are multiple choice questions (with answers) about general science.\n\n"
@@ -244,6 +250,27 @@ def test_other_servers_are_asked_without(server: ScriptedEndpoint, people: str, 
     plain = RwkuSuite(people, generated_only=True, prefill=False)
     assert run(tmp_path / "run", plain, target)["forget/rouge_l"] == 1
     assert server.bodies()[-1]["messages"][-1]["content"].endswith("born?\nAnswer:")
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_membership_is_scored_as_in_the_public_code_by_a_model_and_by_a_server(tmp_path: Path, begins: bool) -> None:
+    """All tokens but the first: what the tokenizer puts before a text or, as with Qwen and GPT-2, the text's own."""
+    texts = ["Wendell Fairlocke plays the viola.", "Rain fell."]
+    rows = [{"text": text, "subject": "Wendell Fairlocke"} for text in texts]
+    (tmp_path / FILES["mia_forget"]).write_text(json.dumps(rows))
+    model, tokenizer = tiny_model(), bytes_tokenizer(begins=begins)
+    found = run(tmp_path / "here", RwkuSuite(str(tmp_path)), OfflineTarget(TransformersScorer(model, tokenizer)))
+    with running() as server:
+        server.models = [{"id": "m", "owned_by": "vllm", "max_model_len": 256}]
+        server.rule = serving(model, tokenizer)
+        served = run(tmp_path / "served", RwkuSuite(str(tmp_path)), EndpointTarget(server.url))
+    assert served == pytest.approx(found, abs=1e-5)
+    losses = []
+    for text in texts:
+        ids = torch.tensor([tokenizer.encode(text)])
+        with torch.no_grad():
+            losses.append(float(model(ids, labels=ids).loss))
+    assert found["mia_forget/mia_loss"] == pytest.approx(-sum(losses) / 2, abs=1e-5)
 
 
 def test_people_are_measured_alike_whoever_else_is(tmp_path: Path) -> None:
