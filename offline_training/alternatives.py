@@ -3,7 +3,8 @@
 Mekala et al. 2024 (arXiv 2409.13474) have the model that is to forget write them itself. Read were `generate.py`,
 `prompts.py` and `config/generate.yaml` of molereddy/Alternate-Preference-Optimization: question and answer with the
 instruction to write another version with other plausible facts, five answers a question drawn at temperature 1, 200
-tokens at most, ended by "Question:" or "Q:", from one seed. Here it is the same but for four things. The wording of the
+tokens at most, ended by "Question:" or "Q:", from one seed. Nothing else is said there, so transformers draws from the
+50 likeliest tokens. Here it is the same but for four things. The wording of the
 instruction is this project's (`--instruction` takes any); nothing is put into the model's mouth, where the reference
 has its answer begin with "Alternate Answer :"; each answer has a seed of its own, so that it does not depend on what is
 asked beside it; and an answer that is empty, or the true one, is drawn again.
@@ -14,9 +15,11 @@ folder, one file each, under a digest of the request: an interrupted job asks on
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,12 +27,13 @@ from pydantic import Field
 from rich.console import Console
 
 from console.progress import shown_progress
-from endpoints.server import EndpointError, Server, chat, chat_server, listed_models
+from endpoints.server import EndpointError, Server, chat
 from offline_training.data.sets import load_examples
 from offline_training.errors import DataError, JobError, SettingsError
-from offline_training.settings import Schema, check_least
+from offline_training.served import ENDPOINT_FLAG, ServedOptions, connected
+from offline_training.settings import check_least
 from sources.examples import Example
-from storage.digests import sha256_of_json
+from storage.digests import sha256_of_file, sha256_of_json
 from storage.whole import write_whole
 from text.normalise import normalise
 
@@ -38,7 +42,6 @@ INSTRUCTION: Final = (
     "states by one that is just as plausible and contradicts it. Leave what the question itself says as it is. Reply "
     "with the new answer alone."
 )
-_FLAG: Final = "--endpoint"
 _STOPS: Final = ("Question:", "Q:")
 #: Draws of one alternative: the first, and others where that one cannot be used.
 _ATTEMPTS: Final = 4
@@ -46,41 +49,36 @@ _THOUGHTS: Final = re.compile(r"<think>.*?(?:</think>|\Z)|\A.*</think>", re.DOTA
 _LABEL: Final = re.compile(r"\A[\W_]*(?:(?:new|other|alternat(?:e|ive))\s+)?answer\s*:\s*[*_]*\s*", re.IGNORECASE)
 
 
-class AlternativeOptions(Schema):
+class AlternativeOptions(ServedOptions):
     """Whose answers are made up, and by whom."""
 
     forget: str = Field(min_length=1, description="What to forget, with answers: JSON lines or hf:name.")
-    out: Path = Field(description="File to write: alternatives.jsonl, for --alternatives of altpo.")
+    out: Path = Field(
+        description="File to write: alternatives.jsonl, for --alternatives of altpo. Beside it stands how it was made."
+    )
     endpoint: str = Field(
         description="An OpenAI-compatible server of the model that is to forget, or of another: "
         "http://localhost:8000/v1."
     )
-    endpoint_model: str | None = Field(None, description="The server's model; None: the first that it lists.")
     per_question: int = Field(5, description="Alternatives of each question (5: AltPO).")
     temperature: float = Field(1.0, description="At which they are drawn (1: AltPO).")
+    top_k: int = Field(
+        50,
+        description="The likeliest tokens that each is drawn from (50: AltPO, as transformers' default); 0: not sent, "
+        "for servers that do not know it, which then decide.",
+    )
     max_new_tokens: int = Field(200, description="Of one alternative (200: AltPO).")
     instruction: str = Field(INSTRUCTION, description="What the model is told after question and answer.")
-    cache: Path | None = Field(
-        None,
-        description="Folder for the server's replies; None: beside --out. An interrupted job asks for the missing "
-        "ones only.",
-    )
-    concurrency: int = Field(8, description="Requests at once.")
-    timeout_s: float = Field(120.0, description="Longest wait for one reply, in seconds.")
     seed: int = Field(0, description="Of the draws.")
-    force: bool = Field(False, description="Replace --out.")
 
     def check(self) -> None:
-        """Raise SettingsError for what cannot be."""
-        check_least(self, {"per_question": 1, "max_new_tokens": 1, "concurrency": 1, "seed": 0})
-        for name in ("temperature", "timeout_s"):
-            if not 0 < getattr(self, name) < float("inf"):
-                flag = f"--{name.replace('_', '-')}"
-                raise SettingsError(f"{flag}: must be above 0, not {getattr(self, name)}")
+        """Raises `SettingsError` for what cannot be, `JobError` where `out` is there already."""
+        check_least(self, {"per_question": 1, "max_new_tokens": 1, "top_k": 0, "seed": 0})
+        if not 0 < self.temperature < math.inf:
+            raise SettingsError(f"--temperature: must be above 0, not {self.temperature}")
         if not self.instruction.strip():
             raise SettingsError("--instruction: is empty; say what is to be made up")
-        if self.out.exists() and not self.force:
-            raise JobError(f"--out: {self.out} exists; choose another file, or replace it with --force")
+        super().check()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +92,8 @@ class _Wanted:
 def write_alternatives(options: AlternativeOptions, console: Console) -> int:
     """Writes `options.out`, a row for each alternative with `question`, `answer` and `alternate`; gives their number.
 
+    Beside it, `<name>.made.json` says how: model, sampling, instruction, and digests of the questions and of the file.
+
     Questions that come twice are asked once. The same forget set, model, settings and kept replies give the same file.
 
     Raises:
@@ -104,8 +104,9 @@ def write_alternatives(options: AlternativeOptions, console: Console) -> int:
     """
     options.check()
     examples = _questions(options.forget)
-    cache = options.cache or options.out.with_name(f"{options.out.stem}-replies")
-    server, model = _connect(options)
+    server, model = connected(
+        options.endpoint, options.endpoint_model, concurrency=options.concurrency, timeout_s=options.timeout_s
+    )
     console.print(f"asking {model} for {options.per_question} answers to each of {len(examples)} questions")
     wanted = [_Wanted(example, number) for example in examples for number in range(options.per_question)]
     found: dict[_Wanted, str] = {}
@@ -114,14 +115,14 @@ def write_alternatives(options: AlternativeOptions, console: Console) -> int:
             missing = [one for one in wanted if one not in found]
             requests = [_request(one, attempt, model, options) for one in missing]
             title = "making answers up" if attempt == 0 else f"again, {attempt}"
-            replies = _replies(server, options.endpoint, requests, cache, functools.partial(show, title))
+            replies = _replies(server, options.endpoint, requests, options.replies, functools.partial(show, title))
             for one, reply in zip(missing, replies, strict=True):
                 if (text := usable(reply, one.example.answer or "")) is not None:
                     found[one] = text
     for number, example in enumerate(examples, 1):
         if not any(one.example is example for one in found):
             raise JobError(
-                f"{_FLAG}: {options.endpoint}: no usable answer to question {number} of --forget in "
+                f"{ENDPOINT_FLAG}: {options.endpoint}: no usable answer to question {number} of --forget in "
                 f"{_ATTEMPTS * options.per_question} replies; ask a larger model, or give another --instruction"
             )
     rows = [
@@ -131,6 +132,8 @@ def write_alternatives(options: AlternativeOptions, console: Console) -> int:
     ]
     try:
         write_whole(options.out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        made = _made(options, model, examples, len(rows))
+        write_whole(options.out.with_name(f"{options.out.stem}.made.json"), json.dumps(made, indent=1) + "\n")
     except OSError as error:
         raise JobError(f"--out: {options.out}: cannot be written ({error.strerror})") from error
     if len(rows) < len(wanted):
@@ -160,32 +163,44 @@ def _questions(forget: str) -> list[Example]:
     return list(first.values())
 
 
-def _connect(options: AlternativeOptions) -> tuple[Server, str]:
-    """The server, and the model to ask; asks once, without patience."""
-    try:
-        server = chat_server(options.endpoint, _FLAG, concurrency=options.concurrency, timeout_s=options.timeout_s)
-        if options.endpoint_model is not None:
-            return server, options.endpoint_model
-        listed = listed_models(server)
-    except EndpointError as error:
-        problem = f"{_FLAG}: {options.endpoint}: {error.problem}; start the server, fix the URL, or name the model"
-        raise JobError(str(error) if str(error) == error.problem else problem) from error
-    if not listed:
-        raise JobError(f"{_FLAG}: {options.endpoint}: lists no models at /v1/models; check the URL, or name the model")
-    return server, str(listed[0]["id"])
-
-
 def _request(one: _Wanted, attempt: int, model: str, options: AlternativeOptions) -> dict[str, Any]:
     asked = f"Question: {one.example.prompt}\nAnswer: {one.example.answer}\n\n{options.instruction.strip()}"
     seed = int(sha256_of_json([options.seed, one.number, attempt])[:8], 16) >> 1  # of 31 bits, which every server takes
     return {
         "model": model,
         "messages": [{"role": "user", "content": asked.encode("utf-8", "replace").decode()}],
+        "seed": seed,
+        **_sampling(options),
+    }
+
+
+def _sampling(options: AlternativeOptions) -> dict[str, Any]:
+    """What is the same in all requests. What is not said a server takes from the model's generation_config.json."""
+    return {
         "temperature": options.temperature,
         "top_p": 1.0,
-        "seed": seed,
+        **({"top_k": options.top_k} if options.top_k else {}),
         "max_tokens": options.max_new_tokens,
         "stop": list(_STOPS),
+    }
+
+
+def _made(options: AlternativeOptions, model: str, examples: Sequence[Example], answers: int) -> dict[str, Any]:
+    """How the file was made."""
+    return {
+        "kind": "eco unlearn alternatives",
+        "version": version("eco-gateway"),
+        "forget": options.forget,
+        "questions_sha256": sha256_of_json([[one.prompt, one.answer] for one in examples]),
+        "endpoint": options.endpoint,
+        "model": model,
+        "sampling": _sampling(options),
+        "instruction": options.instruction,
+        "seed": options.seed,
+        "per_question": options.per_question,
+        "questions": len(examples),
+        "answers": answers,
+        "sha256": sha256_of_file(options.out),
     }
 
 
@@ -213,7 +228,9 @@ def _replies(
             chat(server, list(waiting.values()), keep)
         return [_kept(file) for file in files]
     except EndpointError as error:
-        raise JobError(f"{_FLAG}: {endpoint}: {error.problem}; replies so far are kept, run again to go on") from error
+        raise JobError(
+            f"{ENDPOINT_FLAG}: {endpoint}: {error.problem}; replies so far are kept, run again to go on"
+        ) from error
     except OSError as error:
         raise JobError(f"--cache: {cache}: cannot be used ({error.strerror}); give another folder") from error
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from endpoints.server import EndpointError, chat, chat_server, listed_models
+from endpoints.server import EndpointError, chat
 from offline_training.errors import JobError
+from offline_training.served import ENDPOINT_FLAG, connected
 from storage.digests import sha256_of_json
 from storage.whole import write_whole
 
-_FLAG = "--endpoint"
 _MAX_ANSWER_TOKENS = 2048
 _MAX_ANCHOR_CHARACTERS = 80
 _SYSTEM = "You prepare texts for research. You answer with one JSON object and nothing else."
@@ -54,22 +54,7 @@ class AnchorServer:
             JobError: `endpoint` is no URL, nobody answers there, or no model is listed and none named.
         """
         self._endpoint = endpoint
-        try:
-            self._server = chat_server(endpoint, _FLAG, concurrency=concurrency, timeout_s=timeout_s)
-        except EndpointError as error:
-            raise JobError(str(error)) from error
-        if model is not None:
-            self.model = model
-            return
-        try:
-            listed = listed_models(self._server)
-        except EndpointError as error:
-            raise JobError(
-                f"{_FLAG}: {endpoint}: {error.problem}; start the server, fix the URL, or name the model"
-            ) from error
-        if not listed:
-            raise JobError(f"{_FLAG}: {endpoint}: lists no models at /v1/models; check the URL, or name the model")
-        self.model = str(listed[0]["id"])
+        self._server, self.model = connected(endpoint, model, concurrency=concurrency, timeout_s=timeout_s)
 
     def find(self, passages: Sequence[str], cache: Path, *, on_progress: Callable[[int, int], None]) -> ServedAnchors:
         """Ask about every passage that `cache` has no reply for.
@@ -113,7 +98,7 @@ class AnchorServer:
                     raise JobError(f"--cache: {file}: no kept reply; delete this file and run again") from error
         except EndpointError as error:
             raise JobError(
-                f"{_FLAG}: {self._endpoint}: {error.problem}; replies so far are kept, run again to go on"
+                f"{ENDPOINT_FLAG}: {self._endpoint}: {error.problem}; replies so far are kept, run again to go on"
             ) from error
         except OSError as error:
             raise JobError(f"--cache: {cache}: cannot be used ({error.strerror}); give another folder") from error

@@ -16,13 +16,14 @@ from offline_training.errors import DataError, JobError, SettingsError
 from offline_training.potter.anchor_server import AnchorServer
 from offline_training.potter.names import Recogniser, generic_names
 from offline_training.potter.texts import TEXT_DESCRIPTION, Translator, passages, read_texts, words_of
-from offline_training.settings import Schema, check_least
+from offline_training.served import ServedOptions
+from offline_training.settings import check_least
 from storage.whole import write_whole
 
 _MAX_BYTES = 64 * 2**20
 
 
-class AnchorOptions(Schema):
+class AnchorOptions(ServedOptions):
     """Where anchors come from: exactly one of `file`, `ner` and `endpoint`."""
 
     text: str = Field(description=TEXT_DESCRIPTION)
@@ -36,18 +37,9 @@ class AnchorOptions(Schema):
         None,
         description="An OpenAI-compatible server that is asked for terms and translations: http://localhost:8000/v1.",
     )
-    endpoint_model: str | None = Field(None, description="The server's model; None: the first that it lists.")
-    cache: Path | None = Field(
-        None,
-        description="Folder for the server's replies; None: beside --out. An interrupted job asks for the missing "
-        "ones only.",
-    )
-    concurrency: int = Field(8, description="Requests at once.")
-    timeout_s: float = Field(120.0, description="Longest wait for one reply, in seconds.")
     passage_characters: int = Field(2000, description="Longest passage that a model is given.")
     min_occurrences: int = Field(1, description="Names that --ner finds more rarely are no anchors.")
     seed: int = Field(0, description="Decides which invented name goes where.")
-    force: bool = Field(False, description="Replace --out.")
 
 
 def find_anchors(options: AnchorOptions, console: Console) -> dict[str, str]:
@@ -59,11 +51,8 @@ def find_anchors(options: AnchorOptions, console: Console) -> dict[str, str]:
     """
     if sum(source is not None for source in (options.file, options.ner, options.endpoint)) != 1:
         raise SettingsError("--file, --ner, --endpoint: give exactly one of them")
-    check_least(options, {"concurrency": 1, "passage_characters": 100, "min_occurrences": 1})
-    if options.timeout_s <= 0:
-        raise SettingsError(f"--timeout-s: must be above 0, not {options.timeout_s}")
-    if options.out.exists() and not options.force:
-        raise JobError(f"--out: {options.out} exists; choose another file, or replace it with --force")
+    check_least(options, {"passage_characters": 100, "min_occurrences": 1})
+    options.check()
     anchors = load_anchors(options.file) if options.file is not None else {}
     texts = read_texts(options.text)
     pieces = [piece for text in texts for piece in passages(text, options.passage_characters)]
@@ -77,13 +66,14 @@ def find_anchors(options: AnchorOptions, console: Console) -> dict[str, str]:
             )
         anchors = generic_names(entities, text_words=words_of(texts), seed=options.seed)
     elif options.endpoint is not None:
-        cache = options.cache or options.out.with_name(f"{options.out.stem}-replies")
         server = AnchorServer(
             options.endpoint, options.endpoint_model, concurrency=options.concurrency, timeout_s=options.timeout_s
         )
         console.print(f"asking {server.model} about {len(pieces)} passages")
         with shown_progress(console) as show:
-            served = server.find(pieces, cache, on_progress=lambda done, total: show("asking the model", done, total))
+            served = server.find(
+                pieces, options.replies, on_progress=lambda done, total: show("asking the model", done, total)
+            )
         if served.unusable:
             console.print(f"{served.unusable} of {len(pieces)} replies hold no JSON object and were left out")
         anchors = served.anchors

@@ -1,5 +1,6 @@
 """Made-up answers for AltPO from a scripted server, as `eco unlearn altpo` then reads them."""
 
+import hashlib
 import io
 import json
 from collections.abc import Iterator
@@ -58,8 +59,29 @@ def test_each_question_has_its_alternatives_in_order(options: AlternativeOptions
     assert rows[0]["alternate"] != rows[1]["alternate"]
     first = server.bodies()[0]
     assert first["messages"][-1]["content"].startswith("Question: Who is Ann?\nAnswer: A nurse.\n\nMake up")
-    settings = {name: first[name] for name in ("model", "temperature", "max_tokens", "stop")}
-    assert settings == {"model": "first", "temperature": 1.0, "max_tokens": 200, "stop": ["Question:", "Q:"]}
+    sampling = {name: first[name] for name in ("temperature", "top_p", "top_k", "max_tokens", "stop")}
+    assert first["model"] == "first"
+    assert sampling == {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 50,
+        "max_tokens": 200,
+        "stop": ["Question:", "Q:"],
+    }
+    made_by = json.loads(options.out.with_name("other.made.json").read_text())
+    assert (made_by["model"], made_by["sampling"], made_by["answers"]) == ("first", sampling, 4)
+    assert made_by["sha256"] == hashlib.sha256(options.out.read_bytes()).hexdigest()
+
+
+def test_a_server_that_does_not_know_top_k_is_not_sent_it(
+    options: AlternativeOptions, server: ScriptedEndpoint, tmp_path: Path
+) -> None:
+    made(options, top_k=0)
+    assert all("top_k" not in body for body in server.bodies())
+    assert "top_k" not in json.loads(options.out.with_name("other.made.json").read_text())["sampling"]
+    server.requests.clear()
+    made(options, top_k=20, force=True)  # other draws: the kept replies are none of these
+    assert {body["top_k"] for body in server.bodies()} == {20}
 
 
 def test_altpo_reads_them(options: AlternativeOptions) -> None:
@@ -132,6 +154,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_asked(
     text.write_text('{"text": "Ann is a nurse."}\n')
     for change, kind, message in (
         ({"per_question": 0}, SettingsError, r"^--per-question: must be at least 1"),
+        ({"top_k": -1}, SettingsError, r"^--top-k: must be at least 0"),
         ({"temperature": 0.0}, SettingsError, r"^--temperature: must be above 0"),
         ({"timeout_s": float("inf")}, SettingsError, r"^--timeout-s: must be above 0"),
         ({"instruction": " "}, SettingsError, r"^--instruction: is empty"),
