@@ -120,14 +120,15 @@ class MuseSuite(Suite):
             rows[config, split] = drawn(found, limit, seed)
             if config == "knowmem":
                 shown[split] = read_items(set_source(corpus, data, config, f"{split}_icl"), _COLUMNS[config])
-        texts = None if fold is None else len(read_fold(corpus, data, fold))
+        unlearned = [] if fold is None else read_fold(corpus, data, fold)
         cut_by = open_tokenizer(tokenizer) if "verbmem_f" in self._parts else None
         self._asked = {
             f"{config}/{split}/{item.example}": self._asked_of(config, split, item, shown.get(split, ()), cut_by)
             for (config, split), items in rows.items()
             for item in items
         }
-        self._settings = {"corpus": corpus, "fold": fold, "fold_texts": texts, "limit": limit, "seed": seed}
+        self._settings = {"corpus": corpus, "fold": fold, "limit": limit, "seed": seed}
+        self._fold = {"texts": len(unlearned), "sha256": sha256_of_json([item.wanted for item in unlearned])}
         self.headline = tuple(FIGURES[part] for part in self._parts)
 
     def describe(self) -> Mapping[str, object]:
@@ -136,6 +137,8 @@ class MuseSuite(Suite):
             mine = [one for key, one in self._asked.items() if key.rpartition("/")[0] == name]
             asked = [[one.item.example, one.ask.prompt, one.ask.answer, one.reference] for one in mine]
             data[name.replace("/", "_")] = {"examples": len(mine), "sha256": sha256_of_json(asked)}
+        if fold := self._settings["fold"]:  # by its name: runs of different folds stand side by side
+            data[f"fold_{fold}".replace(":", "_")] = self._fold
         return {
             "suite": self.name,
             **self._settings,

@@ -110,7 +110,8 @@ def _split(settings: Mapping[str, object]) -> str | None:
 def _corpus(settings: Mapping[str, object]) -> str | None:
     """The corpus of MUSE whose sets a run measured, all rows of all of them, after its first forget set."""
     data = settings.get("data")
-    sizes = [of.get("examples") for of in data.values() if isinstance(of, Mapping)] if isinstance(data, Mapping) else []
+    sets = [of for of in data.values() if isinstance(of, Mapping)] if isinstance(data, Mapping) else []
+    sizes = [of["examples"] for of in sets if "examples" in of]  # a fold has texts, of which nothing is asked
     first = settings.get("fold") in (None, "scal:1", "sust:1")
     return str(settings.get("corpus")) if first and sizes and set(sizes) == {_MUSE_ROWS} else None
 

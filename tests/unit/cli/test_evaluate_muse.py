@@ -41,7 +41,7 @@ def test_the_sample_its_folds_and_a_report(eco: Eco, models: tuple[Path, Path], 
     for number, out in enumerate(folds, 1):
         more = ("--fold", f"scal:{number}", "--kind", "method", "--label", f"fold {number}", "--parts", "knowmem_r")
         assert eco(*muse(out, "--target", model, *more))[0] == 0
-    assert read_record(folds[1]).suite_settings["fold_texts"] == 8
+    assert read_record(folds[1]).suite_settings["data"]["fold_scal_2"]["texts"] == 8
     assert eco("report", retain, original, *folds, "--out", tmp_path / "report")[0] == 0
     assert (tmp_path / "report" / "plots" / "muse-scal.svg").is_file()
     code, printed = eco(*muse(tmp_path / "no", "--target", model, "--retain-run", retain, "--fold", "scal:2"))

@@ -28,6 +28,7 @@ from evaluation.targets.endpoint import EndpointTarget
 from evaluation.targets.offline import OfflineTarget
 from evaluation.targets.options import TargetOptions, open_target
 from scoring.transformers_scorer import TransformersScorer
+from storage.digests import sha256_of_json
 
 #: What is generated after a prompt that ends so.
 SAID = {
@@ -206,7 +207,7 @@ def test_a_limit_draws_of_each_set_and_shows_all_examples(data: str, words: str)
     [
         ({"corpus": "books"}, "corpus"),
         ({"verbmem_tokens": 4}, r"data\.verbmem_forget\.sha256, verbmem_tokens"),
-        ({"fold": "scal:2"}, "fold, fold_texts"),
+        ({"fold": "scal:2"}, r"data\.fold_scal_2, fold"),
         ({"parts": ["privleak"]}, "parts"),
     ],
 )
@@ -341,4 +342,7 @@ def test_describe_is_json(data: str, words: str) -> None:
     write_sets(Path(data), sust__forget_3=["One."])
     described = MuseSuite("news", data=data, tokenizer=words, fold="sust:3").describe()
     assert json.loads(json.dumps(described)) == described
-    assert (described["fold"], described["fold_texts"]) == ("sust:3", 1)
+    assert described["fold"] == "sust:3"
+    assert described["data"]["fold_sust_3"] == {"texts": 1, "sha256": sha256_of_json(["One."])}  # type: ignore[index]
+    write_sets(Path(data), sust__forget_3=["Two."])
+    assert MuseSuite("news", data=data, tokenizer=words, fold="sust:3").describe()["data"] != described["data"]

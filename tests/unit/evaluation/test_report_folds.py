@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from evaluation.report import write_report
 from evaluation.report.compare import SuiteRuns, compared
 from evaluation.report.fold_plots import fold_plots, folds_of
-from evaluation.report.load import load_runs
+from evaluation.report.load import ReportError, load_runs
 from evaluation.report.published import published_for
 from evaluation.suite import Figure, Score
 
@@ -28,7 +28,10 @@ RUNS: tuple[tuple[str, str, str | None, str | None, float], ...] = (
 DIRECTIONS = {"retain/knowmem": "up", "forget/knowmem": "down"}
 
 
-def write_muse_runs(parent: Path, runs: Sequence[tuple[str, str, str | None, str | None, float]] = RUNS) -> SuiteRuns:
+def write_muse_runs(
+    parent: Path, runs: Sequence[tuple[str, str, str | None, str | None, float]] = RUNS, texts: str = ""
+) -> SuiteRuns:
+    """`texts` is a digit of the digest of every fold's texts; "": the fold's own number."""
     folders = []
     for label, kind, method, fold, utility in runs:
         scores = [
@@ -36,7 +39,10 @@ def write_muse_runs(parent: Path, runs: Sequence[tuple[str, str, str | None, str
             for subset in ("forget", "retain")
             for number in range(4)
         ]
-        settings = {"corpus": "news", "fold": fold, "data": {"knowmem_retain_qa": {"examples": 4, "sha256": "a" * 64}}}
+        data: dict[str, object] = {"knowmem_retain_qa": {"examples": 4, "sha256": "a" * 64}}
+        if fold is not None:
+            data[f"fold_{fold}".replace(":", "_")] = {"texts": 8, "sha256": (texts or fold[-1]) * 64}
+        settings = {"corpus": "news", "fold": fold, "data": data}
         record = {"kind": kind, "method": method, "suite_settings": settings, "directions": DIRECTIONS}
         folder = parent / label.replace(", ", "-")
         leak = [Figure("priv_leak", float("nan"), 4, note="needs the scores of a retain model")]
@@ -91,6 +97,14 @@ def test_the_report_has_the_pictures_the_tables_and_the_answers(tmp_path: Path) 
     again = tmp_path / "again"
     write_report(folders[::-1], again)
     assert (again / "report.html").read_bytes() == (tmp_path / "out" / "report.html").read_bytes()
+
+
+def test_runs_of_one_fold_with_other_texts_are_refused(tmp_path: Path) -> None:
+    write_muse_runs(tmp_path / "one", RUNS[2:3])
+    write_muse_runs(tmp_path / "other", RUNS[4:5], texts="9")
+    folders = [folder for parent in ("one", "other") for folder in (tmp_path / parent).iterdir()]
+    with pytest.raises(ReportError, match=r"suite_settings\.data\.fold_scal_2\.sha256: the data are not those of"):
+        compared(load_runs(folders))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,9 @@ def test_part_of_a_split_or_other_questions_have_none(tmp_path: Path, file: str,
 def test_runs_of_all_of_muse_and_wmdp_have_others_figures_beside_them(tmp_path: Path) -> None:
     write_report([settled(tmp_path / "muse-run", "muse", **MUSE)], tmp_path / "muse")
     assert {table["split"] for table in others(tmp_path / "muse")} == {"news"}
+    first = {**MUSE["data"], "fold_scal_1": {"texts": 3, "sha256": "a" * 64}}  # type: ignore[dict-item]
+    write_report([settled(tmp_path / "first", "muse", **MUSE | {"fold": "scal:1", "data": first})], tmp_path / "fold")
+    assert {table["split"] for table in others(tmp_path / "fold")} == {"news"}
     write_report([settled(tmp_path / "choice-run", "choice", **WMDP)], tmp_path / "choice")
     assert {table["source"]["title"] for table in others(tmp_path / "choice")} == {"DRAGON, tables 1 and 13"}
 
