@@ -4,15 +4,19 @@ import getpass
 import json
 import socket
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.options import PATH
 from console.errors import EcoError
+
+if TYPE_CHECKING:
+    import httpx
 
 _ANSWER_S = 120.0  # an upload is verified and loaded before it is answered
 
@@ -142,10 +146,23 @@ def try_prompt(
 
 @dataclass(frozen=True)
 class AdminAddress:
-    """Where a server is administered, and the file that holds the key."""
+    """Where a server is administered, and the file that holds the key.
+
+    Attributes:
+        client: a connection that several requests share; None: each has its own.
+    """
 
     url: str
     key_file: Path | None = None
+    client: "httpx.Client | None" = None
+
+    @contextmanager
+    def kept_alive(self) -> "Iterator[AdminAddress]":
+        """The address with one connection for all that is asked within."""
+        import httpx
+
+        with httpx.Client() as client:
+            yield replace(self, client=client)
 
     def push(self, path: Path) -> dict[str, Any]:
         """Upload a policy folder as a version.
@@ -170,10 +187,12 @@ class AdminAddress:
         Raises:
             AdminError: there is no answer, or it is a refusal.
         """
-        return _ask(self.url, self.key_file, method, path, **options)
+        return _ask(self.url, self.key_file, method, path, self.client, **options)
 
 
-def _ask(admin: str, key_file: Path | None, method: str, path: str, **options: Any) -> dict[str, Any]:
+def _ask(
+    admin: str, key_file: Path | None, method: str, path: str, client: "httpx.Client | None" = None, **options: Any
+) -> dict[str, Any]:
     import httpx
 
     headers = {"X-Eco-By": f"{getpass.getuser()}@{socket.gethostname()}"[:128], **options.pop("headers", {})}
@@ -183,7 +202,8 @@ def _ask(admin: str, key_file: Path | None, method: str, path: str, **options: A
         except (OSError, IndexError, UnicodeDecodeError) as error:
             raise AdminError(f"--key-file: {key_file}: holds no key that can be read") from error
     try:
-        answer = httpx.request(method, f"{admin.rstrip('/')}/v1{path}", headers=headers, timeout=_ANSWER_S, **options)
+        send = httpx.request if client is None else client.request
+        answer = send(method, f"{admin.rstrip('/')}/v1{path}", headers=headers, timeout=_ANSWER_S, **options)
         said: dict[str, Any] = answer.json()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise AdminError(f"--admin: {admin}: no answer ({type(error).__name__}); is the server up?") from error

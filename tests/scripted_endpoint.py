@@ -45,6 +45,7 @@ class ScriptedEndpoint:
     rule: Rule = lambda path, body: echo_of(body)
     requests: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
+    connections: set[tuple[str, int]] = field(default_factory=set)
     most_at_once: int = 0
     _now: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -76,6 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server = self._endpoint()
         server.keys.add(self.headers["Authorization"])
+        server.connections.add(self.client_address)
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self._send(server.answer(self.path, body))
 

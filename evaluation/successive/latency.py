@@ -8,7 +8,8 @@ from evaluation.replies import Ask
 Timed = Literal["guard_ms", "classify_ms"]
 TIMED: Final[tuple[Timed, ...]] = get_args(Timed)
 """guard_ms: the guard's verdict on a prompt and its corruption, in this process. classify_ms: a running server's answer
-to `/v1/classify` of its admin address, which has no model in it, on a connection of its own: compare its steps."""
+to `/v1/classify` of its admin address, which has no model in it but HTTP, the chat template and an explanation of the
+verdict, over a connection that is kept: its steps can be compared, and not with guard_ms."""
 
 
 class Latencies(NamedTuple):

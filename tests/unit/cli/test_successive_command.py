@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from eco_command import check_one_line, run
+from scripted_endpoint import error, ok, running
 
 import guard
 from cli import successive
@@ -150,8 +151,20 @@ def test_a_server_with_policies_of_its_own_is_left_alone() -> None:
         assert [method for method, *_ in address.log] == ["GET"]
 
 
-def test_verdicts_are_timed_after_one_that_is_not() -> None:
-    address = Address()
-    times = AdminPolicies(address, FOLDERS).classify_ms(["Who?", "Where?"])
+def test_verdicts_are_timed_over_one_connection_after_one_that_is_not(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    with running() as server:
+        server.rule = lambda path, body: ok({"verdicts": []}) if path == "/v1/classify" else error(404, "")
+        times = AdminPolicies(AdminAddress(server.url, key), FOLDERS).classify_ms(["Who?", "Where?"])
     assert len(times) == 2
-    assert [said["messages"][0]["content"] for _, _, said in address.log] == ["Who?", "Who?", "Where?"]
+    assert [body["messages"][0]["content"] for _, body in server.requests] == ["Who?", "Who?", "Where?"]
+    assert len(server.connections) == 1
+    assert server.keys == {"Bearer secret"}
+
+
+def test_what_refuses_to_be_timed_is_an_error_of_the_address() -> None:
+    with running() as server:
+        server.rule = lambda path, body: error(503, "the queue is full")
+        with pytest.raises(AdminError, match=r"refuses \(503\): the queue is full"):
+            AdminPolicies(AdminAddress(server.url), FOLDERS).classify_ms(["Who?"])
