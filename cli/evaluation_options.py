@@ -3,11 +3,17 @@
 import functools
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.options import COUNT, PATH, filled, option_group
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evaluation.runs.run import RunOptions
+    from evaluation.targets.options import TargetOptions
 
 _AskerOf = Callable[..., Any]
 
@@ -130,75 +136,28 @@ def run_suite_command(
     """
     from rich.console import Console
 
-    from evaluation.runs.run import RunOptions, run_suite, show_run
-    from evaluation.targets.options import (
-        ECO_PROMPT_PREFIX,
-        PROMPT_PREFIX,
-        DeferredTarget,
-        NoTarget,
-        TargetOptions,
-        TargetRow,
-        row_of,
-    )
+    from evaluation.runs.run import run_suite, show_run
+    from evaluation.targets.options import DeferredTarget, NoTarget
 
     console = Console()
-    if options["target"] is None and not needs_target:
-        row, guarded = TargetRow("policy", "guarded"), False
-    else:
-        if options["target"] is None:
-            raise click.UsageError("Missing option '--target'.")
-        prefix = options["prompt_prefix"]
-        if (subject := options["prompt_subject"]) is not None:
-            if prefix is not None:
-                raise click.UsageError("--prompt-subject: --prompt-prefix says what is told; leave one of them out")
-            if not subject.strip():
-                raise click.UsageError("--prompt-subject: empty; say what the model is to forget")
-            prefix = ECO_PROMPT_PREFIX.format(subject=subject.strip())
-        if prefix is None and options["prompting"]:
-            prefix = PROMPT_PREFIX
-        target_options = filled(TargetOptions, options, policies=tuple(options["policies"]), prompt_prefix=prefix)
-        row, guarded = row_of(target_options), bool(target_options.policies)
-    if options["out"] is None:
-        raise click.UsageError("Missing option '--out'.")
-    draws = options["draws"] or (3 if guarded else 1)
-    if draws > 1 and not guarded:
-        raise click.UsageError("--draws: counts the noise draws of a policy; give --policy, or leave it out")
-    if options["target"] is not None and row.kind == "other" and options["kind"] is None:
-        console.print(
-            '--kind: a server does not say whether a guard is in it; this run stands as "other" in reports. Give '
-            "--kind guarded, original or retain, and a --label, to say what it is",
-            highlight=False,
-            soft_wrap=True,
-        )
-    run = filled(
-        RunOptions,
-        options,
-        label=options["label"] or row.label,
-        kind=options["kind"] or row.kind,
-        method=row.method,
-        strength=row.strength,
-        draws=draws,
-        reference=options["retain_run"],
-    )
+    measured = _measured(options) if options["target"] is not None or needs_target else None
+    run = _run(options, measured, console)
     with ExitStack() as opened:
 
-        def target_of(of: TargetOptions) -> Any:
+        def target_of(of: "TargetOptions") -> Any:
             target = DeferredTarget(of)
             opened.callback(target.close)
             return target
 
-        target = NoTarget() if options["target"] is None else target_of(target_options)
+        target = NoTarget() if measured is None else target_of(measured)
         if wrap is not None:
             target = wrap(target)
             opened.callback(target.close)
 
         def make_suite(asker_of: Callable[[Any], Any]) -> Any:
             def named(option: str, **more: Any) -> Any:
-                if options[option] is None:
-                    return None
-                same = {name: options[name] for name in ("runner", "dtype", "tensor_parallel_size", "concurrency")}
-                # Nothing of theirs is to be corrupted.
-                return asker_of(target_of(TargetOptions(target=options[option], answers="clean", **same, **more)))
+                beside = _beside(options, option, **more)
+                return None if beside is None else asker_of(target_of(beside))
 
             return make(named)
 
@@ -209,3 +168,67 @@ def run_suite_command(
             raise
     show_run(record, run.out, console)
     return record
+
+
+def _measured(options: dict[str, Any]) -> "TargetOptions":
+    """What is evaluated."""
+    from evaluation.targets.options import TargetOptions
+
+    if options["target"] is None:
+        raise click.UsageError("Missing option '--target'.")
+    return filled(TargetOptions, options, policies=tuple(options["policies"]), prompt_prefix=_told(options))
+
+
+def _told(options: dict[str, Any]) -> str | None:
+    """What the prompting baseline tells the model; None without one."""
+    from evaluation.targets.options import ECO_PROMPT_PREFIX, PROMPT_PREFIX
+
+    prefix: str | None = options["prompt_prefix"]
+    if (subject := options["prompt_subject"]) is not None:
+        if prefix is not None:
+            raise click.UsageError("--prompt-subject: --prompt-prefix says what is told; leave one of them out")
+        if not subject.strip():
+            raise click.UsageError("--prompt-subject: empty; say what the model is to forget")
+        return ECO_PROMPT_PREFIX.format(subject=subject.strip())
+    return PROMPT_PREFIX if prefix is None and options["prompting"] else prefix
+
+
+def _run(options: dict[str, Any], measured: "TargetOptions | None", console: "Console") -> "RunOptions":
+    """Where the run goes, and what row of a table it is; of a policy alone where nothing else is measured."""
+    from evaluation.runs.run import RunOptions
+    from evaluation.targets.options import TargetRow, row_of
+
+    row = TargetRow("policy", "guarded") if measured is None else row_of(measured)
+    guarded = measured is not None and bool(measured.policies)
+    if options["out"] is None:
+        raise click.UsageError("Missing option '--out'.")
+    draws = options["draws"] or (3 if guarded else 1)
+    if draws > 1 and not guarded:
+        raise click.UsageError("--draws: counts the noise draws of a policy; give --policy, or leave it out")
+    if measured is not None and row.kind == "other" and options["kind"] is None:
+        console.print(
+            '--kind: a server does not say whether a guard is in it; this run stands as "other" in reports. Give '
+            "--kind guarded, original or retain, and a --label, to say what it is",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return filled(
+        RunOptions,
+        options,
+        label=options["label"] or row.label,
+        kind=options["kind"] or row.kind,
+        method=row.method,
+        strength=row.strength,
+        draws=draws,
+        reference=options["retain_run"],
+    )
+
+
+def _beside(options: dict[str, Any], option: str, **more: Any) -> "TargetOptions | None":
+    """A judge or a reference that an option names, run like the target; None where it names none."""
+    from evaluation.targets.options import TargetOptions
+
+    if options[option] is None:
+        return None
+    same = {name: options[name] for name in ("runner", "dtype", "tensor_parallel_size", "concurrency")}
+    return TargetOptions(target=options[option], answers="clean", **same, **more)  # nothing of theirs is corrupted

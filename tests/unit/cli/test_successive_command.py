@@ -1,17 +1,20 @@
 """`eco evaluate successive`: what it refuses, and what it does to a server's policies by its admin address."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from eco_command import check_one_line, run
-from scripted_endpoint import error, ok, running
+from scripted_endpoint import error, ok, running, texts
 
 import guard
 from cli import successive
 from cli.policy_service import AdminAddress, AdminError
 from cli.successive import AdminPolicies
+from evaluation.runs.record import read_record
 
 PAIR = ["--add", "policies/ann", "ann.jsonl"]
 BASIC = ["evaluate", "successive", "--target", "m", "--retain", "r.jsonl", "--out", "o"]
@@ -168,3 +171,67 @@ def test_what_refuses_to_be_timed_is_an_error_of_the_address() -> None:
         server.rule = lambda path, body: error(503, "the queue is full")
         with pytest.raises(AdminError, match=r"refuses \(503\): the queue is full"):
             AdminPolicies(AdminAddress(server.url), FOLDERS).classify_ms(["Who?"])
+
+
+# --- the command over a server -------------------------------------------------------------------------------------
+
+
+class Switch:
+    """Policies of an admin address that is not there; `log` is what was done to them."""
+
+    log: list[object] = []  # noqa: RUF012
+
+    def __init__(self, address: AdminAddress, folders: Sequence[Path]) -> None:
+        self.log.append(address.url)
+        self.names = [folder.name for folder in folders]
+
+    def describe(self) -> list[dict[str, object]]:
+        return [{"name": name, "digest": "d", "action": "corrupt"} for name in self.names]
+
+    def apply(self, count: int) -> None:
+        self.log.append(count)
+
+    def classify_ms(self, prompts: Sequence[str]) -> list[float]:
+        return [3.0] * len(prompts)
+
+    def close(self) -> None:
+        self.log.append("closed")
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    monkeypatch.setattr(successive, "AdminPolicies", Switch)
+    monkeypatch.setattr(Switch, "log", [])
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("ann", "bob", "kept"):
+        row = {"question": f"Where was {name} born?", "answer": "In Zelburg."}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    added = [part for name in ("ann", "bob") for part in ("--add", tmp_path / name, tmp_path / f"{name}.jsonl")]
+    where = ["--admin", "http://localhost:8001", "--out", tmp_path / "run", "--retries", 0, "--generated-only"]
+    return ["evaluate", "successive", "--retain", tmp_path / "kept.jsonl", *where, *added]
+
+
+def test_the_policies_are_put_around_the_server_and_taken_away(
+    command: list[object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running() as server:
+        server.rule = lambda path, body: ok(texts("In Zelburg."))
+        code, printed, _ = run([*command, "--target", server.url], capsys)
+    assert code == 0
+    assert "after" in printed
+    assert Switch.log == ["http://localhost:8001", 2, 0, 1, 2, 0, 1, 2, "closed"]  # the check, the answers, the times
+    record = read_record(tmp_path / "run")
+    assert (record.kind, record.label) == ("guarded", "guarded: 2 policies in turn")
+    assert [one["name"] for one in record.target["policies"]] == ["ann", "bob"]
+    found = {figure.name: figure.value for figure in record.figures}
+    assert found["latency/classify_ms/after_2"] == 3
+    assert found["forget/rouge_l/after_2"] == 1
+
+
+def test_the_policies_are_taken_away_where_the_server_fails(
+    command: list[object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running() as server:
+        server.rule = lambda path, body: error(400, "no more")
+        check_one_line(run([*command, "--target", server.url], capsys), "answered 400 (no more)")
+    assert Switch.log[-1] == "closed"

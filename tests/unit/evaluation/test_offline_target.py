@@ -6,10 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scripted_endpoint import running
 from tiny_model import tiny_model, tiny_tokenizer
+from tiny_server import serving
 
 from evaluation.errors import TargetError
 from evaluation.replies import Ask, Reply
+from evaluation.targets.endpoint import EndpointTarget
 from evaluation.targets.offline import OfflineTarget, tokenizer_digest
 from evaluation.targets.options import PromptingTarget
 from scoring.transformers_scorer import TransformersScorer
@@ -73,6 +76,36 @@ def test_an_answer_that_is_begun_is_one_text_with_the_prompt(template: bool) -> 
     assert found[0].logprobs == pytest.approx(found[1].logprobs, abs=1e-5)
     assert found[2] == found[3]
     assert found[2] != replies(target, replace(answers[0], begun=""))[0]
+    target.close()
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_a_server_goes_on_with_and_scores_behind_what_is_begun_as_a_model_here_does(template: bool) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer(chat_template=template)
+    asks = [
+        Ask("Who?", " no", begun="It is"),
+        Ask("Who?", " no", system="Be brief.", begun="It is"),
+        Ask("Who?", "no"),
+        Ask("Who?", begun="It is", max_new_tokens=8),
+        Ask("Who?", max_new_tokens=8),
+    ]
+    target = OfflineTarget(TransformersScorer(model, tokenizer))
+    here = replies(target, *asks)
+    with running() as server:
+        server.models = [{"id": "m", "owned_by": "vllm", "max_model_len": 256}]
+        server.rule = serving(model, tokenizer)
+        endpoint = EndpointTarget(server.url)
+        endpoint.check(asks)
+        there = dict(endpoint.replies(asks))
+        server.models = [{"id": "m"}]
+        if template:  # who is not known to go on would answer anew, and be scored behind it
+            with pytest.raises(TargetError, match=r"go on with an answer that is begun; .*--no-prefill"):
+                EndpointTarget(server.url).check(asks[:1])
+    for number, reply in enumerate(here):
+        assert there[number].token_ids == reply.token_ids
+        assert there[number].logprobs == pytest.approx(reply.logprobs, abs=1e-5)
+        assert there[number].texts == reply.texts
+    assert here[0].logprobs != pytest.approx(here[2].logprobs[-len(here[0].logprobs) :], abs=1e-3)
     target.close()
 
 
