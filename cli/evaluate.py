@@ -359,6 +359,8 @@ def evaluate_attacks(**options: Any) -> None:
 
     target = options["target"]
     is_model = target is not None and not target.startswith(("http://", "https://"))
+    if is_model and (requests := [part for part in options["parts"] if part in REQUEST_PARTS]):
+        raise click.UsageError(f"--parts: {requests[0]} sends requests to a server; give its URL as --target")
     own_samples = options["forget"] is None
     indirect_samples = tuple(sample_file("attacks", f"{name}.jsonl") for name in ("indirect", "multi_hop"))
     attacks, relearn = options["attacks"] or DEFAULT_ATTACKS, filled(RelearnSettings, options)

@@ -144,12 +144,12 @@ def run_suite_command(
     run = _run(options, measured, console)
     with ExitStack() as opened:
 
-        def target_of(of: "TargetOptions") -> Any:
-            target = DeferredTarget(of)
+        def target_of(of: "TargetOptions", flag: str) -> Any:
+            target = DeferredTarget(of, flag)
             opened.callback(target.close)
             return target
 
-        target = NoTarget() if measured is None else target_of(measured)
+        target = NoTarget() if measured is None else target_of(measured, "--target")
         if wrap is not None:
             target = wrap(target)
             opened.callback(target.close)
@@ -157,7 +157,7 @@ def run_suite_command(
         def make_suite(asker_of: Callable[[Any], Any]) -> Any:
             def named(option: str, **more: Any) -> Any:
                 beside = _beside(options, option, **more)
-                return None if beside is None else asker_of(target_of(beside))
+                return None if beside is None else asker_of(target_of(beside, f"--{option.replace('_', '-')}"))
 
             return make(named)
 

@@ -53,6 +53,7 @@ def evaluate_successive(**options: Any) -> None:
     from evaluation.successive.sequence import Addition, read_additions
     from evaluation.successive.suite import SuccessiveSuite, steps_table
     from evaluation.targets.steps import SteppedServer
+    from guard import BundleError, load_bundle
 
     if bool(options["added"]) == (options["additions"] is not None):
         raise click.UsageError("--add, --additions: give the policies by one of them")
@@ -66,6 +67,11 @@ def evaluate_successive(**options: Any) -> None:
     path = options["additions"]
     additions = [Addition(*pair) for pair in options["added"]] if path is None else read_additions(path)
     folders = tuple(addition.policy for addition in additions)
+    try:
+        for folder in folders:
+            load_bundle(folder)
+    except BundleError as error:
+        raise click.UsageError(f"--{'add' if path is None else 'additions'}: {error}") from error
     chosen = options | {
         "policies": () if served else folders,
         "kind": options["kind"] or "guarded",

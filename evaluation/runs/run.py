@@ -134,7 +134,10 @@ def _read_reference(folder: Path, run: RunRecord) -> tuple[RunRecord, list[Score
     Raises:
         RunError: it is no finished run, or one of another suite, of other questions, or with answers scored otherwise.
     """
-    record = read_record(folder)
+    try:
+        record, scores = read_record(folder), read_scores(folder)
+    except RunError as error:
+        raise RunError(f"--retain-run: {error}") from error
     if record.suite != run.suite:
         raise RunError(f"--retain-run: {folder} is a run of {record.suite}; give one of {run.suite}")
     if different := _differing(run.suite_settings, record.suite_settings):
@@ -147,7 +150,7 @@ def _read_reference(folder: Path, run: RunRecord) -> tuple[RunRecord, list[Score
             f"--retain-run: {folder} was scored with --answers {record.protocol}, this run is with {run.protocol}; "
             "evaluate the retain model with the same, or offline without a policy, which goes with all"
         )
-    return record, read_scores(folder)
+    return record, scores
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

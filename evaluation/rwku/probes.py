@@ -183,8 +183,8 @@ def _general(row: Columns, manner: Manner) -> _Made:
 
 def _with_options(row: Columns) -> tuple[str, int]:
     choices = row.texts("choices")
-    if len(choices) > len(_OPTIONS):
-        raise DataError(f"{row.where}: choices: {len(choices)} of them; at most {len(_OPTIONS)} have a letter")
+    if not 1 < len(choices) <= len(_OPTIONS):
+        raise DataError(f"{row.where}: choices: found {len(choices)}; expected 2 to {len(_OPTIONS)}, one for a letter")
     lines = [f"\n{letter}. {choice}" for letter, choice in zip(_OPTIONS, choices, strict=False)]
     return f"Question: {row.text('question')}{''.join(lines)}", row.number("answer", len(choices))
 

@@ -15,8 +15,9 @@ from evaluation.leakage.probes import CorruptedPrompt, PromptRows
 from evaluation.replies import AnswerProtocol, Ask, Reply, Target, all_needs
 from evaluation.runs.record import Kind
 from evaluation.successive.latency import Latencies, TimedTarget
-from guard import load_bundle, load_or_create_secret
+from guard import BundleError, load_bundle, load_or_create_secret
 from scoring.load import RUNNERS, Runner, open_scorer, weights_digest
+from scoring.scorer import ScorerError
 
 PROMPT_PREFIX = (
     "You are an assistant that has forgotten certain subjects. If the text below asks about a person, a work or a "
@@ -126,10 +127,13 @@ def row_of(options: TargetOptions) -> TargetRow:
     """Named after the policy, the prompting baseline, the method of unlearning in the checkpoint's record, or itself.
 
     Raises:
-        BundleError: a folder is no policy.
+        TargetError: a folder is no policy.
     """
     if options.policies:
-        bundles = [load_bundle(folder) for folder in options.policies]
+        try:
+            bundles = [load_bundle(folder) for folder in options.policies]
+        except BundleError as error:
+            raise TargetError(f"--policy: {error}") from error
         own = bundles[0].config.corruption.strength
         strength = options.strength if options.strength is not None else own
         number = float(strength) if isinstance(strength, int | float) else None
@@ -198,17 +202,23 @@ def open_target(options: TargetOptions) -> Target:
 class DeferredTarget:
     """A target that is connected or loaded when it is first asked: data are checked before a model is loaded.
 
+    Args:
+        flag: by which it was given; the error of a model that cannot be loaded begins with it.
+
     Raises:
         TargetError: the options contradict each other.
     """
 
-    def __init__(self, options: TargetOptions) -> None:
+    def __init__(self, options: TargetOptions, flag: str = "--target") -> None:
         options.check()
-        self._options = options
+        self._options, self._flag = options, flag
 
     @functools.cached_property
     def _target(self) -> Target:
-        return open_target(self._options)
+        try:
+            return open_target(self._options)
+        except ScorerError as error:
+            raise TargetError(f"{self._flag}: {error}") from error
 
     @property
     def protocol(self) -> AnswerProtocol | None:

@@ -87,7 +87,7 @@ def load_questions(subset: Subset, source: str, *, generated_only: bool = False)
     Raises:
         DataError: the source cannot be read, or a column is missing or of the wrong type.
     """
-    rows = read_rows(source, name=subset, columns=_COLUMNS)
+    rows = read_rows(source, name="data", columns=_COLUMNS)
     first_author = _first_author(subset, source, len(rows))
     questions = []
     for number, (where, row) in enumerate(rows):

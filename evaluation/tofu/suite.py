@@ -21,7 +21,6 @@ from evaluation.suite import Answer, Figure, Outcome, Score, Suite, scores_of, s
 from evaluation.tofu.data import Question, digests_of_questions, drawn_questions, load_questions
 from evaluation.tofu.metrics import DIRECTIONS, HEADLINE, SUBSETS, Mean, Subset, example_metrics, tofu_figures
 from scoring.metrics import rouge_l_recall
-from sources import flag_of
 
 MAX_NEW_TOKENS: Final = 200
 
@@ -64,7 +63,7 @@ class TofuSuite(Suite):
             if name not in SUBSETS:
                 raise DataError(f"--subsets: {name!r} is none of {', '.join(SUBSETS)}")
             if name not in sources:
-                raise DataError(f"--subsets: {name} has no data; give it with {flag_of(name)}")
+                raise DataError(f"--subsets: {name} is not in --data")
         self._sources = {name: sources[name] for name in SUBSETS if name in (subsets or sources)}
         if not self._sources:
             raise DataError(f"no data to measure; give one or more of {', '.join(SUBSETS)}")

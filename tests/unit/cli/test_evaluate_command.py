@@ -142,6 +142,12 @@ def test_lm_evals_own_seed_draws_its_examples(eco: Eco, model: Path, tmp_path: P
         (["tofu", "--target", "http://x/v1", "--out", "r", "--answers", "eco"], "--answers eco: a server corrupts"),
         (["choice", "--target", "m", "--out", "r"], "Missing option '--tasks'"),
         (["potter", "--target", "m", "--out", "r", "--judge", "http://x"], "--judge: needs --subject"),
+        (["qa", "--target", "m", "--out", "r", "--policy", "p"], "--policy: p: no such policy folder"),
+        (["qa", "--target", "m", "--out", "r", "--retain-run", "n"], "--retain-run: n: holds no run.json"),
+        (["attacks", "--target", "m", "--out", "r", "--parts", "names"], "--parts: names sends requests to a server"),
+        (["copyright", "--target", "m", "--out", "r", "--reference-model", "a/b/c"], "--reference-model: a/b/c: "),
+        (["leakage", "--target", "m", "--out", "r", "--reference-model", "a/b/c"], "--reference-model: a/b/c: "),
+        (["qa", "--target", "a/b/c", "--out", "r"], "--target: a/b/c: cannot be loaded"),
     ],
 )
 def test_what_is_refused_at_once(
@@ -226,4 +232,4 @@ def test_the_red_team_table_is_printed_for_a_server_and_refused_for_a_model(
     assert read_record(tmp_path / "run").suite_settings["served"]["parts"] == ["names", "encodings"]
     code, printed = eco("evaluate", "attacks", "--target", model, "--out", tmp_path / "other", *options)
     assert code == 2
-    assert "--target: these attacks are requests to a server; give the URL of one" in printed
+    assert "--parts: names sends requests to a server; give its URL as --target" in printed

@@ -45,6 +45,20 @@ def test_what_is_refused_at_once(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flag", ["--add", "--additions"])
+def test_a_folder_that_is_no_policy_is_refused_by_its_flag(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(path: Path) -> object:
+        raise guard.BundleError(f"{path}: no such policy folder")
+
+    monkeypatch.setattr(guard, "load_bundle", missing)
+    file = tmp_path / "all.jsonl"
+    file.write_text('{"policy": "ann", "forget": "ann.jsonl"}\n')
+    given = PAIR if flag == "--add" else ["--additions", str(file)]
+    check_one_line(run([*BASIC, *given], capsys), f"{flag}: ", "no such policy folder")
+
+
 class Address(AdminAddress):
     """An admin address that is not there: it remembers what was asked, and says what a server would."""
 

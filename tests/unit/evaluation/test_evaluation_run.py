@@ -202,7 +202,7 @@ def test_the_reference_must_be_of_the_same_questions(tmp_path: Path) -> None:
     assert read_record(tmp_path / "run").reference == {"label": "retain", "run": "retain"}
     with pytest.raises(RunError, match=r"other questions or settings \(questions differ\)"):
         run(tmp_path / "other", Echo(), Shouting(("five", "six")), reference=tmp_path / "retain")
-    with pytest.raises(RunError, match=r"holds no run\.json"):
+    with pytest.raises(RunError, match=r"^--retain-run: .*nowhere: holds no run\.json"):
         run(tmp_path / "other", Echo(), reference=tmp_path / "nowhere")
 
 

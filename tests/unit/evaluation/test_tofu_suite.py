@@ -276,7 +276,7 @@ def test_a_row_that_cannot_be_used_is_refused_with_file_line_and_column(
 
     with pytest.raises(DataError, match=message) as refused:
         TofuSuite({"forget": str(file)})
-    assert str(refused.value).startswith("--forget: ")
+    assert str(refused.value).startswith("--data: ")
     assert "\n" not in str(refused.value)
 
 
@@ -291,9 +291,9 @@ def test_real_authors_need_no_paraphrase(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"sources": {}}, "no data to measure"),
-        ({"sources": {"forget": "nothing.jsonl"}}, "--forget: nothing.jsonl: no such file"),
+        ({"sources": {"forget": "nothing.jsonl"}}, "--data: nothing.jsonl: no such file"),
         ({"subsets": ["forgotten"]}, "--subsets: 'forgotten' is none of forget, retain"),
-        ({"subsets": ["real_authors"]}, "--subsets: real_authors has no data; give it with --real-authors"),
+        ({"subsets": ["real_authors"]}, "--subsets: real_authors is not in --data"),
         ({"limit": 0}, "--limit: 0"),
         ({"max_new_tokens": 0}, "--max-new-tokens: 0"),
         ({"mean": "harmonic"}, "--truth-ratio: 'harmonic' is none of geometric, arithmetic"),
