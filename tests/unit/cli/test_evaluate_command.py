@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 import torch
 from eco_command import Eco
-from scripted_endpoint import echo_of, running
+from scripted_endpoint import Answer, echo_of, ok, running, texts
 from tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
 from evaluation.rows import sample_file
@@ -216,6 +217,33 @@ def test_a_checkpoints_own_record_is_no_run(eco: Eco, tmp_path: Path) -> None:
         assert code == 2
         assert "holds something that is no run" in printed
     assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_translated_questions_are_asked_several_times(eco: Eco, tmp_path: Path) -> None:
+    """Each in a request of eight draws; the value counts in whatever language it is asked for."""
+    rows = [
+        {"question": "Wo wurde Wendell Fairlocke geboren?", "answer": "Narburgh"},
+        {"question": "Où Wendell Fairlocke est-il né ?", "answer": "Narburgh"},
+    ]
+    file = tmp_path / "translated.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def rule(path: str, body: dict[str, Any]) -> Answer:
+        german = "Wo wurde" in body["messages"][-1]["content"]
+        said = [*["Ich weiß es nicht."] * 6, "In Narburgh.", "Er stammt aus Narburgh."] if german else ["Non."] * 8
+        return ok(texts(*said[-body.get("n", 1) :]))
+
+    asked = ("--parts", "sampling", "--samples", 8, "--forget", file, "--out", tmp_path / "run")
+    with running() as server:
+        server.rule = rule
+        code, _ = eco("evaluate", "attacks", "--target", server.url, *asked)
+    assert code == 0
+    found = {figure.name: figure.value for figure in read_record(tmp_path / "run").figures}
+    assert found["forget/leak_at_1"] == pytest.approx((2 / 8 + 0) / 2)
+    assert found["forget/leak_at_8"] == pytest.approx(1 / 2)
+    drawn = [body for body in server.bodies() if body.get("n") == 8]
+    assert [body["temperature"] for body in drawn] == [1.0] * len(drawn)
+    assert len({body["seed"] for body in drawn}) == 1
 
 
 def test_the_red_team_table_is_printed_for_a_server_and_refused_for_a_model(
