@@ -6,7 +6,7 @@ policy corrupts the prompt is the target's `AnswerProtocol`.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from storage.digests import sha256_of_json
 
@@ -187,6 +187,15 @@ class Target(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ForeseenTarget(Protocol):
+    """A target of which something is known before its model is loaded."""
+
+    def foreseen(self) -> Mapping[str, object]:
+        """Of `Target.describe`, the digests of weights and tokenizer, as far as they are known."""
+        ...
 
 
 class Asker(Protocol):

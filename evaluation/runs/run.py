@@ -17,7 +17,7 @@ from rich.table import Table
 from console.progress import shown_progress
 from evaluation.errors import RunError
 from evaluation.intervals import mean_figures
-from evaluation.replies import Asker, Target, all_needs
+from evaluation.replies import Asker, ForeseenTarget, Target, all_needs
 from evaluation.runs.record import (
     ANSWERS,
     REPLIES,
@@ -95,9 +95,11 @@ def run_suite(make: MakeSuite, target: Target, options: RunOptions, console: Con
         if options.reference is not None:
             reference, reference_scores = _read_reference(options.reference, record)
             record = replace(record, reference={"label": reference.label, "run": options.reference.name})
+            if isinstance(target, ForeseenTarget):
+                _check_models(options.reference, reference, target.foreseen())
         record = replace(record, target=dict(target.describe()))
         if options.reference is not None and reference is not None:
-            _check_models(options.reference, reference, record)
+            _check_models(options.reference, reference, record.target)
         before = read_record(folder) if not options.force and (folder / RUN).is_file() else None
         # Unless it failed before it asked anything.
         if before is not None and (before.finished is not None or (folder / REPLIES).is_file()):
@@ -165,15 +167,15 @@ def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _check_models(folder: Path, record: RunRecord, run: RunRecord) -> None:
+def _check_models(folder: Path, record: RunRecord, target: Mapping[str, object]) -> None:
     """Raise `RunError` where a retain model's run is of a model with another tokenizer, or of the very model that is
     evaluated."""
-    tokenizers = {run.target.get("tokenizer_sha256"), record.target.get("tokenizer_sha256")}
+    tokenizers = {target.get("tokenizer_sha256"), record.target.get("tokenizer_sha256")}
     if all(tokenizers) and len(tokenizers) > 1:
         raise RunError(
             f"--retain-run: {folder} is of a model with another tokenizer; give a retain model of the same family"
         )
-    if run.target.get("weights_sha256") and run.target["weights_sha256"] == record.target.get("weights_sha256"):
+    if target.get("weights_sha256") and target["weights_sha256"] == record.target.get("weights_sha256"):
         raise RunError(
             f"--retain-run: {folder} is of the very model that is evaluated; give the run of one that never learned"
         )

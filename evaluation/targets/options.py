@@ -156,8 +156,11 @@ def row_of(options: TargetOptions) -> TargetRow:
     return TargetRow(folder.resolve().name, "original")
 
 
-def open_target(options: TargetOptions) -> Target:
+def open_target(options: TargetOptions, *, weights_sha256: str | None = None) -> Target:
     """Connect, or load; `close` the target when done.
+
+    Args:
+        weights_sha256: of a model's files, where it is known; None: found by reading them.
 
     Raises:
         TargetError: options contradict each other, or the server or model cannot be used.
@@ -195,7 +198,7 @@ def open_target(options: TargetOptions) -> Target:
         guard = None
         if opened is not None:
             guard = GuardedPrompts(opened, scorer.renderer.tokenizer, secret, protocol=options.protocol)
-        target = OfflineTarget(scorer, guard, weights_sha256=weights_digest(options.target))
+        target = OfflineTarget(scorer, guard, weights_sha256=weights_sha256 or weights_digest(options.target))
     return target if options.prompt_prefix is None else PromptingTarget(target, options.prompt_prefix)
 
 
@@ -212,11 +215,12 @@ class DeferredTarget:
     def __init__(self, options: TargetOptions, flag: str = "--target") -> None:
         options.check()
         self._options, self._flag = options, flag
+        self._weights_sha256: str | None = None
 
     @functools.cached_property
     def _target(self) -> Target:
         try:
-            return open_target(self._options)
+            return open_target(self._options, weights_sha256=self._weights_sha256)
         except ScorerError as error:
             raise TargetError(f"{self._flag}: {error}") from error
 
@@ -225,6 +229,20 @@ class DeferredTarget:
         if self._options.is_endpoint:
             return None if self._options.generated_only else self._options.protocol
         return self._options.protocol if self._options.policies else None
+
+    def foreseen(self) -> Mapping[str, object]:
+        """See `evaluation.replies.ForeseenTarget`; nothing of a server, or of a model that is not there."""
+        if self._options.is_endpoint:
+            return {}
+        from transformers import AutoTokenizer
+
+        from evaluation.targets.offline import tokenizer_digest
+
+        self._weights_sha256 = weights_digest(self._options.target)
+        found: dict[str, object] = {"weights_sha256": self._weights_sha256}
+        with contextlib.suppress(OSError, ValueError):  # loading it says so
+            found["tokenizer_sha256"] = tokenizer_digest(AutoTokenizer.from_pretrained(self._options.target))
+        return found
 
     def describe(self) -> Mapping[str, object]:
         return self._target.describe()

@@ -13,6 +13,7 @@ from tiny_model import save_tiny_model, tiny_model, tiny_tokenizer
 
 from evaluation.rows import sample_file
 from evaluation.runs.record import read_record
+from evaluation.targets import options
 
 SAMPLES = str(Path(sample_file("tofu", "retain_perturbed.jsonl")).parent)
 
@@ -204,6 +205,21 @@ def test_no_model_is_loaded_for_a_retain_run_of_another_split(eco: Eco, model: P
     assert code == 2
     assert "--retain-run" in printed
     assert "data.forget.sha256" in printed
+    assert not (tmp_path / "r").exists()
+
+
+def test_no_model_is_loaded_for_a_retain_run_of_itself_or_of_another_family(
+    eco: Eco, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retain, family = tmp_path / "retain", tmp_path / "family"
+    assert eco(*tofu(model, retain))[0] == 0
+    tiny_model(seed=1).save_pretrained(family)
+    tiny_tokenizer(chat_template=False).save_pretrained(family)
+    monkeypatch.setattr(options, "open_scorer", lambda *_, **__: pytest.fail("a model is loaded"))
+    for target, message in ((model, "is of the very model"), (family, "is of a model with another tokenizer")):
+        code, printed = eco(*tofu(target, tmp_path / "r", "--retain-run", retain))
+        assert code == 2
+        assert f"--retain-run: {retain} {message}" in printed
     assert not (tmp_path / "r").exists()
 
 
