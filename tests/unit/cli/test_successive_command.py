@@ -15,6 +15,8 @@ from cli import successive
 from cli.policy_service import AdminAddress, AdminError
 from cli.successive import AdminPolicies
 from evaluation.runs.record import read_record
+from evaluation.successive import sequence
+from evaluation.targets import options as target_options
 
 PAIR = ["--add", "policies/ann", "ann.jsonl"]
 BASIC = ["evaluate", "successive", "--target", "m", "--retain", "r.jsonl", "--out", "o"]
@@ -88,7 +90,8 @@ def named(monkeypatch: pytest.MonkeyPatch) -> None:
     def config(path: Path) -> object:
         return SimpleNamespace(digest="d", config=SimpleNamespace(name=path.name, action="corrupt"))
 
-    monkeypatch.setattr(guard, "load_bundle", config)
+    for module in (guard, sequence, target_options):  # all imported before: what is put there is taken away again
+        monkeypatch.setattr(module, "load_bundle", config)
     monkeypatch.setattr(successive, "_LOOK_S", 0.0)
 
 
