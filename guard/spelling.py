@@ -47,7 +47,8 @@ class Spelling:
         """
         spelled: list[str] = list(map(self._pieces.get, token_ids))  # type: ignore[arg-type]
         if None in spelled:
-            self._learn(sorted(set(token_ids) - self._pieces.keys()))
+            # Not `- self._pieces.keys()`, which walks through the whole vocabulary.
+            self._learn(sorted({token for token in token_ids if token not in self._pieces}))
             spelled = [self._pieces[token] for token in token_ids]
         shared: list[tuple[int, int]] = []
         broken = (

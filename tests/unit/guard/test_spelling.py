@@ -101,3 +101,15 @@ def test_tokens_learned_together_say_what_each_says_alone(tokenizer: Any) -> Non
         Spelling(decode, alone).spell([token])
     assert together == alone
     assert sum(map(bool, alone.values())) > 100
+
+
+def test_what_is_known_is_not_walked_through() -> None:
+    class Known(dict[int, str]):
+        def keys(self) -> Any:
+            raise AssertionError("as long as the vocabulary")
+
+        __iter__ = items = values = keys
+
+    spelling = Spelling(lambda ids: "".join(chr(96 + i) for i in ids), Known())
+    assert spelling.spell([1, 2])[0] == "ab"
+    assert spelling.spell([2, 3])[0] == "bc"
