@@ -19,7 +19,8 @@ from text.encodings import variants
 from text.reading import Reading, read_each
 from text.recent import Recent
 
-Ids = tuple[int, ...]
+#: Token ids of a block.
+Ids = Sequence[int] | NDArray[np.int64]
 #: About 2.5 kB a window and policy-independent 1.5 kB an embedding: about 60 MB when all are full.
 BLOCK_CACHE_ENTRIES, SCORE_CACHE_ENTRIES, EMBEDDING_CACHE_ENTRIES = 4096, 16384, 4096
 _ENCODED_US = 5_000
@@ -104,7 +105,8 @@ class WindowClassifier:
         self._of_heads = np.array(list(heads), dtype=np.int64)
         """Policies that have a head, in the bank's order."""
         self._cache = features or FeatureCache()
-        self._blocks: Recent[Ids, Looked] = Recent(BLOCK_CACHE_ENTRIES)
+        self._blocks: Recent[bytes, Looked] = Recent(BLOCK_CACHE_ENTRIES)
+        """By a block's ids themselves, not a digest of them."""
         self._spelling = Spelling(decode, self._cache.pieces)
         self._lowest = np.log(thresholds / (1 - thresholds))
         # Between its points an offset is linear, and stays so between the points of all.
@@ -148,15 +150,17 @@ class WindowClassifier:
         Raises:
             ClassificationError: whatever failed; nothing of it is kept.
         """
-        found = {block: self._blocks.get(block) for block in blocks}
-        if new := [block for block, known in found.items() if known is None]:
+        keys = [np.asarray(block, dtype=np.int64).tobytes() for block in blocks]
+        found = {key: self._blocks.get(key) for key in keys}
+        if None in found.values():
+            new = {key: block for key, block in zip(keys, blocks, strict=True) if found[key] is None}
             try:
-                for block, seen in zip(new, self._look(new), strict=True):
-                    found[block] = seen
-                    self._blocks.put(block, seen)
+                for key, seen in zip(new, self._look(list(new.values())), strict=True):
+                    found[key] = seen
+                    self._blocks.put(key, seen)
             except Exception as error:
                 raise ClassificationError("the prompt could not be classified") from error
-        return [looked for block in blocks if (looked := found[block]) is not None]
+        return [looked for key in keys if (looked := found[key]) is not None]
 
     def embedded(self, text: str, policies: NDArray[np.int64]) -> NDArray[np.float64]:
         """(Q,) what the embedding of a window's text adds to the log odds of some policies.
@@ -257,7 +261,7 @@ class WindowClassifier:
 
     def _look(self, blocks: Sequence[Ids]) -> list[Looked]:
         tokens = np.cumsum([0, *map(len, blocks)])  # (B + 1,) tokens before each block
-        ids = [token for block in blocks for token in block]
+        ids = [token for block in blocks for token in np.asarray(block).tolist()]
         text, starts, ends = self._spelling.spell(ids, frozenset(tokens.tolist()))
         edges = np.append(starts, len(text))[tokens].tolist()  # and characters
         texts = [text[low:high] for low, high in itertools.pairwise(edges)]

@@ -5,10 +5,10 @@ Purely token ids in, ids and embedding rows out: no vLLM, no HTTP, no files. The
 Blocking and CPU-bound; safe to call from several threads, not meant to be called in an event loop.
 """
 
+import bisect
 import copy
-import itertools
 import time
-from collections.abc import Callable, Collection, Generator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -39,6 +39,7 @@ ENCODER_BUDGET = 24
 _BLOCK_US, _ENCODED_US = 5_000, 5_000
 # Rows corrupted together: with their float32 and noise they are some megabytes at a width of 4,096.
 _ROWS_AT_ONCE = 128
+_NO_POLICIES = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,23 +185,50 @@ def _check_encoder(bundle: PolicyBundle, digest: str) -> None:
 
 @dataclass(slots=True)
 class _Reading:
-    """A prompt under classification: its windows and, where they are decided, their log odds (W, U) for each of U
+    """A prompt under classification: its windows, W of which are decided, and their log odds (W, U) for each of U
     policies that look at any of them; minus infinity where a policy does not."""
 
     token_ids: list[int]
-    windows: list[Placed]
-    policies: NDArray[np.int64]
-    logits: NDArray[np.float64]
+    placed: list[Placed] = field(default_factory=list)
+    policies: NDArray[np.int64] = field(default_factory=_NO_POLICIES.copy)
+    logits: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     encoded: int = 0
     over_budget: int = 0
+    _ends: list[int] = field(default_factory=lambda: [0])
+    """Windows before each of `placed`, and all."""
 
-    def add(self, policies: NDArray[np.int64], logits: NDArray[np.float64]) -> None:
-        """Decide the next windows, (V, Q) for Q policies."""
+    def add(self, placed: Iterable[Placed]) -> None:
+        """Further windows, undecided yet."""
+        for one in placed:
+            self.placed.append(one)
+            self._ends.append(self._ends[-1] + len(one))
+
+    def undecided(self) -> list[tuple[int, Placed]]:
+        """Those behind the W, each with the number of its first window among them."""
+        first = bisect.bisect_left(self._ends, len(self.logits))
+        pairs = zip(self._ends[first:-1], self.placed[first:], strict=True)
+        return [(start - len(self.logits), one) for start, one in pairs]
+
+    def decide(self, policies: NDArray[np.int64], logits: NDArray[np.float64]) -> None:
+        """Decide them, (V, Q) for Q policies."""
         union = np.union1d(self.policies, policies)
         whole = np.full((len(self.logits) + len(logits), len(union)), -np.inf)
         whole[: len(self.logits), np.searchsorted(union, self.policies)] = self.logits
         whole[len(self.logits) :, np.searchsorted(union, policies)] = logits
         self.policies, self.logits = union, whole
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def at(self, row: int) -> tuple[Placed, int]:
+        """Where one of the windows is."""
+        number = bisect.bisect_right(self._ends, row) - 1
+        return self.placed[number], row - self._ends[number]
+
+    def window(self, row: int) -> Window:
+        """The window itself."""
+        placed, index = self.at(row)
+        return placed.of(self.token_ids, index)
 
 
 class Guard:
@@ -338,10 +366,10 @@ class Guard:
         looked = np.isfinite(reading.logits) & self._applies[reading.policies]
         windows = [
             (
-                list(placed.of(reading.token_ids).positions),
+                list(reading.window(row).positions),
                 {names[column]: float(scores[row, column]) for column in np.flatnonzero(looked[row]).tolist()},
             )
-            for row, placed in enumerate(reading.windows)
+            for row in range(len(reading))
         ]
         return Explanation(outcome, windows)
 
@@ -409,16 +437,17 @@ class Guard:
 
     def _classify(self, token_ids: list[int]) -> Generator[int, None, tuple[_Reading, NDArray[np.float64]]]:
         """Decide every window; returns them, and the thresholds (P,) that hold for so many, as log odds."""
-        reading = _Reading(token_ids, [], np.empty(0, dtype=np.int64), np.empty((0, 0)))
+        reading = _Reading(token_ids)
+        ids = np.array(token_ids, dtype=np.int64)
         contents: list[Content] = []
         done = 0
-        for placed, content in local_windows(self._template, self._classifier, token_ids):
-            reading.windows += placed
+        for placed, content in local_windows(self._template, self._classifier, ids):
+            reading.add(placed)
             contents.append(content)
             done += BLOCK_TOKENS
             yield max(len(token_ids) - done, 0) // BLOCK_TOKENS * _BLOCK_US
         # What stretches say decoded makes a prompt no longer.
-        plain = sum(placed.window >= placed.block.said for placed in reading.windows)
+        plain = sum(max(len(placed) - placed.block.said, 0) for placed in reading.placed)
         thresholds = np.where(self._applies, self._classifier.thresholds(plain), np.inf)
         yield from self._settle(reading, thresholds)
         if contents and contents[-1].stretches[-1] != contents[0].stretches[0]:
@@ -427,9 +456,9 @@ class Guard:
             hit: set[int] = set()
             masking = (reading.logits >= thresholds[reading.policies]) & self._corrupts[reading.policies]
             for row, column in np.argwhere(masking).tolist():
-                hit.update(self._masked(int(reading.policies[column]), reading.windows[row].of(token_ids)))
-            for placed in glued_windows(self._classifier, token_ids, contents, hit):
-                reading.windows += placed
+                hit.update(self._masked(int(reading.policies[column]), reading.window(row)))
+            for placed in glued_windows(self._classifier, ids, contents, hit):
+                reading.add(placed)
                 yield _BLOCK_US
             yield from self._settle(reading, thresholds)
         return reading, thresholds
@@ -437,21 +466,16 @@ class Guard:
     def _settle(self, reading: _Reading, thresholds: NDArray[np.float64]) -> Generator[int, None, None]:
         """Decide the windows that are not decided yet: by what was seen of them where the embedding cannot change the
         outcome for any policy, else by the encoder, within its budget."""
-        new = reading.windows[len(reading.logits) :]
-        if not new:
+        first = len(reading.logits)
+        told = [(row, placed) for row, placed in reading.undecided() if len(placed.block.policies)]
+        policies = np.unique(np.concatenate([_NO_POLICIES, *(placed.block.policies for _, placed in told)]))
+        seen = np.full((len(reading) - first, len(policies)), -np.inf)
+        if not told:
+            reading.decide(policies, seen)
             return
-        groups = [list(group) for _, group in itertools.groupby(new, key=lambda placed: id(placed.block))]
-        policies = np.unique(np.concatenate([group[0].block.policies for group in groups]))
-        if not len(policies):
-            reading.add(policies, np.empty((len(new), 0)))
-            return
-        seen = np.full((len(new), len(policies)), -np.inf)
-        row = 0
-        for group in groups:
-            block = group[0].block
-            columns = np.searchsorted(policies, block.policies)
-            seen[row : row + len(group), columns] = block.logits[[placed.window for placed in group]]
-            row += len(group)
+        for row, placed in told:
+            columns = np.searchsorted(policies, placed.block.policies)
+            seen[row : row + len(placed), columns] = placed.block.logits[placed.windows]
         low, middle, high = (
             band[policies] for band in (self._classifier.low, self._classifier.middle, self._classifier.high)
         )
@@ -463,13 +487,14 @@ class Guard:
         order = sorted(doubtful.tolist(), key=lambda row: -nearest[row])
         allowed = max(ENCODER_BUDGET - reading.encoded, 0)
         for number, row in enumerate(order[:allowed]):
-            logits[row] = seen[row] + self._classifier.embedded(new[row].block.texts[new[row].window], policies)
+            placed, index = reading.at(first + row)
+            logits[row] = seen[row] + self._classifier.embedded(placed.block.texts[placed.windows[index]], policies)
             yield (min(len(order), allowed) - number - 1) * _ENCODED_US
         for row in order[allowed:]:
             logits[row] = seen[row] + high
         reading.encoded += min(len(order), allowed)
         reading.over_budget += max(len(order) - allowed, 0)
-        reading.add(policies, logits)
+        reading.decide(policies, logits)
 
     def _decide(self, reading: _Reading, thresholds: NDArray[np.float64]) -> ProtectedPrompt | GuardError:
         policies = reading.policies
@@ -492,8 +517,7 @@ class Guard:
         try:
             for column, index in enumerate(policies.tolist()):
                 for row in np.flatnonzero(hits[:, column] & self._corrupts[index]).tolist():
-                    window = reading.windows[row].of(reading.token_ids)
-                    for position in self._masked(index, window):
+                    for position in self._masked(index, reading.window(row)):
                         owners.setdefault(position, index)
         except Exception as error:  # noqa: BLE001 - where the entity stands is not known: nothing may pass
             return self.on_error(reading.token_ids, error)
@@ -511,7 +535,7 @@ class Guard:
     def _counted(outcome: ProtectedPrompt | GuardError, reading: _Reading) -> ProtectedPrompt | GuardError:
         if isinstance(outcome, GuardError):
             return outcome
-        return replace(outcome, windows=len(reading.windows), encoded=reading.encoded, over_budget=reading.over_budget)
+        return replace(outcome, windows=len(reading.logits), encoded=reading.encoded, over_budget=reading.over_budget)
 
     def _masked(self, index: int, window: Window) -> Sequence[int]:
         """The positions in a flagged window that the policy of that index corrupts."""

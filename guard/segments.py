@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 Message = dict[str, Any]
@@ -43,33 +45,36 @@ class Template:
     pieces: dict[int, tuple[tuple[int, ...], ...]]
     special_ids: frozenset[int]
 
-    def segments(self, token_ids: Sequence[int]) -> list[range]:
+    def segments(self, token_ids: Sequence[int] | NDArray[np.int64]) -> list[range]:
         """The maximal runs of content positions of a prompt of `len(token_ids)` tokens, in order."""
-        if self._firsts.isdisjoint(token_ids):
-            return [range(len(token_ids))] if token_ids else []
+        ids = np.asarray(token_ids, dtype=np.int64)
         runs: list[range] = []
         start = position = 0
         # Most tokens are content: only where template may begin is there something to look at.
-        for candidate in [i for i, token in enumerate(token_ids) if token in self._firsts]:
+        for candidate in np.flatnonzero(self._begins[np.clip(ids, -1, len(self._begins) - 1)]).tolist():
             if candidate < position:
                 continue
-            if (length := self._template_length(token_ids, candidate)) == 0:
+            if (length := self._template_length(ids, candidate)) == 0:
                 continue
             if start < candidate:
                 runs.append(range(start, candidate))
             start = position = candidate + length
-        if start < len(token_ids):
-            runs.append(range(start, len(token_ids)))
+        if start < len(ids):
+            runs.append(range(start, len(ids)))
         return runs
 
     @functools.cached_property
-    def _firsts(self) -> frozenset[int]:
-        return self.special_ids | self.pieces.keys()
+    def _begins(self) -> NDArray[np.bool_]:
+        """Which token ids template may begin with; the last entry, False, stands for all others."""
+        firsts = self.special_ids | self.pieces.keys()
+        begins = np.zeros(max(firsts, default=-1) + 2, dtype=bool)
+        begins[list(firsts)] = True
+        return begins
 
-    def _template_length(self, token_ids: Sequence[int], position: int) -> int:
-        first = token_ids[position]
+    def _template_length(self, ids: NDArray[np.int64], position: int) -> int:
+        first = int(ids[position])
         for piece in self.pieces.get(first, ()):
-            if tuple(token_ids[position : position + len(piece)]) == piece:
+            if tuple(ids[position : position + len(piece)].tolist()) == piece:
                 return len(piece)
         return 1 if first in self.special_ids else 0
 

@@ -4,7 +4,7 @@ A prompt is looked at in blocks of bounded length. A block ends where a window b
 stretch do not depend on the blocks, and a conversation's earlier turns are the same blocks in its next one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from guard.classification import Looked, WindowClassifier
 from guard.segments import Template
 from text.reading import WINDOW_UNITS
+from text.runs import spread
 
 BLOCK_TOKENS = 2048
 """Longest block, and how much is looked at in one piece of work: some milliseconds."""
@@ -29,16 +30,23 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A window of a block: `positions` are the block's, in the prompt."""
+    """Windows of a block: their numbers, ascending. `positions` (T,) are those of the block's tokens in the prompt."""
 
     block: Looked
-    window: int
-    positions: Sequence[int]
+    windows: Sequence[int]
+    positions: NDArray[np.int64]
 
-    def of(self, token_ids: Sequence[int]) -> Window:
-        """The window itself."""
-        start, end = self.block.ranges[self.window].tolist()
-        positions = tuple(self.positions[start:end])
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def each(self, token_ids: Sequence[int]) -> Iterator[Window]:
+        """The windows themselves."""
+        return (self.of(token_ids, index) for index in range(len(self.windows)))
+
+    def of(self, token_ids: Sequence[int], index: int) -> Window:
+        """One of them."""
+        start, end = self.block.ranges[self.windows[index]].tolist()
+        positions = tuple(self.positions[start:end].tolist())
         return Window(positions, tuple(token_ids[position] for position in positions))
 
 
@@ -53,57 +61,60 @@ class Content:
 
 
 def local_windows(
-    template: Template, classifier: WindowClassifier, token_ids: Sequence[int]
+    template: Template, classifier: WindowClassifier, ids: NDArray[np.int64]
 ) -> Iterator[tuple[list[Placed], Content]]:
-    """The windows within each stretch of content, block by block; after each some of them, and what they lie in."""
+    """The windows within each stretch of content of a prompt (T,), block by block; after each some of them, and what
+    they lie in."""
     batch: list[tuple[int, range]] = []
     tokens = 0
-    for number, stretch in enumerate(template.segments(token_ids)):
+    for number, stretch in enumerate(template.segments(ids)):
         if len(stretch) > BLOCK_TOKENS:
-            yield from _blocks(classifier, token_ids, stretch, number)
+            yield from _blocks(classifier, ids, stretch, number)
             continue
         if batch and tokens + len(stretch) > BLOCK_TOKENS:
-            yield _looked(classifier, token_ids, batch)
+            yield _looked(classifier, ids, batch)
             batch, tokens = [], 0
         batch.append((number, stretch))
         tokens += len(stretch)
     if batch:
-        yield _looked(classifier, token_ids, batch)
+        yield _looked(classifier, ids, batch)
 
 
 def _looked(
-    classifier: WindowClassifier, token_ids: Sequence[int], batch: Sequence[tuple[int, range]]
+    classifier: WindowClassifier, ids: NDArray[np.int64], batch: Sequence[tuple[int, range]]
 ) -> tuple[list[Placed], Content]:
-    blocks = classifier.look([tuple(token_ids[part.start : part.stop]) for _, part in batch])
-    placed = [
-        Placed(block, window, part)
-        for (_, part), block in zip(batch, blocks, strict=True)
-        for window in range(len(block.ranges))
-    ]
-    positions = np.concatenate([np.arange(part.start, part.stop) for _, part in batch])
-    numbers = np.repeat([number for number, _ in batch], [len(part) for _, part in batch])
-    return placed, Content(positions, np.concatenate([block.units for block in blocks]), numbers)
+    blocks = classifier.look([ids[part.start : part.stop] for _, part in batch])
+    numbers, lows, highs = np.array([(number, part.start, part.stop) for number, part in batch]).T
+    positions, of = spread(lows, highs)
+    placed = []
+    end = 0
+    for block in blocks:
+        start, end = end, end + len(block.units)
+        placed.append(Placed(block, range(len(block.ranges)), positions[start:end]))
+    return placed, Content(positions, np.concatenate([block.units for block in blocks]), numbers[of])
 
 
 def _blocks(
-    classifier: WindowClassifier, token_ids: Sequence[int], stretch: range, number: int
+    classifier: WindowClassifier, ids: NDArray[np.int64], stretch: range, number: int
 ) -> Iterator[tuple[list[Placed], Content]]:
     start = stretch.start
     while start < stretch.stop:
-        part = range(start, min(start + BLOCK_TOKENS, stretch.stop))
-        (block,) = classifier.look([tuple(token_ids[part.start : part.stop])])
-        windows, end = len(block.ranges), len(part)
-        if part.stop < stretch.stop and windows > 1 and block.ranges[-1, 0] > 0:
+        stop = min(start + BLOCK_TOKENS, stretch.stop)
+        (block,) = classifier.look([ids[start:stop]])
+        windows, end = len(block.ranges), stop - start
+        if stop < stretch.stop and windows > 1 and block.ranges[-1, 0] > 0:
             # Its last window may be cut short here: it is the first of the next block.
             windows, end = windows - 1, int(block.ranges[-1, 0])
-        placed = [Placed(block, window, part) for window in range(windows)]
-        positions = np.arange(start, start + end)
-        yield placed, Content(positions, block.units[:end], np.full(end, number))
+        positions = np.arange(start, stop)
+        yield (
+            [Placed(block, range(windows), positions)],
+            Content(positions[:end], block.units[:end], np.full(end, number)),
+        )
         start += end
 
 
 def glued_windows(
-    classifier: WindowClassifier, token_ids: Sequence[int], contents: Sequence[Content], hit: set[int]
+    classifier: WindowClassifier, ids: NDArray[np.int64], contents: Sequence[Content], hit: Collection[int]
 ) -> Iterator[list[Placed]]:
     """The windows in which stretches meet, some at a time. Stretches are the client's to cut: a special token inside a
     word splits it (`Har<|im_end|>ry`), so what stands on both sides of a cut is classified together as well.
@@ -119,22 +130,58 @@ def glued_windows(
         kept = ~np.isin(positions, list(hit))
         positions, units, stretches = positions[kept], units[kept], stretches[kept]
     cuts = np.flatnonzero(stretches[1:] != stretches[:-1]) + 1
+    content = ids[positions]
+    batch: list[tuple[int, int, int, int]] = []
+    tokens = 0
+    for run in _runs(cuts, units):
+        if batch and tokens + run[1] - run[0] > BLOCK_TOKENS:
+            yield _across(classifier, content, positions, cuts, batch)
+            batch, tokens = [], 0
+        batch.append(run)
+        tokens += run[1] - run[0]
+    if batch:
+        yield _across(classifier, content, positions, cuts, batch)
+
+
+def _runs(cuts: NDArray[np.int64], units: NDArray[np.int64]) -> Iterator[tuple[int, int, int, int]]:
+    """Stretches of C content tokens, as far around cuts as a window reaches, and which of the cuts each is for: first
+    and last token, first and last cut, half-open."""
+    if not len(cuts):
+        return
     before = np.concatenate([[0], np.cumsum(units)])  # (C + 1,)
     starts = np.flatnonzero(units)  # a block begins where a chunk does, or it would begin within a word
+    lows = np.searchsorted(before, before[cuts] - WINDOW_UNITS)
+    begins = np.append(starts, len(units))[np.searchsorted(starts, lows)]
+    firsts = np.minimum(np.where(begins < len(units), begins, lows), cuts)
+    highs = np.searchsorted(before, before[cuts] + WINDOW_UNITS, side="right")
+    lasts = np.minimum(np.maximum(highs, cuts + 1), len(units)).tolist()
+    following = np.searchsorted(before[cuts], before[firsts] + _RUN_UNITS, side="right").tolist()
     index = 0
     while index < len(cuts):
-        low = np.searchsorted(before, before[cuts[index]] - WINDOW_UNITS, side="left")
-        first = int(starts[np.searchsorted(starts, low)]) if len(starts) and starts[-1] >= low else int(low)
-        first = min(first, int(cuts[index]))
-        following = index + 1
-        while following < len(cuts) and before[cuts[following]] <= before[first] + _RUN_UNITS:
-            following += 1
-        own = cuts[index:following]
-        last = int(np.searchsorted(before, before[own[-1]] + WINDOW_UNITS, side="right"))
-        last = min(max(last, int(own[-1]) + 1), len(positions))
-        run = positions[first:last].tolist()
-        (block,) = classifier.look([tuple(token_ids[position] for position in run)])
-        starts_at, ends_at = (block.ranges + first).T
-        across = np.flatnonzero(np.searchsorted(own, starts_at, side="right") < np.searchsorted(own, ends_at)).tolist()
-        yield [Placed(block, window, run) for window in across]
-        index = following
+        end = max(index + 1, following[index])
+        yield int(firsts[index]), lasts[end - 1], index, end
+        index = end
+
+
+def _across(
+    classifier: WindowClassifier,
+    content: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    cuts: NDArray[np.int64],
+    runs: Sequence[tuple[int, int, int, int]],
+) -> list[Placed]:
+    """The windows of runs that have one of the run's own cuts within."""
+    blocks = classifier.look([content[first:last] for first, last, _, _ in runs])
+    windows = np.array([len(block.ranges) for block in blocks])
+    firsts, _, lows, highs = (np.repeat(column, windows) for column in np.array(runs).T)
+    starts, ends = (np.concatenate([block.ranges for block in blocks]) + firsts[:, None]).T
+    left = np.clip(np.searchsorted(cuts, starts, side="right"), lows, highs)
+    right = np.clip(np.searchsorted(cuts, ends), lows, highs)
+    across = (left < right).tolist()
+    placed = []
+    end = 0
+    for block, (first, last, _, _) in zip(blocks, runs, strict=True):
+        start, end = end, end + len(block.ranges)
+        if own := [window for window, crosses in enumerate(across[start:end]) if crosses]:
+            placed.append(Placed(block, own, positions[first:last]))
+    return placed

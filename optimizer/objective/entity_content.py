@@ -1,5 +1,6 @@
 """`scope: entities` during the search: what of a prompt gets corrupted is what the guard would mask."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +30,9 @@ class EntityContent:
     def segments(self, token_ids: Sequence[int]) -> list[range]:
         """Runs of masked positions, in order and apart; a window in which nothing is found is masked whole."""
         masked: set[int] = set()
-        for placed, _ in local_windows(self.template, self.windows, token_ids):
-            for one in placed:
-                masked |= set(self.tokens.positions(one.of(token_ids), self.finder))
+        for placed, _ in local_windows(self.template, self.windows, np.array(token_ids, dtype=np.int64)):
+            for window in itertools.chain.from_iterable(one.each(token_ids) for one in placed):
+                masked |= set(self.tokens.positions(window, self.finder))
         return runs(sorted(masked))
 
 

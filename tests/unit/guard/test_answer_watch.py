@@ -222,7 +222,7 @@ def test_code_beside_a_name_hides_nothing(text: str) -> None:
 def test_a_prompt_of_code_and_nothing_else_comes_to_an_end() -> None:
     code = ids("|".join(re.findall(r"\S{1,3}", base64.b64encode(b"a b c d e " * 30).decode())))
     tokens = [*code, *ids("\n") * 2200, *code]
-    read = list(local_windows(Template(pieces={}, special_ids=frozenset()), guard().classifier, tokens))
+    read = list(local_windows(Template(pieces={}, special_ids=frozenset()), guard().classifier, np.array(tokens)))
     assert 1 < len(read) < 5
     assert sum(len(content.positions) for _, content in read) == len(tokens)
 

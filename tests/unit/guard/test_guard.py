@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from corruption import CorruptionSpec, corrupt
 from guard import (
@@ -56,8 +57,8 @@ class NeedleClassifier:
     def thresholds(self, windows: int) -> np.ndarray:
         return np.zeros(len(self.needles))
 
-    def look(self, blocks: Sequence[tuple[int, ...]]) -> list[Looked]:
-        return [self._look(block) for block in blocks]
+    def look(self, blocks: Sequence[NDArray[np.int64]]) -> list[Looked]:
+        return [self._look(tuple(block.tolist())) for block in blocks]
 
     def _look(self, block: tuple[int, ...]) -> Looked:
         starts = range(0, max(len(block) - 32, 1) if block else 0, 32)

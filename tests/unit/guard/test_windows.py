@@ -1,5 +1,6 @@
 """Windows over stretches of content and over their seams; a letter is a token, and classification is left out."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,10 +29,9 @@ def prompt(*turns: str) -> list[int]:
 
 def local(classifier: WindowClassifier, ids: list[int]) -> tuple[list[str], list[Content], set[int]]:
     texts, contents, seen = [], [], set()
-    for placed, content in local_windows(TEMPLATE, classifier, ids):
+    for placed, content in local_windows(TEMPLATE, classifier, np.array(ids)):
         contents.append(content)
-        for one in placed:
-            window = one.of(ids)
+        for window in itertools.chain.from_iterable(one.each(ids) for one in placed):
             texts.append(decode(window.token_ids))
             seen |= set(window.positions)
     return texts, contents, seen
@@ -39,8 +39,8 @@ def local(classifier: WindowClassifier, ids: list[int]) -> tuple[list[str], list
 
 def glued(classifier: WindowClassifier, ids: list[int], hit: set[int] | None = None) -> list[str]:
     _, contents, _ = local(classifier, ids)
-    found = glued_windows(classifier, ids, contents, hit or set())
-    return [decode(one.of(ids).token_ids) for placed in found for one in placed]
+    found = glued_windows(classifier, np.array(ids), contents, hit or set())
+    return [decode(window.token_ids) for placed in found for one in placed for window in one.each(ids)]
 
 
 @pytest.mark.parametrize("words", [1, 60, 500, 3000])
