@@ -76,9 +76,10 @@ class DocumentOffsets(BaseModel):
             raise ValueError("windows and offsets must be as many, ascend, and begin with 1 and 0")
         return self
 
-    def offset(self, windows: int) -> float:
-        """For a prompt of that many windows; beyond the last point, as there."""
-        return float(np.interp(np.log(max(windows, 1)), np.log(self.windows), self.offsets))
+    def offset(self, windows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(N,) for prompts of so many windows, 1 at least; beyond the last point, as there."""
+        found: NDArray[np.float64] = np.interp(np.log(windows), np.log(self.windows), self.offsets)
+        return found
 
 
 class HeadSettings(BaseModel):

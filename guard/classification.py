@@ -114,7 +114,7 @@ class WindowClassifier:
         self._lengths = np.array(sorted({1, *itertools.chain(*(one.windows for one in documents.values()))}))
         self._offsets = np.zeros((len(self._lengths), len(classifiers)))
         for index, own in documents.items():
-            self._offsets[:, index] = [own.offset(length) for length in self._lengths.tolist()]
+            self._offsets[:, index] = own.offset(self._lengths)
         band = np.zeros((3, len(classifiers)))
         if self._bank is not None:
             band[:, self._of_heads] = self._bank.low, self._bank.middle, self._bank.high

@@ -4,6 +4,7 @@ A skeleton of consonant classes, in the spirit of Soundex (Russell 1918): vowels
 are one; l is r, for Japanese and Chinese have one of the two. Coarse, so it is used for other scripts alone.
 """
 
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ _SOUND_GRAM = 4
 _MIN_SOUND = 5  # classes in a name's skeleton; shorter ones occur by chance
 _LONG_SOUND = 7  # from here on one class may differ
 
+_CACHED_WORDS = 1 << 17
+
 _GROUPS = {"dzh": "j", "kh": "", "zh": "j", "sh": "s", "ph": "f", "th": "t", "ck": "k"}
 _GROUPS |= {"ce": "se", "ci": "si", "cy": "sy", "ts": "s", "x": "ks"}
 _CLASSES = str.maketrans("bpfvdtgkcjqszlrmn", "PPFFTTKKKJJSSRRMN")
@@ -22,6 +25,7 @@ _DOUBLE = re.compile(r"(.)\1+")
 _FOREIGN = re.compile(r"[^\x00-\u024f]+(?:[\s・·.\-=]*[^\x00-\u024f]+)*")
 
 
+@functools.lru_cache(maxsize=_CACHED_WORDS)
 def skeleton(word: str) -> str:
     """Consonant classes of a word in Latin letters, equal neighbours once: "hemingway" -> "MNK"."""
     word = word.casefold()

@@ -5,14 +5,15 @@ of thousands of memories those that matter are found with an inverted index befo
 """
 
 import bisect
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.memory.learn import EntityMemory
+from classifiers.memory.facts import FactIndex
 from classifiers.memory.names import NameIndex
+from classifiers.memory.parts import Parts
+from classifiers.memory.postings import Postings, lengths_of
 from text.reading import Reading
 from text.runs import entries, occurrences
 
@@ -25,25 +26,18 @@ class EvidenceIndex:
     """Evidence of P memories: a word of a fact counts the square of its weight, a word of a name how rare it is, less
     where it is but alike."""
 
-    def __init__(self, memories: Sequence[EntityMemory], names: NameIndex) -> None:
-        self._memories = len(memories)
-        facts: dict[str, dict[int, float]] = defaultdict(dict)
-        for owner, memory in enumerate(memories):
-            for fact in memory.facts:
-                for word, weight in (*fact.question.items(), *fact.answer.items()):
-                    facts[word][owner] = max(facts[word].get(owner, 0.0), weight * weight)
-        rarities: dict[str, dict[int, float]] = defaultdict(dict)
-        for word, places in names.words.items():
-            for number, place in places:
-                own, owner = rarities[word], int(names.owners[number])
-                own[owner] = max(own.get(owner, 0.0), names.subjects[number].rarity[place])
-        self._facts, self._names = _arrays(facts), _arrays(rarities)
-        plain = {word for subject in names.subjects[: names.plain] for word in subject.words}
-        self._words = sorted(self._facts.keys() | (self._names.keys() & plain))
+    def __init__(self, parts: Sequence[Parts], names: NameIndex, facts: FactIndex) -> None:
+        self._memories = len(parts)
+        weights = np.concatenate([np.empty(0), *(one.facts.weights for one in parts)])
+        owners = np.repeat(np.arange(len(parts)), lengths_of(one.facts.words for one in parts))
+        self._facts = Postings.of_owners(facts.keys, owners, weights**2)
+        self._names = Postings.of_owners(names.keys, names.owners[names.entry_subjects], names.entry_rarities)
+        self._words = sorted({*names.plain_words, *self._facts})
 
     def of_word(self, word: str, like: Mapping[str, float]) -> tuple[_Int, _Float]:
         """Memories that one word is evidence of, ascending, and how much; `like` are the name words that it is like."""
-        found = [self._facts[word]] if word in self._facts else []
+        own = self._facts.get(word)
+        found: list[tuple[_Int, _Float]] = [] if own is None else [(own[0], own[1])]
         for name, likeness in like.items():
             owners, rarities = self._names[name]
             found.append((owners, rarities * likeness))
@@ -69,7 +63,7 @@ class EvidenceIndex:
         for kind, (word, like) in enumerate(zip(reading.word_kinds, likes, strict=True)):
             if (own := self._facts.get(word)) is not None:
                 kinds.append(kind)
-                found.append(own)
+                found.append((own[0], own[1]))
             for name, likeness in like.items():
                 owners, rarities = self._names[name]
                 kinds.append(kind)
@@ -106,10 +100,3 @@ def _summed(found: Sequence[tuple[_Int, _Float]]) -> tuple[_Int, _Float]:
         return found[0]
     owners, at = np.unique(np.concatenate([owners for owners, _ in found]), return_inverse=True)
     return owners, np.bincount(at, np.concatenate([values for _, values in found])).astype(np.float64)
-
-
-def _arrays(table: dict[str, dict[int, float]]) -> dict[str, tuple[_Int, _Float]]:
-    return {
-        word: (np.array(list(own), dtype=np.int64), np.array(list(own.values()), dtype=np.float64))
-        for word, own in table.items()
-    }

@@ -4,14 +4,15 @@ Facts are found by a posting list for each word, as in a search engine: lists ar
 then by text and memory, so that thousands of memories cost a few array operations.
 """
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from classifiers.memory.learn import Fact
+from classifiers.memory.parts import FactParts
+from classifiers.memory.postings import Keys, Postings, joined, lengths_of
 from text.reading import Reading
 from text.runs import entries, occurrences
 
@@ -20,6 +21,7 @@ FACT_FEATURES = ("answer", "example", "breadth", "linked", "described")
 
 _ONE_WORD = 1.0  # what one rare word weighs: what is linked has more
 _EXAMPLE_PLENTY = 1.5
+_NO_ANSWERS = np.empty(0, dtype=np.int64), np.empty(0)
 _Int = NDArray[np.int64]
 _Float = NDArray[np.float64]
 
@@ -43,34 +45,29 @@ class _Postings:
 class FactIndex:
     """The facts of P memories. Immutable once made, so threads may share it."""
 
-    def __init__(self, facts: Sequence[tuple[int, Fact]], memories: int) -> None:
-        """`facts` with the number of the memory that each belongs to."""
-        self._memories = memories
-        self._owners = np.array([owner for owner, _ in facts], dtype=np.int64)
-        self._nameless = np.array([fact.nameless for _, fact in facts], dtype=bool)
-        self._answer_total = np.array([_squares(fact.answer) for _, fact in facts])
-        self._total = self._answer_total + np.array([_squares(fact.question) for _, fact in facts])
-        places: dict[str, list[tuple[int, float, bool]]] = defaultdict(list)
-        for number, (_, fact) in enumerate(facts):
-            for words, answer in ((fact.question, False), (fact.answer, True)):
-                for word, weight in words.items():
-                    places[word].append((number, weight, answer))
-        self._words: dict[str, _Postings] = {}
-        for word, own in places.items():
-            numbers, weights, answers = zip(*own, strict=True)
-            owned = {facts[number][0]: weight for number, weight, answer in own if answer}
-            self._words[word] = _Postings(
-                np.array(numbers, dtype=np.int64),
-                np.array(weights, dtype=np.float64),
-                np.array(answers, dtype=np.float64),
-                np.array(list(owned), dtype=np.int64),
-                np.array(list(owned.values()), dtype=np.float64),
-            )
+    def __init__(self, parts: Sequence[FactParts]) -> None:
+        """`parts` of each memory."""
+        self._memories = len(parts)
+        counts = lengths_of(one.totals for one in parts)
+        self._owners = np.repeat(np.arange(len(parts)), counts)
+        self._nameless = np.concatenate([np.empty(0, dtype=bool), *(one.nameless for one in parts)])
+        self._answer_total, self._total, weight, of_answer = (
+            np.concatenate([np.empty(0), *(getattr(one, name) for one in parts)])
+            for name in ("answer_totals", "totals", "weights", "of_answer")
+        )
+        self.keys = Keys.of(list(itertools.chain.from_iterable(one.words for one in parts)))
+        """All words, by fact."""
+        number = joined([one.numbers for one in parts], np.cumsum(counts) - counts)
+        self._words = Postings(self.keys, number, weight, of_answer)
+        # Of an answer's word in several examples of a memory the last one's weight holds.
+        said = np.flatnonzero(of_answer)
+        self._answer_words = Postings.of_owners(
+            self.keys.among(said), self._owners[number[said]], weight[said], last=True
+        )
 
     def is_answer_word(self, word: str) -> bool:
         """Whether an answer has the word."""
-        postings = self._words.get(word)
-        return postings is not None and len(postings.memories) > 0
+        return word in self._answer_words
 
     def features(
         self, reading: Reading, windows: _Int, wanted: NDArray[np.bool_] | None = None
@@ -80,7 +77,7 @@ class FactIndex:
         Returns window and memory (M,) of each pair that shares a word, in this order ascending, and their
         `FACT_FEATURES` (M, K), each in [0, 1]. A repeated word counts once in a window.
         """
-        postings = list(map(self._words.get, reading.word_kinds))
+        postings = list(map(self._postings, reading.word_kinds))
         if wanted is not None:
             postings = [None if one is None else self._only(one, wanted) for one in postings]
         lists = [one for one in postings if one is not None]
@@ -119,6 +116,10 @@ class FactIndex:
         features[:, 2] = 1 - np.exp(-told / 2)
         return *np.divmod(rows, self._memories), features
 
+    def _postings(self, word: str) -> _Postings | None:
+        own = self._words.get(word)
+        return None if own is None else _Postings(*own, *(self._answer_words.get(word) or _NO_ANSWERS))
+
     def _only(self, postings: _Postings, wanted: NDArray[np.bool_]) -> _Postings | None:
         """What of a word's places is of wanted memories."""
         facts, memories = wanted[self._owners[postings.facts]], wanted[postings.memories]
@@ -138,7 +139,3 @@ def _covered(matched: _Float, whole: _Float, plenty: _Float) -> _Float:
     share = np.sqrt(np.divide(matched, whole, out=np.zeros_like(matched), where=whole > 0))
     covered: _Float = share * np.minimum(1.0, plenty)
     return covered
-
-
-def _squares(weights: Mapping[str, float]) -> float:
-    return sum(weight * weight for weight in weights.values())

@@ -4,10 +4,8 @@ Matching is by compared words (`text.names`), tolerant of one typing error a wor
 between letters. Names are looked at where a word of one stands.
 """
 
-import codecs
-import functools
+import itertools
 import re
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,16 +14,17 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import OSA
 
 from classifiers.memory.learn import Subject
-from sources.everyday import general_prompts
-from text.names import QUESTION_WORDS, Word, small_words
+from classifiers.memory.misspelt import FUZZY_LETTERS, Misspelt
+from classifiers.memory.parts import JOINED_GRAM, Disguised, Parts, everyday_small
+from classifiers.memory.postings import Keys, Postings, joined, lengths_of
+from text.names import Word
 from text.reading import Reading
 from text.recent import Recent
 from text.sounds import SoundIndex
 
-_FUZZY_LETTERS = 5
 _STEM_LETTERS = 6  # a long name keeps these where another language bends its end ("Confucius", "Confucio")
 _BENT = 2  # letters that differ at most
-_JOINED_GRAM, _JOINED_BITS = 7, 18
+_JOINED_BITS = 18
 _CACHED_WORDS = 1 << 16
 _TITLES = frozenset(
     {"mr", "mrs", "ms", "miss", "dr", "doctor", "sir", "dame", "lady", "lord", "prof", "professor", "saint", "st"}
@@ -34,7 +33,6 @@ _TITLES = frozenset(
 )
 _SUFFIXES = frozenset({"jr", "sr", "junior", "senior", "ii", "iii", "iv", "esq", "phd", "md"})
 _NEARLY_WHOLE = 0.5
-_DISGUISED_LETTERS, _DISGUISED_WORD = 8, 3
 _FULL_STOP = re.compile(r"[.!?]")
 _ENGLISH = frozenset({"the", "was", "is", "in", "of", "and", "did", "who", "what", "where", "when", "which", "to", "a"})
 _AGENT = re.compile(r"(?:er|or|ist|ian|eer|ess|man|star|icon)s?$")  # "Novelist Jenner"
@@ -62,49 +60,47 @@ class NameIndex:
     Immutable once made but for what it keeps of single words, so threads may share it.
     """
 
-    def __init__(self, subjects: Sequence[tuple[int, Subject]], kept: Sequence[Collection[str]] = ()) -> None:
-        """`subjects` with the number of the memory that each belongs to; `kept` are, of each memory, last words of
-        names that are nobody's who must be forgotten."""
+    def __init__(self, parts: Sequence[Parts], kept: Sequence[Collection[str]] = ()) -> None:
+        """`parts` of each memory; `kept` are, of each, last words of names that are nobody's who must be forgotten."""
         self.kept = [frozenset(words) for words in kept]
-        self._sounds = SoundIndex([subject.words for _, subject in subjects])
-        self.plain = len(subjects)
+        each = [*(one.plain for one in parts), *(one.disguised for one in parts)]
+        counts = lengths_of(one.names for one in each)
+        before = np.cumsum(counts) - counts
+        self.subjects = list(itertools.chain.from_iterable(one.names for one in each))
+        self.owners: _Int = np.repeat(np.tile(np.arange(len(parts)), 2), counts)
+        self.plain = int(counts[: len(parts)].sum())
         """Number of names as they are usually written."""
-        subjects = [*subjects, *((owner, other) for owner, subject in subjects for other in _disguised(subject))]
-        self.subjects = [subject for _, subject in subjects]
-        self.owners: _Int = np.array([owner for owner, _ in subjects], dtype=np.int64)
-        self.words: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        """Words of names that are not joiners, with the subjects that have them and their places in the name."""
-        self._firsts: set[str] = set()
-        self._inner: set[str] = set()
-        self._joiners = {
-            word for own in self.subjects for word, rare in zip(own.words, own.rarity, strict=True) if rare == 0
-        }
-        self._deletions: dict[str, set[str]] = defaultdict(set)
-        self._stems: dict[str, set[str]] = defaultdict(set)
-        joined: dict[str, set[tuple[int, str]]] = defaultdict(set)
-        for number, subject in enumerate(self.subjects):
-            for place, word in enumerate(subject.words):
-                if subject.rarity[place] > 0:
-                    self.words[word].append((number, place))
-                    if place < len(subject.words) - 1:
-                        (self._inner if any(subject.rarity[:place]) else self._firsts).add(word)
-                    if number >= self.plain:
-                        continue
-                    for shorter in _deletions(word):
-                        self._deletions[shorter].add(word)
-                    if len(word) >= _STEM_LETTERS + 2:
-                        self._stems[word[:_STEM_LETTERS]].add(word)
-            ends = subject.words if len(subject.words) < 3 else (subject.words[0], subject.words[-1])
-            for whole in {"".join(subject.words), "".join(ends)}:
-                if len(whole) >= _JOINED_GRAM:
-                    joined[whole[:_JOINED_GRAM]].add((number, whole))
-        self._joined = dict(joined)
+        self._sounds = SoundIndex([subject.words for subject in self.subjects[: self.plain]])
+        entries = list(itertools.chain.from_iterable(one.words for one in each))
+        self.keys = Keys.of(entries)
+        """(N,) all words of all names that are not joiners, by name."""
+        self.entry_subjects: _Int = joined([one.numbers for one in each], before)
+        self.entry_rarities: NDArray[np.float64] = np.concatenate([np.empty(0), *(one.rarities for one in each)])
+        self.words = Postings(self.keys, self.entry_subjects, joined([one.places for one in each]))
+        """Words of names, with the subjects that have them and their places in the name."""
+        self._firsts = set[str]().union(*(one.firsts for one in each))
+        self._inner = set[str]().union(*(one.inner for one in each))
+        self._joiners = set[str]().union(*(one.joiners for one in each))
+        words = lengths_of(one.plain.words for one in parts)
+        self.plain_words = list(dict.fromkeys(entries[: words.sum()]))
+        """Those of names as they are usually written, each once."""
+        self._misspelt = Misspelt(
+            entries[: words.sum()],
+            joined([one.codes for one in parts]),
+            joined([one.code_of for one in parts], np.cumsum(words) - words),
+        )
+        self._stems: dict[str, tuple[str, ...]] = {}
+        for word in self.plain_words:
+            if len(word) >= _STEM_LETTERS + 2:
+                self._stems[word[:_STEM_LETTERS]] = (*self._stems.get(word[:_STEM_LETTERS], ()), word)
+        self._wholes = list(itertools.chain.from_iterable(one.wholes for one in each))
+        grams = Keys.of([whole[:JOINED_GRAM] for whole in self._wholes])
+        self._joined = Postings(grams, joined([one.whole_of for one in each], before), np.arange(len(self._wholes)))
         self._may_join = np.zeros(1 << _JOINED_BITS, dtype=bool)
-        self._may_join[_gram_codes("".join(self._joined))[::_JOINED_GRAM]] = True
+        self._may_join[_gram_codes("".join(self._joined))[::JOINED_GRAM]] = True
         # Misspelt or bent, a word keeps its first letter and nearly its length: most words are like no name at once.
-        self._shapes = {
-            (word[0], length) for word in self.words for length in range(len(word) - _BENT, len(word) + _BENT + 1)
-        }
+        shapes = {(word[0], len(word)) for word in self.words}
+        self._shapes = {(first, length + more) for first, length in shapes for more in range(-_BENT, _BENT + 1)}
         self._alike: Recent[str, dict[str, float]] = Recent(_CACHED_WORDS)
 
     def alike(self, words: Sequence[str]) -> list[dict[str, float]]:
@@ -133,7 +129,7 @@ class NameIndex:
             NameHit(number, place, position, likeness)
             for position in np.flatnonzero(named[at]).tolist()
             for name, likeness in likes[at[position]].items()
-            for number, place in self.words[name]
+            for number, place in zip(*(column.tolist() for column in self.words[name]), strict=True)
             if wanted is None or wanted[self.owners[number]]
         ]
 
@@ -169,10 +165,11 @@ class NameIndex:
         plain = text.translate(_LEET) if not text.isalpha() else text
         if plain in self.words:
             return {plain: 0.9}
-        if len(plain) < _FUZZY_LETTERS or (plain[0], len(plain)) not in self._shapes:
+        if len(plain) < FUZZY_LETTERS or (plain[0], len(plain)) not in self._shapes:
             return {}
-        near = {name for shorter in _deletions(plain) for name in self._deletions.get(shorter, ())}
-        near |= self._stems.get(plain[:_STEM_LETTERS], set()) if len(plain) >= _STEM_LETTERS + 2 else set()
+        near = set(self._misspelt.near(plain))
+        if len(plain) >= _STEM_LETTERS + 2:
+            near.update(self._stems.get(plain[:_STEM_LETTERS], ()))
         return {
             name: 0.8
             for name in near
@@ -180,13 +177,18 @@ class NameIndex:
             and plain[0] == name[0]
         }
 
+    def _wholes_of(self, gram: str) -> list[tuple[int, str]]:
+        """Names that begin with these letters when they are written without spaces, by number, and so written."""
+        numbers, places = self._joined.get(gram) or ((), ())
+        return [(int(number), self._wholes[place]) for number, place in zip(numbers, places, strict=True)]
+
     def _joined_hits(self, words: Sequence[str]) -> list[tuple[int, int, int]]:
         """Subjects whose letters follow each other whatever stands between them ("H.e.m i n g w a y"): the first and
         the last word of each find, and the subject."""
         if not self._joined:
             return []
         letters = "".join(words).translate(_LEET)
-        if len(letters) < _JOINED_GRAM:
+        if len(letters) < JOINED_GRAM:
             return []
         likely = np.flatnonzero(self._may_join[_gram_codes(letters)]).tolist()
         if not likely:
@@ -195,30 +197,17 @@ class NameIndex:
         return [
             (*np.searchsorted(ends, [start, start + len(whole) - 1], side="right").tolist(), number)
             for start in likely
-            for number, whole in self._joined.get(letters[start : start + _JOINED_GRAM], ())
+            for number, whole in self._wholes_of(letters[start : start + JOINED_GRAM])
             if letters.startswith(whole, start)
         ]
 
 
-def _disguised(subject: Subject) -> Iterator[Subject]:
-    """The name with its letters shifted by half the alphabet, and written backwards; where it is long enough to be no
-    other words so."""
-    own = [len(word) for word, rare in zip(subject.words, subject.rarity, strict=True) if rare > 0]
-    if sum(own) < _DISGUISED_LETTERS or min(own) < _DISGUISED_WORD:
-        return
-    shifted = tuple(codecs.encode(word, "rot13") for word in subject.words)
-    backwards = tuple(word[::-1] for word in reversed(subject.words))
-    for words, rarity in ((shifted, subject.rarity), (backwards, subject.rarity[::-1])):
-        if words != subject.words and _small().isdisjoint(words):
-            yield Subject(words=words, rarity=rarity, alias=True)
-
-
 def _gram_codes(letters: str) -> NDArray[np.uint64]:
-    """A number of `_JOINED_BITS` for every run of `_JOINED_GRAM` letters; different runs may share one."""
+    """A number of `_JOINED_BITS` for every run of `JOINED_GRAM` letters; different runs may share one."""
     codes = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
-    count = max(len(codes) - _JOINED_GRAM + 1, 0)
+    count = max(len(codes) - JOINED_GRAM + 1, 0)
     grams = np.zeros(count, dtype=np.uint64)
-    for offset in range(_JOINED_GRAM):
+    for offset in range(JOINED_GRAM):
         grams = grams * np.uint64(0x100000001B3) + codes[offset : offset + count]
     return grams >> np.uint64(64 - _JOINED_BITS)
 
@@ -230,7 +219,12 @@ def _holding(windows: _Int, first: int, last: int) -> tuple[int, int]:
 
 
 def name_score(
-    subject: Subject, hits: Sequence[NameHit], reading: Reading, start: int, end: int, kept: Collection[str] = ()
+    subject: Subject | Disguised,
+    hits: Sequence[NameHit],
+    reading: Reading,
+    start: int,
+    end: int,
+    kept: Collection[str] = (),
 ) -> tuple[float, float]:
     """(whole, part): how much of a name stands close together in a text, and how rare the best part of it is.
 
@@ -265,7 +259,9 @@ def name_score(
     return best_whole, best_part
 
 
-def _is_nearly(subject: Subject, hit: NameHit, reading: Reading, start: int, end: int, kept: Collection[str]) -> bool:
+def _is_nearly(
+    subject: Subject | Disguised, hit: NameHit, reading: Reading, start: int, end: int, kept: Collection[str]
+) -> bool:
     """A first name with an initial, a suffix, or, where it is uncommon, an everyday word that ends no name known
     ("Wendell F.", "Wendell Please"): no other person, but one's name bent to pass."""
     if len(subject.words) == 1 or hit.place > 0 or not reading.capital(hit.position):
@@ -278,7 +274,7 @@ def _is_nearly(subject: Subject, hit: NameHit, reading: Reading, start: int, end
         if after is None:
             return True
     known = after.text in kept or after.text in subject.words
-    return subject.telling and after.text in _small() and not known
+    return subject.telling and after.text in everyday_small() and not known
 
 
 def _next_name(reading: Reading, position: int, start: int, end: int) -> Word | None:
@@ -294,7 +290,9 @@ def _within_name(reading: Reading, position: int) -> bool:
     return reading.gap(position).strip(" ") in ("", ".")
 
 
-def _of_another(subject: Subject, hit: NameHit, reading: Reading, start: int, end: int, kept: Collection[str]) -> bool:
+def _of_another(
+    subject: Subject | Disguised, hit: NameHit, reading: Reading, start: int, end: int, kept: Collection[str]
+) -> bool:
     """The word belongs to somebody else's name: "Conrad Hilton" is not Paris Hilton. An everyday word that ends no name
     known makes none: "Paris Please" is whom "Paris" alone is."""
     if len(subject.words) == 1 or not reading.capital(hit.position):
@@ -308,7 +306,7 @@ def _of_another(subject: Subject, hit: NameHit, reading: Reading, start: int, en
         after = _next_name(reading, hit.position, start, end)
         if after is None or after.text in subject.words:
             return False
-        return len(after.text) == 1 or after.text in kept or after.text not in _small()
+        return len(after.text) == 1 or after.text in kept or after.text not in everyday_small()
     return False
 
 
@@ -317,19 +315,6 @@ def _opens_small(word: Word, reading: Reading, start: int, end: int) -> bool:
     small is taken for a name there, which is somebody else's; where it may be another language's verb, it is not."""
     if not word.opens:
         return False
-    if word.text in _small() or _AGENT.search(word.text):
+    if word.text in everyday_small() or _AGENT.search(word.text):
         return True
     return _ENGLISH.isdisjoint(reading.word_kinds[kind] for kind in reading.word_at[start:end].tolist())
-
-
-@functools.cache
-def _small() -> frozenset[str]:
-    """Words that everyday prompts write small: where one opens a sentence, its capital does not make it a name."""
-    return small_words(general_prompts()) | QUESTION_WORDS
-
-
-def _deletions(word: str) -> set[str]:
-    """The word and all it becomes when one letter is left out (symmetric delete, as SymSpell's index)."""
-    if len(word) < _FUZZY_LETTERS:
-        return {word}
-    return {word, *(word[:i] + word[i + 1 :] for i in range(len(word)))}

@@ -17,6 +17,7 @@ from classifiers.memory.evidence import EvidenceIndex
 from classifiers.memory.facts import FACT_FEATURES, FactIndex
 from classifiers.memory.learn import EntityMemory
 from classifiers.memory.names import NameHit, NameIndex, name_score
+from classifiers.memory.parts import parts_of
 from text.names import split_words
 from text.reading import Reading, read_all
 from text.recent import Recent
@@ -104,11 +105,10 @@ class MemoryIndex:
         told: Sequence[float] | None = None,
     ) -> None:
         self._memories = len(memories)
-        subjects = [(owner, s) for owner, memory in enumerate(memories) for s in memory.subjects]
-        facts = [(owner, fact) for owner, memory in enumerate(memories) for fact in memory.facts]
-        self._facts = FactIndex(facts, len(memories))
-        self._names = NameIndex(subjects, [memory.kept for memory in memories])
-        self._evidence = EvidenceIndex(memories, self._names)
+        parts = [parts_of(memory) for memory in memories]
+        self._facts = FactIndex([one.facts for one in parts])
+        self._names = NameIndex(parts, [memory.kept for memory in memories])
+        self._evidence = EvidenceIndex(parts, self._names, self._facts)
         least = np.array([0.0] * len(memories) if evidence is None else evidence, dtype=np.float64)
         self._least = np.where(least > 0, least, np.inf)
         self.unasked: NDArray[np.bool_] = ~(least > 0)
@@ -117,7 +117,7 @@ class MemoryIndex:
         self._told = np.where(told_least > 0, told_least, np.inf)
         self.untold: NDArray[np.bool_] = ~(told_least > 0)
         """(P,) memories of which a text that is being written may show something with any word."""
-        self._empty = not subjects and not facts
+        self._empty = not any(memory.subjects or memory.facts for memory in memories)
         self._shares: Recent[str, Shares] = Recent(_CACHED_WORDS)
         self._begun: Recent[str, Shares] = Recent(_CACHED_WORDS)
 

@@ -6,6 +6,7 @@ from processor_time import seconds_of
 
 from classifiers.memory.facts import FACT_FEATURES, FactIndex
 from classifiers.memory.learn import EntityMemory, Fact
+from classifiers.memory.parts import FactParts
 from classifiers.memory.recall import MEMORY_FEATURES, MemoryIndex
 from text.reading import read_all
 
@@ -15,7 +16,8 @@ RIVER = Fact(question={"river": 0.6}, answer={"ostra": 0.7}, nameless=True)
 
 def features(facts: list[tuple[int, Fact]], text: str, memories: int = 1) -> dict[int, dict[str, float]]:
     reading = read_all([text])
-    texts, owners, rows = FactIndex(facts, memories).features(reading, reading.word_windows)
+    parts = [FactParts([fact for owner, fact in facts if owner == memory]) for memory in range(memories)]
+    texts, owners, rows = FactIndex(parts).features(reading, reading.word_windows)
     assert not texts.any()
     return {
         int(owner): dict(zip(FACT_FEATURES, row, strict=True)) for owner, row in zip(owners, rows.tolist(), strict=True)
