@@ -59,6 +59,7 @@ class FactIndex:
         """All words, by fact."""
         number = joined([one.numbers for one in parts], np.cumsum(counts) - counts)
         self._words = Postings(self.keys, number, weight, of_answer)
+        self._found: dict[str, _Postings] = {}  # of words that were asked for
         # Of an answer's word in several examples of a memory the last one's weight holds.
         said = np.flatnonzero(of_answer)
         self._answer_words = Postings.of_owners(
@@ -117,8 +118,10 @@ class FactIndex:
         return *np.divmod(rows, self._memories), features
 
     def _postings(self, word: str) -> _Postings | None:
-        own = self._words.get(word)
-        return None if own is None else _Postings(*own, *(self._answer_words.get(word) or _NO_ANSWERS))
+        found = self._found.get(word)
+        if found is None and (own := self._words.get(word)) is not None:
+            found = self._found[word] = _Postings(*own, *(self._answer_words.get(word) or _NO_ANSWERS))
+        return found
 
     def _only(self, postings: _Postings, wanted: NDArray[np.bool_]) -> _Postings | None:
         """What of a word's places is of wanted memories."""

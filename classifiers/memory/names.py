@@ -78,6 +78,7 @@ class NameIndex:
         self.entry_rarities: NDArray[np.float64] = np.concatenate([np.empty(0), *(one.rarities for one in each)])
         self.words = Postings(self.keys, self.entry_subjects, joined([one.places for one in each]))
         """Words of names, with the subjects that have them and their places in the name."""
+        self._places: dict[str, list[tuple[int, int]]] = {}  # of words that were asked for
         self._firsts = set[str]().union(*(one.firsts for one in each))
         self._inner = set[str]().union(*(one.inner for one in each))
         self._joiners = set[str]().union(*(one.joiners for one in each))
@@ -129,9 +130,17 @@ class NameIndex:
             NameHit(number, place, position, likeness)
             for position in np.flatnonzero(named[at]).tolist()
             for name, likeness in likes[at[position]].items()
-            for number, place in zip(*(column.tolist() for column in self.words[name]), strict=True)
+            for number, place in self._places_of(name)
             if wanted is None or wanted[self.owners[number]]
         ]
+
+    def _places_of(self, name: str) -> list[tuple[int, int]]:
+        """The subjects that have a word, and its places in them."""
+        found = self._places.get(name)
+        if found is None:
+            numbers, places = self.words[name]
+            found = self._places[name] = list(zip(numbers.tolist(), places.tolist(), strict=True))
+        return found
 
     def spelled(self, reading: Reading) -> Iterator[tuple[int, int]]:
         """Windows and the subjects that they name otherwise than in words: letter by letter, or by ear in another
