@@ -104,14 +104,23 @@ def _defaults(options: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]
     noise = ("rand_noise_first_n",)
     if options["metric"] != "forget_quality" or options.get("strength") is not None:
         return noise, ("all",), "content"
-    without_names = "classifier_kind" not in options or (
-        options["classifier_kind"] == "finetuned" and options["token_classifier"] is None
-    )
-    if without_names:
+    if not _knows_names(options):
         # How they are spread depends on the number of dimensions: one strength may not get there on all of them.
         return noise, ("1", "8", "all"), "content"
     # Names alone leave the ratios spread as a retain model's are, and without noise no draw moves them together.
     return ("add_value_first_n",), ("8",), "entities"
+
+
+def _knows_names(options: dict[str, Any]) -> bool:
+    """Whether something will say which tokens are names: a classifier's memory, or a model."""
+    if "classifier_kind" not in options:
+        return False
+    kind = options["classifier_kind"]
+    if options["token_classifier"] is None and kind not in ("head", "finetuned"):
+        from classifiers.prompt_classifier import read_classifier_info
+
+        kind = read_classifier_info(kind).kind
+    return kind == "head" or options["token_classifier"] is not None
 
 
 @click.group()

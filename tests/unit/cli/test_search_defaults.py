@@ -1,9 +1,11 @@
 """What a search tries where nothing is said: of a policy for forget quality names alone, without noise."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from classifiers import prompt_classifier
 from cli.corruption import search_settings
 
 GIVEN: dict[str, Any] = {"metric": None, "methods": (), "dims": (), "scope": None, "search_examples": None} | {
@@ -34,3 +36,9 @@ NOISE = ("rand_noise_first_n",)
 def test_defaults_suit_what_is_searched(options: dict[str, Any], expected: tuple[Any, ...]) -> None:
     settings = search_settings(options)
     assert (settings.methods, settings.dims, settings.scope) == expected
+
+
+@pytest.mark.parametrize(("kind", "scope"), [("head", "entities"), ("finetuned", "content")])
+def test_a_folder_says_itself_whether_it_has_a_memory(kind: str, scope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_classifier, "read_classifier_info", {"a-folder": SimpleNamespace(kind=kind)}.get)
+    assert search_settings(BUILD | {"metric": "forget_quality", "classifier_kind": "a-folder"}).scope == scope
