@@ -1,6 +1,7 @@
 """A policy on a page: what it does and what was measured, for a terminal and as one HTML file with its plots."""
 
 import base64
+import statistics
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -105,10 +106,20 @@ def _search(report: Mapping[str, Any]) -> Iterator[str]:
         yield str(search["reason"])
         return
     reached = "reached" if search["reached"] else "not reached, the nearest is taken"
+    metric = search["objective"]["metric"]
+    if metric == "forget_quality":
+        metric = "chance that a truth ratio is below one of a model that never learned:"
     yield (
-        f"{search['objective']['metric']} {search['uncorrupted_value']:.3f} without corruption, "
-        f"{search['best']['value']:.3f} with it; a model that never learned: {search['retained_value']:.3f} ({reached})"
+        f"{metric} {search['uncorrupted_value']:.3f} without corruption, {search['best']['value']:.3f} with it; a "
+        f"model that never learned: {search['retained_value']:.3f} ({reached})"
     )
+    if (quality := search.get("forget_quality")) is not None:
+        values = quality["p_values"]
+        yield (
+            f"forget quality against the {quality['reference']}, {quality['examples']} questions: p = "
+            f"{statistics.median(values):.2g} (least of {len(values)} noise draws that the search has not seen "
+            f"{min(values):.2g})"
+        )
 
 
 def _effect(report: Mapping[str, Any]) -> Iterator[str]:

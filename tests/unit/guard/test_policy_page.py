@@ -82,6 +82,14 @@ def test_the_page_says_what_was_measured(bundle: PolicyBundle) -> None:
         assert text in page
 
 
+def test_a_search_for_forget_quality_tells_its_test(bundle: PolicyBundle) -> None:
+    quality = {"reference": "retain model", "examples": 400, "p_values": [0.9, 0.4, 0.7]}
+    search = REPORT["search"] | {"objective": {"metric": "forget_quality"}, "forget_quality": quality}
+    page = " ".join(" ".join(page_of(dataclasses.replace(bundle, report=REPORT | {"search": search}))).split())
+    assert "forget quality against the retain model, 400 questions: p = 0.7 (least of 3 noise draws" in page
+    assert "forget_quality" not in page
+
+
 @pytest.mark.parametrize("missing", ["classifier", "misjudged", "search", "effect"])
 @pytest.mark.parametrize("value", [None, 3, {}, {"forget": None}])
 def test_a_report_without_a_part_is_a_page_without_it(bundle: PolicyBundle, missing: str, value: Any) -> None:
