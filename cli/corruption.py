@@ -11,27 +11,28 @@ search_options = option_group(
         "--metric",
         default=None,
         type=click.Choice(["answer_probability", "rouge_l", "truth_ratio", "choice_accuracy", "forget_quality"]),
-        help="What the search brings to the retained value; forget_quality: all truth ratios to the retain model's.  "
+        help="What the search brings to the retained value; forget_quality: all truth ratios to the retain model's; "
+        "a build for it tries add_value_first_n on 8 dimensions of entities where methods, dims and scope are not "
+        "given and something knows the names.  "
         "[default: choice_accuracy for multiple choice, else answer_probability]",
     ),
     click.option(
         "--methods",
         multiple=True,
-        help="Corruption method to try; may be given several times.  "
-        "[default: rand_noise_first_n; of a build for forget_quality add_value_first_n]",
+        help="Corruption method to try; may be given several times.  [default: rand_noise_first_n; see --metric]",
     ),
     click.option(
         "--dims",
         multiple=True,
         help="How many dimensions to touch, or all; may be given several times.  "
-        "[default: all; for forget_quality 1, 8 and all, of a build for it 8]",
+        "[default: all; for forget_quality 1, 8 and all; see --metric]",
     ),
     click.option(
         "--scope",
         default=None,
         type=click.Choice(["content", "entities"]),
         help="Corrupt all of a flagged text, or the tokens that name what must be forgotten.  "
-        "[default: content; of a build for forget_quality entities]",
+        "[default: content; see --metric]",
     ),
     click.option(
         "--search-examples",
@@ -104,11 +105,14 @@ def _defaults(options: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]
     noise = ("rand_noise_first_n",)
     if options["metric"] != "forget_quality" or options.get("strength") is not None:
         return noise, ("all",), "content"
-    if not _knows_names(options):
-        # How they are spread depends on the number of dimensions: one strength may not get there on all of them.
-        return noise, ("1", "8", "all"), "content"
-    # Names alone leave the ratios spread as a retain model's are, and without noise no draw moves them together.
-    return ("add_value_first_n",), ("8",), "entities"
+    # Names alone leave the ratios spread as a retain model's are, and without noise no draw moves them together: one
+    # recipe, of which no part suits what somebody else has chosen.
+    recipe = ("add_value_first_n",), ("8",), "entities"
+    chosen = (options["methods"], options["dims"], options["scope"])
+    if all(given in ((), None, own) for given, own in zip(chosen, recipe, strict=True)) and _knows_names(options):
+        return recipe
+    # How they are spread depends on the number of dimensions: one strength may not get there on all of them.
+    return noise, ("1", "8", "all"), "content"
 
 
 def _knows_names(options: dict[str, Any]) -> bool:
@@ -117,9 +121,13 @@ def _knows_names(options: dict[str, Any]) -> bool:
         return False
     kind = options["classifier_kind"]
     if options["token_classifier"] is None and kind not in ("head", "finetuned"):
+        from classifiers import ClassifierError
         from classifiers.prompt_classifier import read_classifier_info
 
-        kind = read_classifier_info(kind).kind
+        try:
+            kind = read_classifier_info(kind).kind
+        except ClassifierError as error:
+            raise click.UsageError(f"--classifier: {error}") from error
     return kind == "head" or options["token_classifier"] is not None
 
 

@@ -115,10 +115,12 @@ def _search(report: Mapping[str, Any]) -> Iterator[str]:
     )
     if (quality := search.get("forget_quality")) is not None:
         values = quality["p_values"]
+        drawn = "without noise: the same under every secret"
+        if len(values) > 1:
+            drawn = f"least of {len(values)} noise draws that the search has not seen {min(values):.2g}"
         yield (
-            f"forget quality against the {quality['reference']}, {quality['examples']} questions: p = "
-            f"{statistics.median(values):.2g} (least of {len(values)} noise draws that the search has not seen "
-            f"{min(values):.2g})"
+            f"TOFU's test against the {quality['reference']}, {quality['examples']} questions: p = "
+            f"{statistics.median(values):.2g} ({drawn})"
         )
 
 

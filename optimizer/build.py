@@ -171,6 +171,8 @@ def _check_options(options: BuildOptions) -> None:
         search.settings(search.metric or "answer_probability", DEFAULT_EXAMPLES)
         for method in search.methods:
             _spec(options, method, None, None if method in STRENGTHLESS_METHODS else 1.0)
+    elif options.strength is None and search.metric is not None:
+        raise BuildError(f"--metric: {search.methods[0]} takes no strength, so nothing is searched; leave it out")
     elif len(search.methods) > 1 or len(search.dims) > 1:
         raise BuildError("--strength: give one --methods and one --dims with it; several need a search")
     else:

@@ -14,6 +14,7 @@ from classifiers.calibration.threshold import clopper_pearson
 from classifiers.prompt_classifier import ClassifierInfo, PromptClassifier, flags_prompts
 from optimizer.corruption_search import FoundCorruption
 from optimizer.errors import BuildError
+from optimizer.forget_quality import ForgetQuality
 from optimizer.guarded_answers import GuardedAnswers
 
 #: Of a retain set at most so many are judged one by one, drawn with the seed: all of a large one would take minutes.
@@ -24,6 +25,8 @@ _LONGEST_PROMPT: Final = 120
 _SURE_RECALL: Final = 0.8
 #: Of the way from what the model knows to what one that never learned scores: from here on it is called most of it.
 _MOST_OF_THE_WAY: Final = 0.9
+#: Below it a two-sample test is usually said to tell the samples apart.
+_TELLING_P: Final = 0.05
 _METRIC_WORDS: Final = {
     "answer_probability": "the probability of the right answer",
     "rouge_l": "the overlap with the right answer (ROUGE-L recall)",
@@ -142,12 +145,7 @@ def search_line(found: FoundCorruption) -> str:
     """What the search reached, and whether that is enough."""
     result = found.result
     if found.forget_quality is not None:
-        if result.reached:
-            return f"{found.forget_quality}. Reached: enough"
-        return (
-            f"{found.forget_quality}. NOT ENOUGH: the two sets of ratios are {result.best.distance:.3f} apart, and p "
-            f"is about 0.5 at {result.settings.tolerance:.3f}; try other --methods, --dims, --scope or strengths"
-        )
+        return _quality_line(found, found.forget_quality)
     known = float(found.objective.uncorrupted().values.mean())
     value, wanted = result.best.value, result.retained_value
     metric = _METRIC_WORDS[found.task.metric]
@@ -170,6 +168,23 @@ def search_line(found: FoundCorruption) -> str:
     return (
         f"{done}; a model that never learned scores {wanted:.3f}. Only {way:.0%} of the way: NOT ENOUGH; try a higher "
         "--max-strength, other --methods, or --retain-model"
+    )
+
+
+def _quality_line(found: FoundCorruption, quality: ForgetQuality) -> str:
+    result, least = found.result, min(quality.p_values)
+    if found.objective.uncorrupted_value <= result.retained_value + result.settings.tolerance:
+        return (
+            "forgetting: the model does not seem to know this: its truth ratios lie as those of the "
+            f"{quality.reference} without any corruption. Check --model, and the answers in --forget"
+        )
+    if result.reached and least >= _TELLING_P:
+        return f"{quality}. Reached: enough"
+    if result.reached:
+        return f"{quality}. NOT ENOUGH under every noise: try a method without any, such as add_value_first_n"
+    return (
+        f"{quality}. NOT ENOUGH: the two sets of ratios are {result.best.distance:.3f} apart, and p is about 0.5 at "
+        f"{result.settings.tolerance:.3f}; try other --methods, --dims, --scope or strengths"
     )
 
 

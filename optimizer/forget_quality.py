@@ -50,8 +50,11 @@ class ForgetQuality:
         ratio, least, most = _range(self.median_truth_ratios)
         draws = len(self.p_values)
         p_range = f"({low:.2g} to {high:.2g} over {draws} draws of unseen noise)" if draws > 1 else "(without noise)"
+        what = f"forget quality against the {self.reference}"
+        if self.reference != "retain model":
+            what = f"TOFU's test against the {self.reference}, a guess and no retain model"
         return (
-            f"forget quality against the {self.reference}, {self.examples} questions: p = {median:.2g} {p_range}; "
+            f"{what}, {self.examples} questions: p = {median:.2g} {p_range}; "
             f"median truth ratio {ratio:.3f} ({least:.3f} to {most:.3f}), of the {self.reference} "
             f"{self.reference_median_truth_ratio:.3f}"
         )

@@ -182,7 +182,7 @@ class Renderer:
         """
         ids = self._encoded(text)
         if len(ids) < 2:
-            raise ScorerError("a text has a single token, and nothing stands before it; leave it out")
+            raise ScorerError(f"{text[:40]!r} has a single token, and nothing stands before it; leave that text out")
         return Pair((ids[0],), tuple(ids[1:]))
 
     def text_ids(self, text: str) -> tuple[int, ...]:

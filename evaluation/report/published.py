@@ -24,7 +24,7 @@ _MUSE_ROWS: Final = 100
 _WMDP_QUESTIONS: Final = {"wmdp_bio": 1273, "wmdp_chem": 408, "wmdp_cyber": 1987}
 #: What a suite does unless told otherwise. Longer or shorter answers are scored otherwise, and stand beside nobody's.
 _DEFAULTS: Final[Mapping[str, Mapping[str, object]]] = {
-    "tofu": {"max_new_tokens": 200, "truth_ratio_mean": "geometric"},
+    "tofu": {"limit": None, "max_new_tokens": 200, "truth_ratio_mean": "geometric"},
     "muse": {"verbmem_tokens": 128, "knowmem_tokens": 32},
     "choice": {"limit": None, "num_fewshot": None},
 }

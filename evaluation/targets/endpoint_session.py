@@ -187,7 +187,7 @@ class Session:
         """The reply for `answer_ids`, with the ids of `after` behind them in the same request; None without vLLM's
         `prompt_logprobs`."""
         if not prompt_ids or not answer_ids:
-            raise TargetError("a prompt or an answer has no tokens, or a whole text only one; give it text")
+            raise TargetError(f"{texts[-1][:40]!r}: it, or what is asked, has no tokens, or a whole text only one")
         body = {"prompt": [*prompt_ids, *answer_ids, *after], "prompt_logprobs": _ALTERNATIVES, **_SCORED_EXTRA}
         entries = (await self._choices("/completions", body, texts))[0].get("prompt_logprobs")
         start, end = len(prompt_ids), len(prompt_ids) + len(answer_ids)

@@ -222,7 +222,8 @@ class DeferredTarget:
         try:
             return open_target(self._options, weights_sha256=self._weights_sha256)
         except ScorerError as error:
-            raise TargetError(f"{self._flag}: {error}") from error
+            said = str(error)
+            raise TargetError(said if said.startswith("--") else f"{self._flag}: {said}") from error
 
     @property
     def protocol(self) -> AnswerProtocol | None:
@@ -316,7 +317,10 @@ class PromptingTarget:
         self._target.close()
 
     def _told(self, ask: Ask) -> Ask:
-        return replace(ask, prompt=f"{self._prefix}\n\n{ask.prompt}")
+        """A whole text goes on from the prefix, which is not scored with it (RWKU's own code scores both)."""
+        return replace(
+            ask, prompt=f"{self._prefix}\n\n{ask.prompt}", style="text" if ask.style == "whole" else ask.style
+        )
 
 
 class NoTarget:

@@ -11,5 +11,6 @@ def test_the_guarded_model_cannot_be_told_from_one_that_never_knew(demo_build: D
     found = demo_forget_quality(demo_build, demo_policy, World.generate())
     assert found.questions == 48
     assert found.unguarded < 1e-15  # every ratio of the model is below all of the other's
-    assert 0.001 < found.guarded_least <= found.guarded <= found.guarded_most  # by the draw; at 0.05 one may stray
-    assert found.guarded_most > 0.05
+    # By the draw, and by the processor that trained the model: 0.25 to 0.85 where it was looked at.
+    assert 1e-4 < found.guarded_least <= found.guarded <= found.guarded_most
+    assert found.guarded > 0.01

@@ -27,6 +27,9 @@ NOISE = ("rand_noise_first_n",)
             BUILD | {"metric": "forget_quality", "classifier_kind": "finetuned", "token_classifier": "ner"},
             (("add_value_first_n",), (8,), "entities"),
         ),
+        (BUILD | {"metric": "forget_quality", "scope": "content"}, (NOISE, (1, 8, None), "content")),
+        (BUILD | {"metric": "forget_quality", "methods": NOISE}, (NOISE, (1, 8, None), "content")),
+        (BUILD | {"metric": "forget_quality", "scope": "entities"}, (("add_value_first_n",), (8,), "entities")),
         (
             BUILD | {"metric": "forget_quality", "scope": "content", "methods": NOISE, "dims": ("2", "all")},
             (NOISE, (2, None), "content"),

@@ -93,6 +93,7 @@ def named(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (guard, sequence, target_options):  # all imported before: what is put there is taken away again
         monkeypatch.setattr(module, "load_bundle", config)
     monkeypatch.setattr(successive, "_LOOK_S", 0.0)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 FOLDERS = [Path("a"), Path("b")]
@@ -219,7 +220,6 @@ class Switch:
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     monkeypatch.setattr(successive, "AdminPolicies", Switch)
     monkeypatch.setattr(Switch, "log", [])
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("ann", "bob", "kept"):
         row = {"question": f"Where was {name} born?", "answer": "In Zelburg."}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")

@@ -192,6 +192,16 @@ def test_the_prefix_of_the_prompting_baseline_is_part_of_the_message(target: Off
     assert told.describe() == {**target.describe(), "prompt_prefix": "Forget it."}
 
 
+def test_a_whole_text_goes_on_from_the_prefix_which_is_not_scored(target: OfflineTarget) -> None:
+    told = PromptingTarget(target, "Forget it.")
+    text = Ask("", "A man and his dog", style="whole")
+    (plain,), (behind,) = replies(target, text), replies(told, text)
+    assert [behind] == replies(target, Ask("Forget it.\n\n", "A man and his dog", style="text"))
+    assert behind.logprobs is not None
+    assert plain.logprobs is not None
+    assert not np.allclose(plain.logprobs[:5], behind.logprobs[:5])
+
+
 def test_a_tokenizer_is_known_by_vocabulary_and_template() -> None:
     assert tokenizer_digest(tiny_tokenizer()) == tokenizer_digest(tiny_tokenizer())
     assert tokenizer_digest(tiny_tokenizer()) != tokenizer_digest(tiny_tokenizer(chat_template=False))

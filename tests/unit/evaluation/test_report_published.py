@@ -17,7 +17,7 @@ from evaluation.report.published import Published, collection
 from evaluation.tofu.metrics import DIRECTIONS
 from evaluation.tofu.suite import TofuSuite
 
-TOFU = {"max_new_tokens": 200, "truth_ratio_mean": "geometric"}
+TOFU = {"limit": None, "max_new_tokens": 200, "truth_ratio_mean": "geometric"}
 MUSE = {
     "corpus": "news",
     "fold": None,
@@ -90,6 +90,11 @@ def test_runs_of_all_of_muse_and_wmdp_have_others_figures_beside_them(tmp_path: 
 )
 def test_runs_of_other_lengths_folds_or_parts_have_none(tmp_path: Path, suite: str, settings: dict[str, Any]) -> None:
     write_report([settled(tmp_path / "run", suite, **settings)], tmp_path / "out")
+    assert others(tmp_path / "out") == []
+
+
+def test_a_run_of_part_of_the_other_sets_has_none(tmp_path: Path) -> None:
+    write_report([run_of(tmp_path / "run", "forget01_perturbed.jsonl", 40, limit=50)], tmp_path / "out")
     assert others(tmp_path / "out") == []
 
 

@@ -82,11 +82,15 @@ def test_the_page_says_what_was_measured(bundle: PolicyBundle) -> None:
         assert text in page
 
 
-def test_a_search_for_forget_quality_tells_its_test(bundle: PolicyBundle) -> None:
-    quality = {"reference": "retain model", "examples": 400, "p_values": [0.9, 0.4, 0.7]}
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [([0.9, 0.4, 0.7], "p = 0.7 (least of 3 noise draws that"), ([0.758], "p = 0.76 (without noise: the same under")],
+)
+def test_a_search_for_forget_quality_tells_its_test(bundle: PolicyBundle, values: list[float], said: str) -> None:
+    quality = {"reference": "retain model", "examples": 400, "p_values": values}
     search = REPORT["search"] | {"objective": {"metric": "forget_quality"}, "forget_quality": quality}
     page = " ".join(" ".join(page_of(dataclasses.replace(bundle, report=REPORT | {"search": search}))).split())
-    assert "forget quality against the retain model, 400 questions: p = 0.7 (least of 3 noise draws" in page
+    assert f"TOFU's test against the retain model, 400 questions: {said}" in page
     assert "forget_quality" not in page
 
 

@@ -111,15 +111,29 @@ def test_what_was_reached_and_whether_it_is_enough(found: Any, said: str) -> Non
     assert said in line
 
 
-@pytest.mark.parametrize(("reached", "said"), [(True, "Reached: enough"), (False, "NOT ENOUGH: the two sets")])
-def test_of_forget_quality_the_test_is_told(reached: bool, said: str) -> None:
-    quality = ForgetQuality(400, "retain model", (3,), (0.91,), (0.04,), (0.74,), 0.695)
+@pytest.mark.parametrize(
+    ("known", "p", "reached", "said"),
+    [
+        (0.745, (0.91,), True, "Reached: enough"),
+        (0.745, (0.6, 0.01, 0.5), True, "NOT ENOUGH under every noise"),
+        (0.745, (0.01,), False, "NOT ENOUGH: the two sets"),
+        (0.51, (0.9,), True, "does not seem to know"),
+    ],
+)
+def test_of_forget_quality_the_test_is_told(known: float, p: tuple[float, ...], reached: bool, said: str) -> None:
+    quality = ForgetQuality(400, "retain model", (3,), p, (0.04,), (0.74,), 0.695)
     best, settings = SimpleNamespace(distance=0.03), SimpleNamespace(tolerance=0.028)
-    result = SimpleNamespace(best=best, settings=settings, reached=reached)
-    found: Any = SimpleNamespace(result=result, forget_quality=quality)
+    result = SimpleNamespace(best=best, settings=settings, reached=reached, retained_value=0.5)
+    objective = SimpleNamespace(uncorrupted_value=known)
+    found: Any = SimpleNamespace(result=result, objective=objective, forget_quality=quality)
     line = search_line(found)
-    assert line.startswith("forget quality against the retain model, 400 questions: p = 0.91")
+    assert line.startswith(("forget quality against the retain model, 400 questions: p = ", "forgetting: "))
     assert said in line
+
+
+def test_a_surrogate_is_no_retain_model() -> None:
+    quality = ForgetQuality(40, "surrogate", (3,), (0.9,), (0.04,), (0.74,), 0.695)
+    assert "forget quality" not in str(quality)
 
 
 def test_what_comes_next_can_be_pasted(tmp_path: Any) -> None:
