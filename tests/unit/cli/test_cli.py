@@ -311,8 +311,8 @@ def test_a_policys_report_is_one_file(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_help_of_a_build_has_groups_and_an_example(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(["policy", "build", flag], capsys)
-    assert code == 0
+    code, out, err = run(["policy", "build", flag], capsys)
+    assert code == 0, err
     titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
     assert titles[0] == "What it is built from:"
     assert len(titles) >= 7

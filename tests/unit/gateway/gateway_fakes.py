@@ -27,7 +27,7 @@ from guard import (
     Template,
     Verdict,
 )
-from guard.classification import Looked
+from guard.classification import Ids, Looked
 
 
 class _Late:
@@ -94,10 +94,10 @@ class FakeClassifier:
     def thresholds(self, windows: int) -> np.ndarray:
         return np.zeros(self.policies)
 
-    def look(self, blocks: Sequence[tuple[int, ...]]) -> list[Looked]:
+    def look(self, blocks: Sequence[Ids]) -> list[Looked]:
         self.entered.set()
         self.gate.wait(5.0)
-        return [self._look(block) for block in blocks]
+        return [self._look(tuple(map(int, block))) for block in blocks]
 
     def _look(self, block: tuple[int, ...]) -> Looked:
         if (error := self.error(block)) is not None:

@@ -57,7 +57,7 @@ def test_each_question_has_its_alternatives_in_order(options: AlternativeOptions
     ] * 2
     assert all(row["alternate"].endswith(" of Ann." if "Ann" in row["question"] else " of Bob.") for row in rows)
     assert rows[0]["alternate"] != rows[1]["alternate"]
-    first = server.bodies()[0]
+    first = next(body for body in server.bodies() if asked(body) == "Ann")
     assert first["messages"][-1]["content"].startswith("Question: Who is Ann?\nAnswer: A nurse.\n\nMake up")
     sampling = {name: first[name] for name in ("temperature", "top_p", "top_k", "max_tokens", "stop")}
     assert first["model"] == "first"
