@@ -78,7 +78,7 @@ def command_pages() -> Iterator[tuple[str, str]]:
     """A page for each command of `eco`, with the help of all that is below it in 100 columns."""
     from cli.main import eco
 
-    root = click.Context(eco, info_name="eco", terminal_width=100)
+    root = click.Context(eco, info_name="eco", terminal_width=100, **eco.context_settings)
     for name in eco.list_commands(root):
         sections = [
             f"## {path}\n\n```text\n{text}\n```\n" for path, text in _helps(eco.get_command(root, name), name, root)
