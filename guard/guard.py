@@ -386,7 +386,12 @@ class Guard:
         verdicts = tuple(
             Verdict(p.name, p.bundle.config.action, flagged=True, score=float("nan"), failed=True) for p in policies
         )
-        content = [position for segment in self._template.segments(token_ids) for position in segment]
+        try:
+            content = [position for segment in self._template.segments(token_ids) for position in segment]
+        except Exception as unreadable:  # noqa: BLE001 - what cannot be read cannot be corrupted
+            failed = ClassificationError("the prompt could not be classified")
+            failed.__cause__ = unreadable
+            return failed
         first = int(np.flatnonzero(self._applies)[0])
         return self._corrupt(list(token_ids), dict.fromkeys(content, first), verdicts)
 

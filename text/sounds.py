@@ -4,7 +4,6 @@ A skeleton of consonant classes, in the spirit of Soundex (Russell 1918): vowels
 are one; l is r, for Japanese and Chinese have one of the two. Coarse, so it is used for other scripts alone.
 """
 
-import functools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,8 +14,6 @@ _SOUND_GRAM = 4
 _MIN_SOUND = 5  # classes in a name's skeleton; shorter ones occur by chance
 _LONG_SOUND = 7  # from here on one class may differ
 
-_CACHED_WORDS = 1 << 17
-
 _GROUPS = {"dzh": "j", "kh": "", "zh": "j", "sh": "s", "ph": "f", "th": "t", "ck": "k"}
 _GROUPS |= {"ce": "se", "ci": "si", "cy": "sy", "ts": "s", "x": "ks"}
 _CLASSES = str.maketrans("bpfvdtgkcjqszlrmn", "PPFFTTKKKJJSSRRMN")
@@ -25,7 +22,6 @@ _DOUBLE = re.compile(r"(.)\1+")
 _FOREIGN = re.compile(r"[^\x00-\u024f]+(?:[\s・·.\-=]*[^\x00-\u024f]+)*")
 
 
-@functools.lru_cache(maxsize=_CACHED_WORDS)
 def skeleton(word: str) -> str:
     """Consonant classes of a word in Latin letters, equal neighbours once: "hemingway" -> "MNK"."""
     word = word.casefold()
@@ -40,17 +36,17 @@ def foreign_skeleton(text: str) -> str:
 
 
 class SoundIndex:
-    """Names, each a sequence of compared words, found where another script spells them by ear."""
+    """Names found where another script spells them by ear."""
 
-    def __init__(self, names: Sequence[Sequence[str]]) -> None:
+    def __init__(self, names: Sequence[tuple[str, bool]]) -> None:
+        """`names` are the skeleton of each name's compared words together, and whether it is one word."""
         self._long: dict[str, set[tuple[int, str]]] = defaultdict(set)  # by their first and last classes
         self._single: dict[str, set[int]] = defaultdict(set)
-        for number, words in enumerate(names):
-            sound = skeleton("".join(words))
-            if len(words) > 1 and len(sound) >= _MIN_SOUND:
+        for number, (sound, is_single) in enumerate(names):
+            if not is_single and len(sound) >= _MIN_SOUND:
                 for gram in {sound[:_SOUND_GRAM], sound[-_SOUND_GRAM:]}:
                     self._long[gram].add((number, sound))
-            if len(words) == 1 and len(sound) >= _SOUND_GRAM:
+            if is_single and len(sound) >= _SOUND_GRAM:
                 self._single[sound].add(number)
 
     def find(self, text: str) -> set[int]:

@@ -43,7 +43,8 @@ class _Postings:
 
 
 class FactIndex:
-    """The facts of P memories. Immutable once made, so threads may share it."""
+    """The facts of P memories. Immutable once made but for what it keeps of words that were asked for, so threads may
+    share it."""
 
     def __init__(self, parts: Sequence[FactParts]) -> None:
         """`parts` of each memory."""

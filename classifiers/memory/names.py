@@ -70,7 +70,7 @@ class NameIndex:
         self.owners: _Int = np.repeat(np.tile(np.arange(len(parts)), 2), counts)
         self.plain = int(counts[: len(parts)].sum())
         """Number of names as they are usually written."""
-        self._sounds = SoundIndex([subject.words for subject in self.subjects[: self.plain]])
+        self._sounds = SoundIndex(list(itertools.chain.from_iterable(one.sounds for one in parts)))
         entries = list(itertools.chain.from_iterable(one.words for one in each))
         self.keys = Keys.of(entries)
         """(N,) all words of all names that are not joiners, by name."""
@@ -85,17 +85,21 @@ class NameIndex:
         words = lengths_of(one.plain.words for one in parts)
         self.plain_words = list(dict.fromkeys(entries[: words.sum()]))
         """Those of names as they are usually written, each once."""
-        self._misspelt = Misspelt(
-            entries[: words.sum()],
+        # Of the names that share a word only the first has it there: or a misspelt one would be held to all of them.
+        _, first = np.unique(self.keys.at[: words.sum()], return_index=True)
+        codes, code_of = (
             joined([one.codes for one in parts]),
             joined([one.code_of for one in parts], np.cumsum(words) - words),
         )
-        self._stems: dict[str, tuple[str, ...]] = {}
+        once = np.isin(code_of, first)
+        self._misspelt = Misspelt(entries[: words.sum()], codes[once], code_of[once])
+        self._stems: dict[str, list[str]] = {}
         for word in self.plain_words:
             if len(word) >= _STEM_LETTERS + 2:
-                self._stems[word[:_STEM_LETTERS]] = (*self._stems.get(word[:_STEM_LETTERS], ()), word)
+                self._stems.setdefault(word[:_STEM_LETTERS], []).append(word)
         self._wholes = list(itertools.chain.from_iterable(one.wholes for one in each))
         grams = Keys.of([whole[:JOINED_GRAM] for whole in self._wholes])
+        self._begun: dict[str, list[tuple[int, str]]] = {}  # of letters that were asked for
         self._joined = Postings(grams, joined([one.whole_of for one in each], before), np.arange(len(self._wholes)))
         self._may_join = np.zeros(1 << _JOINED_BITS, dtype=bool)
         self._may_join[_gram_codes("".join(self._joined))[::JOINED_GRAM]] = True
@@ -188,8 +192,15 @@ class NameIndex:
 
     def _wholes_of(self, gram: str) -> list[tuple[int, str]]:
         """Names that begin with these letters when they are written without spaces, by number, and so written."""
-        numbers, places = self._joined.get(gram) or ((), ())
-        return [(int(number), self._wholes[place]) for number, place in zip(numbers, places, strict=True)]
+        found = self._begun.get(gram)
+        if found is None:
+            own = self._joined.get(gram)
+            if own is None:
+                return []
+            numbers, places = (column.tolist() for column in own)
+            found = [(number, self._wholes[place]) for number, place in zip(numbers, places, strict=True)]
+            self._begun[gram] = found
+        return found
 
     def _joined_hits(self, words: Sequence[str]) -> list[tuple[int, int, int]]:
         """Subjects whose letters follow each other whatever stands between them ("H.e.m i n g w a y"): the first and

@@ -15,6 +15,7 @@ from classifiers.memory.learn import EntityMemory, Fact, Subject
 from classifiers.memory.misspelt import form_codes
 from sources.everyday import general_prompts
 from text.names import QUESTION_WORDS, small_words
+from text.sounds import skeleton
 
 JOINED_GRAM = 7
 """Names of fewer letters are not looked for where they are spelled letter by letter."""
@@ -109,11 +110,13 @@ class Parts:
 
     Attributes:
         plain, disguised: its names as they are usually written, and as somebody writes them who hides them.
+        sounds: of each name of `plain` its skeleton (`text.sounds`), and whether it is one word.
         codes, code_of: (K,) forms of the words of `plain` (`classifiers.memory.misspelt`), and the word each is of.
     """
 
     plain: NameParts
     disguised: NameParts
+    sounds: tuple[tuple[str, bool], ...]
     codes: _Int
     code_of: _Int
     facts: FactParts
@@ -129,7 +132,8 @@ def parts_of(memory: EntityMemory) -> Parts:
         return known[1]
     plain = NameParts(memory.subjects)
     disguised = NameParts([other for subject in memory.subjects for other in _disguised(subject)])
-    parts = Parts(plain, disguised, *form_codes(plain.words), FactParts(memory.facts))
+    sounds = tuple((skeleton("".join(name.words)), len(name.words) == 1) for name in plain.names)
+    parts = Parts(plain, disguised, sounds, *form_codes(plain.words), FactParts(memory.facts))
     number = id(memory)
 
     def forget(gone: weakref.ref[EntityMemory]) -> None:

@@ -48,7 +48,6 @@ class Postings:
         self._numbers = keys.numbers
         order = np.argsort(keys.at, kind="stable")
         self._columns = tuple(column[order] for column in columns)
-        self._found: dict[str, tuple[NDArray[Any], ...]] = {}  # of words that were asked for: texts repeat them
         self._ends: list[int] = [0, *np.cumsum(np.bincount(keys.at, minlength=len(keys.numbers))).tolist()]
 
     @classmethod
@@ -85,12 +84,11 @@ class Postings:
 
     def get(self, key: str) -> tuple[NDArray[Any], ...] | None:
         """The same; None where it has none."""
-        found = self._found.get(key)
-        if found is None and (number := self._numbers.get(key)) is not None:
-            start, end = self._ends[number : number + 2]
-            if start < end:
-                found = self._found[key] = tuple(column[start:end] for column in self._columns)
-        return found
+        number = self._numbers.get(key)
+        if number is None:
+            return None
+        start, end = self._ends[number : number + 2]
+        return tuple(column[start:end] for column in self._columns) if start < end else None
 
 
 def joined(parts: Sequence[_Int], before: _Int | None = None) -> _Int:

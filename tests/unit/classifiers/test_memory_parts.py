@@ -73,6 +73,7 @@ def test_what_is_kept_of_a_memory_is_made_once_and_goes_with_it() -> None:
     assert parts_of(one) is parts_of(one)
     assert one == same
     assert parts_of(same) is not parts_of(one)
+    gc.collect()  # what others left in cycles
     before = len(parts._known)
     del one
     gc.collect()
@@ -109,3 +110,14 @@ def test_postings_hold_the_largest_or_the_last_value_of_each_owner() -> None:
     assert [part.tolist() for part in Postings.of_owners(keys, owners, values, last=True)["b"]] == [[0, 1], [0.2, 0.3]]
     some = Postings(keys.among(np.array([1])), np.array([7]))
     assert (list(some), "b" in some, some.get("b"), bool(some)) == (["a"], False, None, True)
+
+
+def test_a_misspelt_word_is_held_to_each_word_once_however_many_names_have_it() -> None:
+    def named(number: int) -> EntityMemory:
+        return EntityMemory(subjects=(Subject(words=("christopher", f"x{number}"), rarity=(0.3, 1.0)),))
+
+    index = MemoryIndex([named(number) for number in range(500)])
+    near = list(index._names._misspelt.near("chrisxtopher"))
+    assert set(near) == {"christopher"}
+    assert len(near) <= len("christopher") + 2  # once for each form that both become
+    assert index._names.alike(["chrisxtopher"]) == [{"christopher": 0.8}]
