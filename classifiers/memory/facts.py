@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.memory.parts import FactParts
-from classifiers.memory.postings import Keys, Postings, joined, lengths_of
+from classifiers.memory.postings import KEPT_WORDS, Keys, Postings, joined, lengths_of
 from text.reading import Reading
 from text.runs import entries, occurrences
 
@@ -121,7 +121,10 @@ class FactIndex:
     def _postings(self, word: str) -> _Postings | None:
         found = self._found.get(word)
         if found is None and (own := self._words.get(word)) is not None:
-            found = self._found[word] = _Postings(*own, *(self._answer_words.get(word) or _NO_ANSWERS))
+            found = _Postings(*own, *(self._answer_words.get(word) or _NO_ANSWERS))
+            if len(self._found) >= KEPT_WORDS:
+                self._found.clear()
+            self._found[word] = found
         return found
 
     def _only(self, postings: _Postings, wanted: NDArray[np.bool_]) -> _Postings | None:

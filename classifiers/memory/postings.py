@@ -36,8 +36,13 @@ class Keys:
         return type(self)(self.numbers, self.at[which])
 
 
+KEPT_WORDS = 1 << 14
+"""Of an index, whose views are kept: texts ask for the same ones again, and a view takes as much as some entries."""
+
+
 class Postings:
-    """For each of some words the entries that were given for it, in their order. Immutable.
+    """For each of some words the entries that were given for it, in their order. Immutable but for what it keeps of
+    words that were asked for, so threads may share it.
 
     Args:
         keys: the word of each of N entries.
@@ -48,6 +53,7 @@ class Postings:
         self._numbers = keys.numbers
         order = np.argsort(keys.at, kind="stable")
         self._columns = tuple(column[order] for column in columns)
+        self._found: dict[str, tuple[NDArray[Any], ...]] = {}
         self._ends: list[int] = [0, *np.cumsum(np.bincount(keys.at, minlength=len(keys.numbers))).tolist()]
 
     @classmethod
@@ -84,11 +90,15 @@ class Postings:
 
     def get(self, key: str) -> tuple[NDArray[Any], ...] | None:
         """The same; None where it has none."""
-        number = self._numbers.get(key)
-        if number is None:
-            return None
-        start, end = self._ends[number : number + 2]
-        return tuple(column[start:end] for column in self._columns) if start < end else None
+        found = self._found.get(key)
+        if found is None and (number := self._numbers.get(key)) is not None:
+            start, end = self._ends[number : number + 2]
+            if start < end:
+                found = tuple(column[start:end] for column in self._columns)
+                if len(self._found) >= KEPT_WORDS:
+                    self._found.clear()
+                self._found[key] = found
+        return found
 
 
 def joined(parts: Sequence[_Int], before: _Int | None = None) -> _Int:
