@@ -324,6 +324,12 @@ def test_work_is_done_in_pieces_and_says_what_is_left(make: Maker) -> None:
     assert max(hints[5:]) < hints[0]
 
 
+def test_ids_that_nothing_can_read_are_an_error_even_where_errors_corrupt(make: Maker) -> None:
+    guard = make((policy("a", on_error="corrupt"), (50,)))
+    with pytest.raises(ClassificationError):
+        guard.protect([1, 2**63])
+
+
 def test_failures_in_pieces_reject_or_corrupt(make: Maker) -> None:
     guard = make((policy("a", on_error="corrupt"), (50,)))
     make.classifier.poison = 13
